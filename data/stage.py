@@ -1,0 +1,218 @@
+"""Stages: a stage is done when its manifest is there.
+
+A stage writes one folder (or one file with its manifest beside it). `stage.json` records what
+is being made from the first moment, so that the same command continues a stopped run and a
+command with other parameters is refused, naming them. `manifest.json` is written last, so its
+presence means done; its `identity` is what later stages record as their input.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data.atomic import remove_stale, write_json
+from data.errors import UserError
+
+FORMAT = 1  # version of the manifest's own layout
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Hex SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_path(out: Path) -> Path:
+    """`OUT/manifest.json` for a folder, `STEM.manifest.json` beside a file (it has a suffix)."""
+    return out.with_suffix(".manifest.json") if out.suffix else out / "manifest.json"
+
+
+def read_manifest(out: Path | str) -> dict[str, Any]:
+    """The manifest of a finished stage. Raises UserError when it is missing or unreadable."""
+    path = manifest_path(Path(out))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{out}: not a finished stage ({path} is missing); run the command that makes it first"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: unreadable manifest ({error}); delete it and run again") from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
+    return manifest
+
+
+def identity(out: Path | str) -> str:
+    """The identity of a finished stage: a digest of what it is made of and what it wrote."""
+    return str(read_manifest(out)["identity"])
+
+
+def code_version() -> str:
+    """The checkout's commit, with '+dirty' when files differ from it; 'unknown' without git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class Stage:
+    """One stage's output: its parameters and inputs, its lock, and its manifest.
+
+    Args:
+        out: folder, or file with a suffix, that the stage writes.
+        name: the command, for example 'prune.score'.
+        params: JSON-able parameters that change the meaning of the output (see cli.science).
+        inputs: name -> identity string of each input (see `identity`, `sha256_file`).
+    """
+
+    def __init__(
+        self, out: Path | str, name: str, params: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> None:
+        self.out = Path(out)
+        self.name = name
+        # Through JSON once, so that tuples and paths compare as they will be read back.
+        self.params: dict[str, Any] = json.loads(json.dumps(dict(params), default=str))
+        self.inputs = dict(inputs)
+        self.manifest = manifest_path(self.out)
+        self.started = self.manifest.with_name(self.manifest.name.replace("manifest", "stage"))
+        self._lock: Any = None
+        self._clock = time.monotonic()
+
+    def done(self) -> bool:
+        """True when the manifest is there, matches, and every file it names is there whole.
+
+        Raises UserError when the output was made, or begun, with other parameters or inputs.
+        """
+        if self.manifest.exists():
+            manifest = read_manifest(self.out)
+            self._compare(manifest, self.manifest)
+            damaged = self._damaged(manifest)
+            if not damaged:
+                print(f"[{self.name}] {self.out}: already done, nothing left to do", flush=True)
+                return True
+            print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
+            return False
+        if self.started.exists():
+            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+        return False
+
+    def open(self) -> None:
+        """Take the stage's lock, clear what a killed run left, and record what is being made.
+
+        Raises UserError when another process is writing the same output.
+        """
+        folder = self.manifest.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{self.out}: another process is writing it; wait for it") from None
+        remove_stale(folder)
+        if self.started.exists():
+            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+        else:
+            write_json(self.started, self._describe())
+        self._clock = time.monotonic()
+
+    def finish(self, summary: Mapping[str, Any], outputs: Iterable[Path | str], line: str) -> None:
+        """Write the manifest and print the one-line summary.
+
+        Args:
+            summary: JSON-able counts and figures; timings belong under the key 'timing', which
+                stays out of the identity.
+            outputs: files written, relative to the output folder (or absolute).
+            line: what was done, without name, seconds and place, which are added.
+        """
+        seconds = time.monotonic() - self._clock
+        base = self.manifest.parent
+        files = {}
+        for output in outputs:
+            path = base / output
+            files[str(path.relative_to(base))] = {
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+        what = self._describe()
+        made_of = {**what, "files": {name: entry["sha256"] for name, entry in files.items()}}
+        write_json(
+            self.manifest,
+            {
+                "format": FORMAT,
+                "identity": digest_of(made_of),
+                **what,
+                "summary": dict(summary),
+                "files": files,
+                "made": {
+                    "seconds": round(seconds, 3),
+                    "code": code_version(),
+                    "python": platform.python_version(),
+                },
+            },
+        )
+        self.started.unlink(missing_ok=True)
+        self.close()
+        print(f"[{self.name}] {line} in {seconds:.1f} s -> {self.out}", flush=True)
+
+    def close(self) -> None:
+        """Let go of the lock (also let go of when the process ends, however it ends)."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _describe(self) -> dict[str, Any]:
+        return {"stage": self.name, "params": self.params, "inputs": self.inputs}
+
+    def _compare(self, found: Mapping[str, Any], where: Path) -> None:
+        differing = []
+        if found.get("stage") != self.name:
+            differing.append(f"stage: {found.get('stage')} there, {self.name} now")
+        for kind in ("params", "inputs"):
+            there, now = found.get(kind, {}), getattr(self, kind)
+            for key in sorted(set(there) | set(now)):
+                if there.get(key) != now.get(key):
+                    differing.append(f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now")
+        if differing:
+            raise UserError(
+                f"{self.out} was made with other settings ({where}):\n  "
+                + "\n  ".join(differing)
+                + f"\nchoose another --out, or delete {self.out} to make it again"
+            )
+
+    def _damaged(self, manifest: Mapping[str, Any]) -> str | None:
+        for name, entry in manifest["files"].items():
+            path = self.manifest.parent / name
+            try:
+                if os.stat(path).st_size != entry["bytes"]:
+                    return str(path)
+            except FileNotFoundError:
+                return str(path)
+        return None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

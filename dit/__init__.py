@@ -1,0 +1,1 @@
+"""The diffusion transformer: model, diffusion, VAEs, latent store, trainer and sampler."""

@@ -1,0 +1,1 @@
+"""Super-resolution and semantic image synthesis on a pretrained DiT."""

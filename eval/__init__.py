@@ -1,0 +1,1 @@
+"""Frechet distances, LPIPS, the paper's numbers as data, tables and figures."""

@@ -1,0 +1,1 @@
+"""Data pruning: Stage I (entropy), encoders, Stage II (reference-guided selection)."""
