@@ -1,0 +1,105 @@
+# Sourced by the experiments: the sizes of a profile, the preflight, and three helpers.
+# Expects EXPERIMENT, CORPUS_ROOT, RATIO and KEEP; leaves RUN, CORPUS, REFERENCE, VAE and the arrays below.
+
+source scripts/env.sh
+
+if [ -z "${PROFILE:-}" ]; then
+    if [ -n "$CORPUS_ROOT" ]; then PROFILE=paper; else PROFILE=mini; fi
+fi
+
+case "$PROFILE" in
+mini) # everything small enough for two CPU cores; nothing faked
+    # One variable for each thing that a curious user may want to turn.
+    HOLDOUT="${HOLDOUT:-256}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-24}" ARMS="${ARMS:-rsprune random}"
+    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-400}" BATCH="${BATCH:-64}"
+    ENCODER=(--encoder descriptor)
+    TRAINING=(--learning-rate 1e-3 --ema-decay 0.99 --log-every 20 --checkpoint-every 100)
+    SAMPLING=(--weights ema --sampler ddim --steps 25)
+    FINETUNE=(--image-size "$IMAGE_SIZE" --steps 100 --batch 16 --learning-rate 5e-4 --ema-decay 0.95
+        --log-every 20 --checkpoint-every 50 --hr-size 128 --tile-size 128 --factor 4)
+    DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20)
+    JUDGE=(--extractor descriptor --lpips-backbone random)
+    ;;
+paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --help
+    HOLDOUT="${HOLDOUT:-5000}" IMAGE_SIZE=256 CLUSTERS="${CLUSTERS:-200}" ARMS="${ARMS:-rsprune}"
+    MODEL="${MODEL:-DiT-XL/2}" STEPS="${STEPS:-100000}" BATCH="${BATCH:-256}"
+    ENCODER=(--encoder git-rsclip --weights "${GIT_RSCLIP:-lcybuaa/Git-RSCLIP}")
+    TRAINING=(--learning-rate 1e-4 --ema-decay 0.9999 --precision bf16 --log-every 100 --checkpoint-every 5000)
+    SAMPLING=(--weights ema --sampler ddpm --steps 250)
+    FINETUNE=(--image-size 256 --steps 5000 --batch 256 --learning-rate 1e-4 --ema-decay 0.9999 --precision bf16
+        --log-every 50 --checkpoint-every 1000 --hr-size 512 --tile-size 1024 --factor 8)
+    DOWNSTREAM_SAMPLING=(--weights ema --sampler ddpm --steps 250)
+    JUDGE=(--extractor inception --lpips-backbone alex)
+    ;;
+*)
+    echo "error: PROFILE=$PROFILE; expected mini or paper" >&2
+    exit 2
+    ;;
+esac
+
+if [ "$PROFILE" = paper ]; then
+    python scripts/preflight.py --holdout "$HOLDOUT" || exit $?
+fi
+
+# Where results go: one folder for each experiment, profile and corpus.
+RUN="${RUN:-runs/$EXPERIMENT-$PROFILE-$(if [ -n "$CORPUS_ROOT" ]; then basename "$CORPUS_ROOT"; else echo world; fi)}"
+export WANDB_DIR="${WANDB_DIR:-$RUN}"
+mkdir -p "$RUN"
+
+if [ "$PROFILE" = mini ]; then
+    echo "================================================================================"
+    echo "MINI PROFILE: small models, a few minutes on a CPU. Its numbers are not the paper's."
+    echo "The real experiment: GIT10M_ROOT=/data/Git-10M REFERENCE_ROOT=/data/NWPU-RESISC45 \\"
+    echo "  SECOND_ROOT=/data/SECOND OEM_ROOT=/data/OpenEarthMap bash experiments/$EXPERIMENT.sh"
+    echo "Results: $RUN"
+    echo "================================================================================"
+    for missing in CORPUS_ROOT REFERENCE_ROOT SECOND_ROOT OEM_ROOT; do
+        if [ -z "${!missing:-}" ]; then need_world=yes; fi
+    done
+    if [ -n "${need_world:-}" ]; then python -m data.world --out "$RUN/world" --tiles "${TILES:-3000}"; fi
+    for missing in REFERENCE_ROOT SECOND_ROOT OEM_ROOT; do
+        if [ -n "$CORPUS_ROOT" ] && [ -z "${!missing:-}" ]; then
+            echo "note: $missing is not set; the miniature world's own stands in for it"
+        fi
+    done
+fi
+CORPUS="${CORPUS_ROOT:-$RUN/world/corpus}"
+REFERENCE="${REFERENCE_ROOT:-$RUN/world/reference}"
+
+if [ "$PROFILE" = mini ]; then VAE="$RUN/vae"; else VAE="${SD_VAE:-stabilityai/sd-vae-ft-ema}"; fi
+
+train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool and shared by all arms
+    if [ "$PROFILE" != mini ]; then return 0; fi
+    python -m dit.train_vae --preset mini --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
+        --image-size "$IMAGE_SIZE" --steps "${VAE_STEPS:-400}" --out "$VAE"
+}
+
+select_subset() { # ARM: rsprune or random
+    local inputs=()
+    if [ "$1" = rsprune ]; then inputs=(--assignments "$RUN/assignments" --keep "$KEEP"); fi
+    python -m prune.select --method "$1" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
+        ${inputs[@]+"${inputs[@]}"} --ratio "$RATIO" --out "$RUN/subsets/$1.parquet"
+}
+
+task_data() { # TASK: sr or sis
+    case "$1" in
+    sr) echo "${SECOND_ROOT:-$RUN/world/sr}" ;;
+    sis) echo "${OEM_ROOT:-$RUN/world/sis}" ;;
+    esac
+}
+
+launch() { # MODULE ARGS: through accelerate on every GPU of this machine, or on the CPU; skipped when finished
+    local code=0
+    python -m "$@" --is-done || code=$?
+    if [ "$code" = 0 ]; then return 0; fi
+    if [ "$code" != 3 ]; then return "$code"; fi # 3 = work left; anything else is a refusal
+    local gpus arguments=(--num_machines 1 --dynamo_backend no)
+    gpus="${GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)}"
+    if [ "${gpus:-0}" = 0 ]; then
+        arguments+=(--cpu --num_processes 1 --num_cpu_threads_per_process "$(nproc)" --mixed_precision no)
+    else
+        arguments+=(--num_processes "$gpus" --mixed_precision no) # the trainer sets precision itself (--precision)
+        if [ "$gpus" -gt 1 ]; then arguments+=(--multi_gpu); fi
+    fi
+    accelerate launch "${arguments[@]}" -m "$@"
+}

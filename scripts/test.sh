@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The tests. Arguments go to pytest: `bash scripts/test.sh tests/prune -k kmeans`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+RSPRUNE_EXTRAS=dev
+source scripts/env.sh
+
+python -m ruff check .
+# One torch thread a worker: two workers that each take all cores run slower than one.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" WANDB_MODE=disabled MPLBACKEND=Agg
+python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile "$@"
