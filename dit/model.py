@@ -7,10 +7,7 @@ earnest: there is no label table, and forward(x, t) is the whole interface.
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,19 +70,21 @@ class TimestepEmbedder(nn.Module):
     published DiT, 1 is the convention that diffusers has hard-wired.
     """
 
-    half = 128
+    frequencies = 128
 
     def __init__(self, hidden_size: int, freq_shift: int) -> None:
         super().__init__()
         self.freq_shift = freq_shift
         self.mlp = nn.Sequential(
-            nn.Linear(2 * self.half, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+            nn.Linear(2 * self.frequencies, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        steps = torch.arange(self.half, dtype=torch.float32, device=t.device)
-        frequencies = torch.exp(-math.log(10000.0) * steps / (self.half - self.freq_shift))
-        angles = t.float()[:, None] * frequencies
+        steps = torch.arange(self.frequencies, dtype=torch.float32, device=t.device)
+        omega = torch.exp(-math.log(10000.0) * steps / (self.frequencies - self.freq_shift))
+        angles = t.float()[:, None] * omega
         return _in_weight_dtype(self.mlp, torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
@@ -240,13 +239,14 @@ class DiT(nn.Module):
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))  # as the linear map it is
         assert self.x_embedder.proj.bias is not None
         nn.init.zeros_(self.x_embedder.proj.bias)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
+        for module in self.t_embedder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
         if self.num_classes:
             nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for block in self.blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)
+        for name, parameter in self.named_parameters():
+            if "adaLN_modulation" in name:
+                nn.init.zeros_(parameter)
         nn.init.zeros_(self.final_layer.linear.weight)
 
     @property
@@ -313,95 +313,3 @@ def build(name: str, input_size: int, in_channels: int, **options: Any) -> DiT:
     if name not in MODELS:
         raise UserError(f"unknown model '{name}' (known: {', '.join(MODELS)})")
     return DiT(input_size=input_size, in_channels=in_channels, **{**MODELS[name], **options})
-
-
-def load_official(
-    source: Path | str | Mapping[str, Any],
-    *,
-    weights: str = "ema",
-    num_heads: int | None = None,
-    num_classes: int | None = None,
-    constructor: Callable[..., DiT] = DiT,
-) -> DiT:
-    """A DiT from a published-format checkpoint, loaded strictly, in eval mode on the CPU.
-
-    The shape is read off the tensors. Two things cannot be: the number of heads (looked up in
-    MODELS by depth and width, else `num_heads`), and whether a label table of r > 1 rows is r
-    classes or r - 1 classes and the null row (assumed; `num_classes=r` says otherwise).
-
-    Args:
-        source: .pt file (a state dict, or the training script's {model, ema, opt, args}),
-            .safetensors file, or the state dict itself.
-        weights: 'ema' or 'raw', which of the two a training checkpoint gives.
-    Raises UserError for a file that cannot be read or holds something else.
-    """
-    state = _read_state(source, weights)
-    try:
-        hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
-        tokens = state["pos_embed"].shape[1]
-        depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
-        out = state["final_layer.linear.weight"].shape[0] // patch**2
-        width = state["blocks.0.mlp.fc1.weight"].shape[0]
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{_name(source)}: not a DiT state dict ({error})") from None
-    if num_heads is None:
-        shapes = {(m["depth"], m["hidden_size"]): m["num_heads"] for m in MODELS.values()}
-        if (depth, hidden) not in shapes:
-            raise UserError(
-                f"{_name(source)}: depth {depth}, width {hidden} is no published DiT; "
-                "say num_heads="
-            )
-        num_heads = shapes[depth, hidden]
-    table = state.get("y_embedder.embedding_table.weight")
-    rows = 0 if table is None else table.shape[0]
-    if num_classes is None:
-        num_classes = rows - 1 if rows > 1 else rows
-    model = constructor(
-        input_size=math.isqrt(tokens) * patch,
-        patch_size=patch,
-        in_channels=channels,
-        hidden_size=hidden,
-        depth=depth,
-        num_heads=num_heads,
-        mlp_ratio=width / hidden,
-        class_dropout_prob=0.1 if rows == num_classes + 1 and rows > 1 else 0.0,
-        num_classes=num_classes,
-        learn_sigma=out == 2 * channels,
-    )
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{_name(source)}: {error}") from None
-    return model.eval()
-
-
-def _name(source: Path | str | Mapping[str, Any]) -> str:
-    return "state dict" if isinstance(source, Mapping) else str(source)
-
-
-def _read_state(source: Path | str | Mapping[str, Any], weights: str) -> dict[str, Tensor]:
-    if weights not in ("ema", "raw"):
-        raise UserError(f"weights '{weights}': expected 'ema' or 'raw'")
-    if isinstance(source, Mapping):
-        loaded: Any = source
-    elif not Path(source).is_file():
-        raise UserError(f"{source}: no such file")
-    elif Path(source).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        loaded = load_file(source)
-    else:
-        try:
-            # Training checkpoints carry their argparse.Namespace; nothing else is let in.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                loaded = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UserError(f"{source}: not a readable checkpoint ({first})") from None
-    if isinstance(loaded, Mapping):
-        part = "ema" if weights == "ema" else "model"
-        if isinstance(loaded.get(part), Mapping):
-            loaded = loaded[part]
-        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return {key.removeprefix("module."): value for key, value in loaded.items()}
-    raise UserError(f"{_name(source)}: holds no state dict")

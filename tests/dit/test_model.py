@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from data.errors import UserError
-from dit.model import MODELS, DiT, build, load_official, sincos_2d
+from dit.model import MODELS, DiT, build, sincos_2d
+from dit.published import load_official
 
 
 @pytest.fixture(scope="module")
