@@ -102,8 +102,11 @@ class Picks:
         import torch
 
         out = np.empty((len(self.slots), *shape), dtype=np.float32)
-        for row, slot in zip(out, self.slots.tolist(), strict=True):
-            generator = np.random.Generator(_philox(self.seed, stream, self.step, slot))
+        philox = _philox(self.seed, stream, self.step, 0)
+        generator, state = np.random.Generator(philox), philox.state
+        for row, slot in zip(out, self.slots, strict=True):
+            state["state"]["counter"][2] = slot  # fifteen times cheaper than a new generator
+            philox.state = state
             generator.standard_normal(dtype=np.float32, out=row)
         return torch.from_numpy(out)
 

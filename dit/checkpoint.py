@@ -1,0 +1,245 @@
+"""Checkpoints: a folder of safetensors files and a state.json that can vouch for them.
+
+    RUN/checkpoints/step-0000400/
+        model.safetensors      the weights
+        ema.safetensors        their moving average, the same names
+        optimizer.safetensors  AdamW's moments, '<moment>.<parameter>'
+        state.json             step, model, latents, run, and each file's bytes and SHA-256
+
+A checkpoint is written under a temporary name, flushed and renamed, so a folder named step-*
+is whole unless the disk harmed it later; then `latest` says so and falls back to the one before.
+Nothing in it depends on the number of processes or on the clock. Light to import: no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from data.atomic import fsync_folder
+from data.errors import UserError
+from data.stage import digest_of, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMAT = 1  # version of state.json's own layout
+_NAME = re.compile(r"step-(\d{7,})$")
+
+Weights = Literal["ema", "raw"]
+_WEIGHTS = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what its state.json says; the message names file and fault."""
+
+
+def _build_dit(config: dict[str, Any]) -> nn.Module:
+    from dit.model import DiT
+
+    return DiT(**config)
+
+
+# state["model"]["class"] -> builder from the rest of state["model"]. A room with a model class of
+# its own adds it here when it is imported.
+LOADERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"DiT": _build_dit}
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoint folders, oldest step first, whole or not."""
+    try:
+        found = [path for path in (run / "checkpoints").iterdir() if _NAME.match(path.name)]
+    except FileNotFoundError:
+        return []
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    match = _NAME.match(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint}: not named step-<number>")
+    return int(match[1])
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, Any],
+    keep: int = 2,
+    keep_every: int = 0,
+) -> Path:
+    """Write checkpoints/step-<step> atomically, then delete those no longer wanted.
+
+    Args:
+        run: the run folder. One process writes at a time (the stage's lock).
+        step: steps finished.
+        tensors: file stem -> name -> tensor; "model" and "ema" are what `load_model` reads.
+        state: JSON-able; must hold "model": {"class": key of LOADERS, ...} and "latent".
+        keep: this many newest stay.
+        keep_every: those at multiples of it stay too; 0: none.
+
+    Returns the checkpoint's folder. A folder of the same step is replaced.
+    """
+    from safetensors.torch import save_file
+
+    root = run / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    _clear(root)
+    final = root / f"step-{step:07d}"
+    temporary = root / f"{final.name}.tmp-{os.getpid()}"
+    temporary.mkdir()
+    files = {}
+    for stem, named in tensors.items():
+        path = temporary / f"{stem}.safetensors"
+        whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
+        save_file(whole, path, metadata={"format": "pt"})
+        _fsync(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    body = {"format": FORMAT, "step": step, **state, "files": files}
+    body = json.loads(json.dumps(body))
+    path = temporary / "state.json"
+    path.write_text(json.dumps({**body, "digest": digest_of(body)}, indent=2) + "\n")
+    _fsync(path)
+    fsync_folder(temporary)
+    if final.exists():
+        final.rename(root / f"{final.name}.old.tmp-{os.getpid()}")
+    temporary.rename(final)
+    fsync_folder(root)
+    kept = checkpoints(run)
+    for old in kept[:-keep]:
+        if not keep_every or step_of(old) % keep_every:
+            old.rename(root / f"{old.name}.old.tmp-{os.getpid()}")  # never seen half deleted
+    _clear(root)
+    return final
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's state.json. Raises Damaged when it is missing or not as written."""
+    path = checkpoint / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise Damaged(f"{path}: not valid JSON") from None
+    if not isinstance(state, dict) or state.pop("digest", None) != digest_of(state):
+        raise Damaged(f"{path}: not as it was written")
+    if state["format"] != FORMAT:
+        raise Damaged(f"{path}: format {state['format']}, expected {FORMAT}")
+    return state
+
+
+def verify(checkpoint: Path, only: str | None = None) -> dict[str, Any]:
+    """Check every file (or the one named) against state.json, and return the state.
+
+    Raises Damaged. Reads the files whole: about a second for each gigabyte.
+    """
+    state = read_state(checkpoint)
+    for name, entry in state["files"].items():
+        path = checkpoint / name
+        if only not in (None, name):
+            continue
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise Damaged(f"{path}: {error.strerror}") from None
+        if size != entry["bytes"]:
+            raise Damaged(f"{path}: {size:,} bytes, {entry['bytes']:,} were written")
+        if sha256_file(path) != entry["sha256"]:
+            raise Damaged(f"{path}: its SHA-256 is not the one written")
+    return state
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None. Says on stderr which damaged ones it skips."""
+    for checkpoint in reversed(checkpoints(run)):
+        try:
+            verify(checkpoint)
+        except Damaged as error:
+            print(f"WARNING: DAMAGED CHECKPOINT SKIPPED: {error}", file=sys.stderr, flush=True)
+        else:
+            return checkpoint
+    return None
+
+
+def resolve(path: Path | str) -> Path:
+    """A checkpoint folder from itself or from its run folder (then the newest whole one).
+
+    Raises UserError when there is none.
+    """
+    path = Path(path)
+    if _NAME.match(path.name):
+        if path.is_dir():
+            return path
+        raise UserError(f"{path}: no such checkpoint")
+    found = latest(path)
+    if found is None:
+        raise UserError(f"{path}: no whole checkpoint in {path / 'checkpoints'}; train it first")
+    return found
+
+
+def identity(path: Path | str) -> str:
+    """What a checkpoint is, as an input of later stages: the same for a run and its newest one."""
+    checkpoint = resolve(path)
+    try:
+        state = read_state(checkpoint)
+    except Damaged as error:
+        raise UserError(f"damaged checkpoint: {error}") from None
+    return digest_of({"step": state["step"], "files": state["files"]})
+
+
+def load_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
+    """One file's tensors, on the CPU."""
+    from safetensors.torch import load_file
+
+    return load_file(checkpoint / f"{stem}.safetensors")
+
+
+def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, dict[str, Any]]:
+    """A trained model, on the CPU and in eval mode, and its checkpoint's state.
+
+    Args:
+        path: a run folder (its newest whole checkpoint) or a checkpoint folder.
+        weights: "ema", the moving average, or "raw", the weights themselves.
+
+    The state holds "step", "model" (class and arguments) and "latent" (shape, scale,
+    vae_identity, image_size). Raises UserError for a missing or damaged checkpoint.
+    """
+    checkpoint = resolve(path)
+    if weights not in _WEIGHTS:
+        raise UserError(f"weights '{weights}': expected one of {', '.join(_WEIGHTS)}")
+    try:
+        state = verify(checkpoint, only=_WEIGHTS[weights])
+    except Damaged as error:
+        raise UserError(f"damaged checkpoint: {error}") from None
+    config = dict(state["model"])
+    kind = config.pop("class")
+    if kind not in LOADERS:
+        raise UserError(f"{checkpoint}: holds a {kind}, expected one of {', '.join(LOADERS)}")
+    model = LOADERS[kind](config)
+    stem = _WEIGHTS[weights].removesuffix(".safetensors")
+    model.load_state_dict(load_tensors(checkpoint, stem))
+    return model.eval(), state
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(root: Path) -> None:
+    """Remove what killed writers left and what was set aside to be deleted."""
+    for path in root.glob("*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
