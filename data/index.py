@@ -1,0 +1,135 @@
+"""The subset index: the one file that passes from pruning to training.
+
+A Parquet file with a row for each chosen image, sorted by (shard, row), and its provenance as
+JSON in the file's key-value metadata under "rsprune". Training reads the corpus through it;
+no image is copied.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.atomic import atomic_path
+from data.errors import UserError
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # the image's name in its corpus, unique
+        ("shard", pa.string()),  # the file or folder it is read from
+        ("row", pa.int64()),  # its place in the shard
+        ("entropy", pa.float64()),  # H, bits in [0, 8]
+        ("cluster", pa.int32()),  # nearest prototype, -1: the method has no clusters
+        ("similarity", pa.float32()),  # cosine to it, null: none
+        ("rank", pa.int64()),  # 0-based place in its cluster, or in the method's order
+        ("chosen", pa.string()),  # one of CHOSEN
+    ]
+)
+CHOSEN = ("quota", "remainder", "random", "entropy", "full")
+METADATA = b"rsprune"
+REQUIRED = ("method", "params", "inputs", "encoder", "code", "counts")
+
+
+def write_index(path: Path | str, rows: pa.Table, metadata: dict[str, Any]) -> None:
+    """Write a subset index atomically; equal rows and metadata give equal bytes.
+
+    Args:
+        path: the Parquet file.
+        rows: the columns of SCHEMA, in any order of rows.
+        metadata: method (str), params (dict), inputs (name -> identity), encoder (dict or None),
+            code (str), counts (dict of int).
+
+    Raises ValueError when a column or an entry of the metadata is missing, or rows are invalid.
+    """
+    missing = [name for name in REQUIRED if name not in metadata]
+    if missing:
+        raise ValueError(f"metadata lacks {', '.join(missing)}")
+    table = canonical(rows)
+    problem = _problem(table)
+    if problem:
+        raise ValueError(problem)
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    table = table.replace_schema_metadata({METADATA: text.encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 18)
+
+
+def canonical(rows: pa.Table) -> pa.Table:
+    """The columns of SCHEMA with its types, sorted by (shard, row), without metadata."""
+    absent = [name for name in SCHEMA.names if name not in rows.column_names]
+    if absent:
+        raise ValueError(f"a subset index needs the column(s) {', '.join(absent)}")
+    table = rows.select(SCHEMA.names).cast(SCHEMA)
+    order = [("shard", "ascending"), ("row", "ascending")]
+    return table.take(pc.sort_indices(table, sort_keys=order)).combine_chunks()
+
+
+def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
+    """A subset index and its metadata, checked.
+
+    Raises UserError when the file is missing, is no subset index, or breaks the format's rules.
+    """
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such subset index; python -m prune.select --out {path} makes one"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error})") from None
+    stored = (table.schema.metadata or {}).get(METADATA)
+    if stored is None:
+        raise UserError(
+            f"{path}: a Parquet file, but not a subset index (no 'rsprune' metadata); "
+            "give a file written by python -m prune.select"
+        )
+    try:
+        metadata = json.loads(stored)
+    except ValueError as error:
+        raise UserError(f"{path}: its 'rsprune' metadata is not JSON ({error})") from None
+    lacking = [name for name in REQUIRED if name not in metadata]
+    if lacking:
+        raise UserError(f"{path}: its metadata lacks {', '.join(lacking)}")
+    for field in SCHEMA:
+        if field.name not in table.column_names:
+            raise UserError(f"{path}: the column '{field.name}' is missing")
+        if table.schema.field(field.name).type != field.type:
+            kind = table.schema.field(field.name).type
+            raise UserError(f"{path}: column '{field.name}' is {kind}, expected {field.type}")
+    problem = _problem(table)
+    if problem:
+        raise UserError(f"{path}: {problem}; make it again")
+    return table.replace_schema_metadata(None), metadata
+
+
+def _problem(table: pa.Table) -> str | None:
+    """What is wrong with the rows, or None."""
+    if table.num_rows == 0:
+        return "the index holds no image"
+    for name in SCHEMA.names:
+        if name not in ("entropy", "similarity") and table.column(name).null_count:
+            return f"the column '{name}' has empty entries"
+    keys = table.column("key")
+    if pc.count_distinct(keys).as_py() != table.num_rows:
+        counts = pc.value_counts(keys)
+        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
+        return f"the image '{twice}' is listed more than once"
+    known = pc.is_in(table.column("chosen"), value_set=pa.array(CHOSEN))
+    if not pc.all(known).as_py():
+        odd = table.column("chosen").filter(pc.invert(known))[0].as_py()
+        return f"chosen = '{odd}' is none of {', '.join(CHOSEN)}"
+    shard, row = table.column("shard"), table.column("row")
+    if table.num_rows > 1:
+        before, after = shard.slice(0, table.num_rows - 1), shard.slice(1)
+        falls = pc.less(after, before)
+        same = pc.equal(after, before)
+        not_up = pc.less_equal(row.slice(1), row.slice(0, table.num_rows - 1))
+        if pc.any(pc.or_(falls, pc.and_(same, not_up))).as_py():
+            return "the rows are not in the order of (shard, row), or one place is listed twice"
+    return None
