@@ -1,0 +1,370 @@
+"""Encoded bytes to pixels, or a Reject that says why not.
+
+What counts as an image here: one whole 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
+or WebP. Everything else raises Reject with a reason out of REASONS; nothing is ever decoded in
+part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the decoder rejects),
+the other formats through Pillow.
+
+Conventions worth knowing:
+
+* Grey is ITU-R 601 luma. In a JPEG that is the Y channel itself, so Stage I never builds RGB.
+* An EXIF orientation is ignored, for pixels are taken as stored; a histogram does not change
+  under rotation, and satellite tiles have no up.
+* Alpha is dropped, not blended; the note returned by `decode` says so.
+* Of a camera's multi-picture JPEG (MPO) the first picture is taken: what follows the first
+  end-of-image marker is not looked at. Bytes after the end of any image do no harm.
+* TIFF overviews (reduced pages) and masks do not count as further frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+Luma = Literal["jpeg", "rgb"]
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 100_000_000  # width x height; an RGB image of this size takes 300 MB
+REASONS: dict[str, str] = {
+    "unreadable": "the file could not be read (gone, no permission, not a regular file)",
+    "empty": "zero bytes",
+    "not-an-image": "no image signature (text, HTML, an archive, zeros)",
+    "unsupported": "an image in a format, or a variant of one, that is not read here",
+    "misnamed": "content of another image format than the file name's extension",
+    "corrupt": "damaged or cut short",
+    "cmyk": "CMYK or YCCK colour, not RGB",
+    "16-bit": "9 to 16 bits a band",
+    "not-8-bit": "32-bit integers, signed integers, floats or complex numbers",
+    "bands": "neither grey nor RGB, with or without alpha",
+    "animated": "several frames or pages",
+    "too-small": "a side below the minimum",
+    "too-large": "more pixels, or more bytes, than the limit",
+}
+
+_EXTENSIONS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "PNG": ("png", "apng"),
+    "TIFF": ("tif", "tiff", "gtiff"),
+    "BMP": ("bmp", "dib"),
+    "GIF": ("gif",),
+    "WEBP": ("webp",),
+}
+_FORMAT_OF_EXTENSION = {name: kind for kind, names in _EXTENSIONS.items() for name in names}
+_OTHER_IMAGES = (  # (offset, signature, name) of image formats that are not read here
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (0, b"\x89HDF", "HDF5"),
+)
+_DIRECT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "YCbCr", "RGBa", "La"}
+_ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
+
+# Pillow's own limit only warns; `max_pixels` is checked before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+# A damaged header makes Pillow warn and then raise; the raise becomes a Reject.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class Reject(Exception):
+    """This is not an image that can be used.
+
+    Attributes:
+        reason: a key of REASONS.
+        detail: one line for a human.
+        size: (width, height) in pixels, or None when it could not be told.
+    """
+
+    def __init__(self, reason: str, detail: str, size: tuple[int, int] | None = None) -> None:
+        assert reason in REASONS, reason
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+        self.size = size
+
+    def __reduce__(self) -> tuple[type[Reject], tuple[Any, ...]]:
+        return Reject, (self.reason, self.detail, self.size)
+
+
+def decode_rgb(
+    data: bytes, name: str = "", *, min_side: int = 1, max_pixels: int = MAX_PIXELS
+) -> Pixels:
+    """Decode to RGB, uint8 H x W x 3 in [0, 255]. Raises Reject (see the module's top).
+
+    With a `name` whose extension belongs to another format the image is rejected as misnamed;
+    leave it out for images that a score table has already accepted.
+    """
+    return decode(data, name, grey=False, min_side=min_side, max_pixels=max_pixels)[0]
+
+
+def decode_grey(
+    data: bytes,
+    name: str = "",
+    *,
+    min_side: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    luma: Luma = "jpeg",
+) -> Pixels:
+    """Decode to ITU-R 601 luma, uint8 H x W in [0, 255]. Raises Reject; see `decode`."""
+    return decode(data, name, grey=True, min_side=min_side, max_pixels=max_pixels, luma=luma)[0]
+
+
+def decode(
+    data: bytes,
+    name: str = "",
+    *,
+    grey: bool,
+    min_side: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    accept_misnamed: bool = False,
+    luma: Luma = "jpeg",
+) -> tuple[Pixels, str]:
+    """Decode one image and note what had to be changed about it.
+
+    Args:
+        data: the encoded bytes.
+        name: file name or key; its extension, if an image's, must agree with the content.
+        grey: luma (H x W) instead of RGB (H x W x 3).
+        min_side: smallest side accepted (pixels).
+        max_pixels: largest width x height accepted.
+        accept_misnamed: take an image whose extension belongs to another format, and note it.
+        luma: for colour JPEGs, 'jpeg' takes the file's own Y channel; 'rgb' decodes to RGB and
+            converts, bit for bit Pillow's `Image.open(...).convert("L")`.
+
+    Returns:
+        (pixels, note): uint8 in [0, 255], C-contiguous; the note is '' or a short text.
+
+    Raises:
+        Reject: whatever `data` is, no other exception but MemoryError leaves this function.
+    """
+    kind = sniff(data)
+    note = ""
+    expected = _FORMAT_OF_EXTENSION.get(name.rpartition(".")[2].lower()) if name else None
+    if expected is not None and expected != kind:
+        note = f"{kind} content under a .{name.rpartition('.')[2]} name"
+        if not accept_misnamed:
+            raise Reject("misnamed", note)
+    if kind == "JPEG":
+        return _decode_jpeg(data, grey, min_side, max_pixels, luma), note
+    pixels, alpha = _decode_pillow(data, kind, grey, min_side, max_pixels)
+    return pixels, "; ".join(filter(None, (note, alpha)))
+
+
+def sniff(data: bytes) -> str:
+    """The format of encoded bytes by their signature: 'JPEG', 'PNG', 'TIFF', ...
+
+    Raises Reject: 'empty', 'not-an-image' or 'unsupported'.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(b"BM") and data[14:18] in _BMP_HEADERS:
+        return "BMP"
+    if not data:
+        raise Reject("empty", "zero bytes")
+    for offset, signature, name in _OTHER_IMAGES:
+        if data.startswith(signature, offset):
+            raise Reject("unsupported", f"{name} is not read here")
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+        what = "HTML or XML text"
+    elif not any(data[:4096]):
+        what = "zeros"
+    else:
+        what = f"starts with {data[:12]!r}"
+    raise Reject("not-an-image", what)
+
+
+_BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)}
+
+
+def _check_size(width: int, height: int, min_side: int, max_pixels: int) -> None:
+    if min(width, height) < min_side:
+        detail = f"{width} x {height} pixels, minimum side {min_side}"
+        raise Reject("too-small", detail, (width, height))
+    if width * height > max_pixels:
+        detail = f"{width} x {height} pixels, limit {max_pixels:,}"
+        raise Reject("too-large", detail, (width, height))
+
+
+def _decode_jpeg(data: bytes, grey: bool, min_side: int, max_pixels: int, luma: Luma) -> Pixels:
+    size = None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        size = (width, height)
+        if colours in ("CMYK", "YCCK"):
+            raise Reject("cmyk", f"{colours} JPEG", size)
+        _check_size(width, height, min_side, max_pixels)
+        if not grey:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        if luma == "rgb" and colours != "Gray":
+            return np.asarray(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")).convert("L"))
+        return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
+    except (ValueError, RuntimeError, OSError) as error:
+        text = " ".join(str(error).split())
+        if "precision" in text:
+            raise Reject("16-bit", text, size) from None
+        if "subsampling" in text:  # exotic sampling factors, or a header that makes no sense
+            raise Reject("unsupported", text, size) from None
+        raise Reject("corrupt", text, size) from None
+
+
+def _decode_pillow(
+    data: bytes, kind: str, grey: bool, min_side: int, max_pixels: int
+) -> tuple[Pixels, str]:
+    size: tuple[int, int] | None = None
+    # libtiff writes its complaints straight to the process's standard error.
+    quiet = _silent_stderr() if kind == "TIFF" else contextlib.nullcontext()
+    try:
+        with quiet, Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            size = image.size
+            _check_size(*size, min_side, max_pixels)
+            _check_depth(image, data, kind)
+            frames = _frames(image, kind)
+            if frames > 1:
+                raise Reject("animated", f"{frames} frames or pages", size)
+            if kind == "PNG" and b"IEND\xae\x42\x60\x82" not in data:
+                raise Reject("corrupt", "no end-of-image chunk: cut short", size)
+            image.load()
+            alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
+            pixels = np.ascontiguousarray(np.asarray(_convert(image, grey)))
+        return pixels, "alpha dropped" if alpha else ""
+    except (Reject, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        if kind == "TIFF":
+            _explain_tiff(data)
+        raise Reject("corrupt", _one_line(error, f"unreadable {kind} header"), size) from None
+    except Exception as error:  # decoders meet damaged bytes with exceptions of every type
+        raise Reject("corrupt", _one_line(error), size) from None
+
+
+def _convert(image: Image.Image, grey: bool) -> Image.Image:
+    if image.mode in ("RGBa", "La"):  # premultiplied alpha
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    if grey and image.mode in ("L", "1", "LA"):
+        return image.convert("L")
+    image = image.convert("RGB")
+    return image.convert("L") if grey else image
+
+
+def _one_line(error: Exception, text: str = "") -> str:
+    """A decoder's message without addresses, so that the same bytes give the same detail."""
+    text = text or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return re.sub(r" at 0x[0-9a-f]+", "", text)[:200]
+
+
+def _check_depth(image: Image.Image, data: bytes, kind: str) -> None:
+    """Reject what Pillow would bring down to 8 bits, or to three bands, without a word."""
+    mode, size = image.mode, image.size
+    if kind == "PNG" and data[24] == 16:  # IHDR's bit depth; Pillow opens such RGB as 8-bit
+        raise Reject("16-bit", "16 bits a band", size)
+    if kind == "TIFF":
+        _check_tiff_tags(image.tag_v2, size)  # type: ignore[attr-defined]
+    if mode.startswith("I;16"):
+        raise Reject("16-bit", "16 bits a band", size)
+    if mode in ("I", "F"):
+        raise Reject("not-8-bit", "32-bit integers" if mode == "I" else "floats", size)
+    if mode == "CMYK":
+        raise Reject("cmyk", f"CMYK {kind}", size)
+    if mode not in _DIRECT_MODES:
+        raise Reject("bands", f"Pillow mode {mode}", size)
+
+
+_BITS, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT, _SUBFILE = 258, 262, 277, 339, 254
+
+
+def _check_tiff_tags(tags: Any, size: tuple[int, int] | None) -> None:
+    bits = max(_as_tuple(tags.get(_BITS, 1)))
+    formats = set(_as_tuple(tags.get(_SAMPLE_FORMAT, 1)))
+    samples = max(_as_tuple(tags.get(_SAMPLES, 1)))
+    if formats - {1, 4} or bits > 16:  # 1 is unsigned integers, 4 'undefined'
+        names = {2: "signed integers", 3: "floats", 5: "complex", 6: "complex"}
+        kinds = [names.get(code, f"sample format {code}") for code in sorted(formats - {1, 4})]
+        raise Reject("not-8-bit", ", ".join([f"{bits} bits a band", *kinds]), size)
+    if bits > 8:
+        raise Reject("16-bit", f"{bits} bits a band", size)
+    if samples > 4:
+        raise Reject("bands", f"{samples} bands", size)
+
+
+def _explain_tiff(data: bytes) -> None:
+    """Raise a better Reject than 'corrupt' for a TIFF that Pillow has no mode for."""
+    try:
+        stream = io.BytesIO(data)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if data[2] == 43 else 8))
+        stream.seek(tags.next)
+        tags.load(stream)
+        size = (max(_as_tuple(tags[256])), max(_as_tuple(tags[257])))
+        _check_tiff_tags(tags, size)
+        bands, layout = max(_as_tuple(tags.get(_SAMPLES, 1))), tags.get(_PHOTOMETRIC)
+        detail = f"TIFF with {bands} bands, photometric interpretation {layout}"
+        raise Reject("bands" if bands not in (1, 3) else "unsupported", detail, size)
+    except Reject:
+        raise
+    except Exception:  # the header is damaged: the caller rejects it as corrupt
+        return
+
+
+def _as_tuple(value: Any) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(int(item) for item in values) or (1,)
+
+
+def _frames(image: Image.Image, kind: str) -> int:
+    """Number of frames; in a TIFF without overviews (bit 0 of NewSubfileType) and masks (bit 2)."""
+    frames = int(getattr(image, "n_frames", 1))
+    if kind != "TIFF" or frames == 1:
+        return frames
+    full = 1
+    for index in range(1, min(frames, 64)):
+        image.seek(index)
+        kinds = _as_tuple(image.tag_v2.get(_SUBFILE, 0))  # type: ignore[attr-defined]
+        full += not kinds[0] & 0b101
+    image.seek(0)
+    return full + max(0, frames - 64)
+
+
+_stderr_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Point file descriptor 2 at /dev/null for a moment (C libraries know no other silence)."""
+    with _stderr_lock:
+        try:
+            saved = os.dup(2)
+        except OSError:  # standard error is closed: silent already
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

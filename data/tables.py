@@ -1,0 +1,105 @@
+"""Tables of parts: a folder of part-00000.parquet, part-00001.parquet, ..., one a shard.
+
+The score table (`python -m prune.score`) has the columns of SCORES; assignments use the same
+folder layout with columns of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.atomic import atomic_path
+from data.errors import UserError
+
+SCORES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # stable, unique name in the corpus
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),  # place in the shard
+        pa.field("digest", pa.string()),  # hex SHA-256 of the encoded bytes; null: unreadable
+        pa.field("bytes", pa.int64(), nullable=False),  # of the encoded image
+        pa.field("width", pa.int32()),  # pixels; null: could not be told
+        pa.field("height", pa.int32()),
+        pa.field("entropy", pa.float64()),  # bits in [0, 8]; null: rejected
+        pa.field("status", pa.string(), nullable=False),  # 'ok' or 'rejected'
+        pa.field("reason", pa.string(), nullable=False),  # '' or a key of decode.REASONS
+        pa.field("detail", pa.string(), nullable=False),  # one line; for 'ok' a note, or ''
+    ]
+)
+
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+
+
+def part_path(folder: Path | str, number: int) -> Path:
+    """Where part `number` (from 0) of a table lives."""
+    return Path(folder) / f"part-{number:05d}.parquet"
+
+
+def write_part(
+    folder: Path | str,
+    number: int,
+    table: pa.Table | Mapping[str, Sequence[Any]],
+    schema: pa.Schema | None = None,
+) -> Path:
+    """Write one part atomically; the same table gives the same bytes. Returns its path.
+
+    Args:
+        folder: the table's folder.
+        number: the part's number, from 0.
+        table: the rows, as a pyarrow Table or as columns.
+        schema: names, types and order of the columns; needed when `table` is columns.
+    """
+    if not isinstance(table, pa.Table):
+        table = pa.table(dict(table), schema=schema)
+    elif schema is not None:
+        table = table.select(schema.names).cast(schema)
+    path = part_path(folder, number)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return path
+
+
+def part_paths(folder: Path | str) -> list[Path]:
+    """The parts of a table in order.
+
+    Raises UserError when there is none, or when one is missing in between.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected a folder of part-00000.parquet files")
+    found = {int(m[1]): p for p in folder.iterdir() if (m := _PART.fullmatch(p.name))}
+    if not found:
+        raise UserError(f"{folder}: no part-00000.parquet in it; not a finished table")
+    missing = sorted(set(range(max(found) + 1)) - set(found))
+    if missing:
+        raise UserError(f"{part_path(folder, missing[0])}: missing; run the command that makes it")
+    return [found[number] for number in sorted(found)]
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One part. Raises UserError when it is damaged or lacks a column."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            lacking = [name for name in columns or () if name not in names]
+            if lacking:
+                raise UserError(f"{path}: no column '{lacking[0]}' (it has {', '.join(names)})")
+            return file.read(columns=None if columns is None else list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged ({why}); delete it and run its command again") from None
+
+
+def read_parts(folder: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """All parts of a table in part order, in one chunk a column.
+
+    Raises UserError for a missing folder, a missing or damaged part, or a missing column.
+    """
+    tables = [read_part(path, columns) for path in part_paths(folder)]
+    return pa.concat_tables(tables).combine_chunks()
