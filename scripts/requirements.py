@@ -1,8 +1,8 @@
 """Compare an environment with pyproject.toml, using nothing but the standard library and pip.
 
-    python scripts/requirements.py list [--extra dev]    requirement lines, for pip install
-    python scripts/requirements.py check [--extra dev]   exit 0 when all are met, else 1 and why
-    python scripts/requirements.py stamp                 digest of the requirements and pins
+python scripts/requirements.py list [--extra dev]    requirement lines, for pip install
+python scripts/requirements.py check [--extra dev]   exit 0 when all are met, else 1 and why
+python scripts/requirements.py stamp                 digest of the requirements and pins
 """
 
 from __future__ import annotations

@@ -1,0 +1,215 @@
+"""python -m eval.evaluate: Frechet and kernel distance, and LPIPS of pairs, to one JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from data.atomic import write_json
+from data.cli import machine, parse, run, science
+from data.errors import UserError
+from data.stage import Stage, identity, read_manifest, sha256_file
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Either --generated with --corpus and --holdout, or --pairs."""
+
+    out: Path
+    """Metrics file to write (.json)."""
+    generated: Path | None = None
+    """Folder of generated PNG images (from dit.sample), judged against the hold-out."""
+    corpus: Path | None = None
+    """Corpus that the hold-out images come from."""
+    holdout: Path | None = None
+    """Hold-out table (from data.holdout)."""
+    vae: str | None = None
+    """VAE of the generated images: its reconstructions of the hold-out give the floor that no
+    generator on its latents can be expected to beat."""
+    image_size: int = 256
+    """Side of the images (pixels)."""
+    pairs: Path | None = None
+    """Folder with generated/ and reference/ of the same names (from downstream.evaluate)."""
+    extractor: str = "inception"
+    """Feature space: inception (the distance is FID) or descriptor (FD-descriptor)."""
+    weights: Path | None = None
+    """Folder with Inception's weights, inception-2015-12-05.pt (default: clean-fid's place)."""
+    lpips_backbone: str = "alex"
+    """LPIPS trunk: alex, vgg, or random (labelled; needs no download). The paper names none."""
+    device: str = machine("auto")
+    """Where networks run: auto, cpu, cuda (machine setting)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse(
+        EvaluateConfig,
+        argv,
+        prog="python -m eval.evaluate",
+        description="Frechet distance, kernel distance and, for pairs, LPIPS; counts stated.",
+    )
+    if config.out.suffix != ".json":
+        raise UserError(f"{config.out}: the metrics file must end in .json")
+    stage = Stage(config.out, "eval.evaluate", science(config), _inputs(config))
+    if stage.done():
+        return 0
+    stage.open()
+    result = _pairs(config) if config.pairs else _generation(config)
+    write_json(config.out, result)
+    stage.finish({"result": result}, [config.out.name], _line(result))
+    return 0
+
+
+def _inputs(config: EvaluateConfig) -> dict[str, str]:
+    """The identities of what is compared; also refuses a mixture of the two modes."""
+    if config.pairs is not None:
+        if config.generated or config.holdout:
+            raise UserError("give either --pairs, or --generated with --corpus and --holdout")
+        return {"pairs": identity(config.pairs)}
+    if not (config.generated and config.corpus and config.holdout):
+        raise UserError("--generated needs --corpus and --holdout (or give --pairs FOLDER)")
+    inputs = {"generated": identity(config.generated), "holdout": sha256_file(config.holdout)}
+    if config.vae is not None:
+        local = Path(config.vae)
+        inputs["vae"] = identity(local) if (local / "manifest.json").exists() else config.vae
+    return inputs
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _generation(config: EvaluateConfig) -> dict[str, Any]:
+    """Distances of generated images, and of VAE reconstructions, from the hold-out."""
+    from eval.extractors import load_extractor
+    from eval.images import read_folder, read_holdout
+
+    assert config.generated and config.corpus and config.holdout
+    device = _device(config.device)
+    extractor = load_extractor(config.extractor, weights=config.weights, device=device)
+    reference = read_holdout(str(config.corpus), config.holdout, config.image_size)
+    _, generated = read_folder(config.generated)
+    if generated.shape[1:] != reference.shape[1:]:
+        raise UserError(
+            f"{config.generated}: images of {generated.shape[1:3]}, but --image-size is "
+            f"{config.image_size}"
+        )
+    real = extractor(reference, label="hold-out")
+    result = {
+        "task": "generation",
+        "extractor": extractor.identity,
+        "distance": _distances(extractor, extractor(generated, label="generated"), real),
+        "sampling": _sampling(config.generated),
+    }
+    if config.vae is not None:
+        rebuilt = extractor(_reconstruct(config.vae, reference, device), label="reconstructed")
+        result["vae_floor"] = _distances(extractor, rebuilt, real)
+    return result
+
+
+def _pairs(config: EvaluateConfig) -> dict[str, Any]:
+    """Distances between two folders of equal names, and LPIPS of each pair."""
+    import numpy as np
+
+    from eval.extractors import load_extractor
+    from eval.images import read_folder
+    from eval.lpips_metric import bootstrap_interval, load_lpips, lpips_pairs, metric_name
+
+    assert config.pairs
+    device = _device(config.device)
+    names, generated = read_folder(config.pairs / "generated")
+    _, reference = read_folder(config.pairs / "reference", names)
+    extractor = load_extractor(config.extractor, weights=config.weights, device=device)
+    values = lpips_pairs(load_lpips(config.lpips_backbone, device), generated, reference, device)
+    low, high = bootstrap_interval(values)
+    error = (generated.astype(np.float64) - reference) ** 2
+    psnr = 10.0 * np.log10(255.0**2 / np.maximum(error.mean(axis=(1, 2, 3)), 1e-10))
+    return {
+        "task": str(read_manifest(config.pairs)["params"].get("task", "pairs")),
+        "extractor": extractor.identity,
+        "distance": _distances(
+            extractor,
+            extractor(generated, label="generated"),
+            extractor(reference, label="reference"),
+        ),
+        "lpips": {
+            "name": metric_name(config.lpips_backbone),
+            "value": float(values.mean()),
+            "interval_95": [low, high],
+            "pairs": len(values),
+        },
+        "psnr_db": float(psnr.mean()),
+        "sampling": _sampling(config.pairs),
+    }
+
+
+def _distances(extractor: Any, generated: Any, reference: Any) -> dict[str, Any]:
+    """Frechet and kernel distance with the counts that they depend on."""
+    from eval.frechet import fit, frechet_distance, kernel_distance
+
+    dimension = generated.shape[1]
+    count = min(len(generated), len(reference))
+    kernel, kernel_std = kernel_distance(generated, reference)
+    result = {
+        "name": extractor.distance,
+        "value": frechet_distance(fit(generated), fit(reference)),
+        "n_generated": len(generated),
+        "n_reference": len(reference),
+        "dimension": dimension,
+        "kernel_name": extractor.distance.replace("FID", "KID").replace("FD-", "KD-"),
+        "kernel_value": kernel,
+        "kernel_std": kernel_std,
+    }
+    notes = []
+    if len(generated) != len(reference):
+        notes.append("unequal counts: compare only with values of the same counts")
+    if count <= dimension:
+        notes.append(f"{count} samples in {dimension} dimensions: the Frechet value is mostly bias")
+    if notes:
+        result["notes"] = notes
+    return result
+
+
+def _reconstruct(vae_path: str, images: Any, device: str) -> Any:
+    """What is left of images uint8 [n, h, w, 3] after the VAE's mean latent: same shape."""
+    import numpy as np
+    import torch
+
+    from data.progress import progress
+    from dit.vae import load_vae
+
+    vae = load_vae(vae_path, device=device)
+    parts = []
+    with torch.inference_mode(), progress(total=len(images), name="VAE floor") as bar:
+        for start in range(0, len(images), 16):
+            batch = torch.from_numpy(images[start : start + 16]).permute(0, 3, 1, 2).float()
+            mean, _ = vae.encode((batch / 127.5 - 1.0).to(device))
+            parts.append(np.asarray(vae.decode(mean * vae.scale)))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _sampling(folder: Path) -> dict[str, Any]:
+    """How the images were sampled: parameters of the stage that wrote them."""
+    return dict(read_manifest(folder)["params"])
+
+
+def _line(result: dict[str, Any]) -> str:
+    distance = result["distance"]
+    parts = [
+        f"{result['task']}: {distance['name']} {distance['value']:.3f}",
+        f"(n {distance['n_generated']} vs {distance['n_reference']})",
+    ]
+    if "lpips" in result:
+        parts.append(f"{result['lpips']['name']} {result['lpips']['value']:.4f}")
+    if "vae_floor" in result:
+        parts.append(f"VAE floor {result['vae_floor']['value']:.3f}")
+    return ", ".join([parts[0] + " " + parts[1], *parts[2:]])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,68 @@
+"""Reading the image sets that metrics compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+from data.progress import progress
+
+
+def read_folder(folder: Path, names: list[str] | None = None) -> tuple[list[str], np.ndarray]:
+    """Read the PNG images of a folder: sorted names and uint8 [n, h, w, 3].
+
+    Raises UserError when the folder is empty, an image is broken or sizes differ.
+    """
+    from data.decode import Reject, decode_rgb
+
+    if names is None:
+        names = sorted(p.name for p in folder.glob("*.png") if p.stem.isdigit() or p.stem != "grid")
+    if not names:
+        raise UserError(f"{folder}: no .png images")
+    images = []
+    for name in progress(names, name=f"read {folder.name}"):
+        path = folder / name
+        try:
+            images.append(decode_rgb(path.read_bytes(), name))
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing; make the samples again") from None
+        except Reject as reject:
+            raise UserError(
+                f"{path}: {reject.reason} ({reject.detail}); delete the folder and sample again"
+            ) from None
+        if images[-1].shape != images[0].shape:
+            raise UserError(f"{path}: {images[-1].shape}, but {names[0]} is {images[0].shape}")
+    return names, np.stack(images)
+
+
+def read_holdout(corpus: str, holdout: Path, image_size: int) -> np.ndarray:
+    """The hold-out images, cropped as training images are: uint8 [n, image_size, image_size, 3].
+
+    The references of a Frechet distance take the training transform (resize, crop) and nothing
+    else, so that no difference in preparation is measured as a difference in content.
+    """
+    import pyarrow.parquet as pq
+
+    from data.corpus import open_corpus
+    from data.decode import Reject, decode_rgb
+    from data.transforms import center_crop
+
+    table = pq.read_table(holdout, columns=["key", "shard", "row"])
+    places = list(zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True))
+    images = []
+    for sample in progress(
+        open_corpus(corpus).fetch(places), total=len(places), name="read hold-out"
+    ):
+        if sample.data is None:
+            raise UserError(
+                f"{corpus}: hold-out image {sample.key} cannot be read any more: {sample.error}"
+            )
+        try:
+            images.append(center_crop(decode_rgb(sample.data, sample.key), image_size))
+        except Reject as reject:
+            raise UserError(
+                f"{corpus}: hold-out image {sample.key}: {reject.reason} ({reject.detail})"
+            ) from None
+    return np.stack(images)

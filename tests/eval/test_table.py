@@ -1,0 +1,78 @@
+"""The table: paper's cells with their budgets, ours from files, mini values kept apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from eval.table import load_experiment, main, paper_value
+
+
+def write_metrics(run: Path, arm: str, task: str, value: float) -> None:
+    result = {
+        "task": task,
+        "distance": {"name": "FD-descriptor", "value": value, "n_generated": 256},
+        "sampling": {"sampler": "ddim", "steps": 25, "weights": "ema"},
+    }
+    if task != "generation":
+        result["lpips"] = {"name": "LPIPS-random-backbone", "value": value / 100, "pairs": 9}
+    (run / "metrics").mkdir(parents=True, exist_ok=True)
+    (run / "metrics" / f"{arm}-{task}.json").write_text(json.dumps(result))
+
+
+def arguments(run: Path, profile: str) -> list[str]:
+    names = ["--experiment", "git10m_85", "--run", str(run), "--profile", profile]
+    return [*names, "--out", str(run / "table.md"), "--arms", "rsprune", "random"]
+
+
+def test_paper_profile_compares_and_missing_cells_say_so(tmp_path: Path, capsys) -> None:
+    write_metrics(tmp_path, "rsprune", "generation", 60.0)
+    assert main(arguments(tmp_path, "paper")) == 0
+    text = (tmp_path / "table.md").read_text()
+    row = next(line for line in text.splitlines() if "Unconditional" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:4] == ["61.33", "60.00", "-1.327"]
+    assert cells[4:7] == ["not transcribed", "not run", "-"]
+    assert "mini" not in text
+    assert "metrics/rsprune-generation.json" in text
+    assert text in capsys.readouterr().out
+
+
+def test_mini_values_never_stand_in_the_compared_column(tmp_path: Path) -> None:
+    for arm in ("rsprune", "random"):
+        for task in ("generation", "sr", "sis"):
+            write_metrics(tmp_path, arm, task, 12.5)
+    main(arguments(tmp_path, "mini"))
+    for line in (tmp_path / "table.md").read_text().splitlines():
+        if "FID" in line and line.startswith("| ") and "metric" not in line.split("|")[1]:
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert cells[2] == cells[5] == "not run" and cells[3] == cells[6] == "-"
+            assert cells[7] == cells[8] == "12.50"
+            assert cells[9] == "FD-descriptor, n 256"
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert all(cell["ours"] is not None for row in table["rows"] for cell in row["cells"])
+
+
+def test_new_metrics_on_an_old_table_are_refused(tmp_path: Path) -> None:
+    write_metrics(tmp_path, "rsprune", "generation", 60.0)
+    main(arguments(tmp_path, "paper"))
+    write_metrics(tmp_path, "rsprune", "generation", 61.0)
+    with pytest.raises(UserError, match="rsprune-generation"):
+        main(arguments(tmp_path, "paper"))
+
+
+def test_every_paper_cell_carries_its_budget_and_unknown_names_are_refused() -> None:
+    experiment = load_experiment("git10m_85")
+    for cell in experiment["cells"]:
+        assert {"table", "corpus", "method", "ratio", "task", "metric", "value"} <= set(cell)
+        assert {"steps", "checkpoint"} <= set(cell)
+        assert experiment["defaults"]["sampler"] == "not stated"
+    row = experiment["rows"][0]
+    found = paper_value(experiment, row, "rsprune")
+    assert found is not None and found["value"] == 61.3269
+    assert paper_value(experiment, row, "random") is None
+    with pytest.raises(UserError, match="git10m_85"):
+        load_experiment("nonsense")
