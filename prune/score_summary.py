@@ -1,0 +1,100 @@
+"""What a score table holds in a few numbers, and how a corpus differs from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from data.corpus import Corpus
+from data.tables import part_paths, read_part
+
+TOP = 5  # repeated digests that the summary names
+
+
+def summarise(folder: Path | str) -> dict[str, Any]:
+    """Counts of a score table, read part by part.
+
+    Returns:
+        n, ok, rejected (reason -> count), bytes; copies (ok images beyond the first of their
+        digest) and repeated: the digests that occur most often among ok images, at most TOP,
+        each with its count and the first key. A placeholder that a download left in the place
+        of many tiles shows here.
+    """
+    reasons: Counter[str] = Counter()
+    rows = ok = size = 0
+    prefixes = []
+    for path in part_paths(folder):
+        part = read_part(path, ["digest", "bytes", "status", "reason"])
+        rows += part.num_rows
+        size += pc.sum(part["bytes"]).as_py() or 0
+        accepted = pc.equal(part["status"], "ok")
+        ok += pc.sum(accepted).as_py() or 0
+        reasons.update(part["reason"].filter(pc.invert(accepted)).to_pylist())
+        # 64 of the digest's 256 bits are enough to count by, and fit in memory for any corpus.
+        digests = part["digest"].filter(accepted).to_pylist()
+        prefixes.append(np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64))
+    values, counts = np.unique(np.concatenate(prefixes), return_counts=True)
+    order = np.lexsort((values, -counts))[:TOP]
+    wanted = {f"{values[i]:016x}": int(counts[i]) for i in order if counts[i] > 1}
+    return {
+        "n": rows,
+        "ok": ok,
+        "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "bytes": size,
+        "copies": int((counts - 1).sum()),
+        "repeated": _first_keys(folder, wanted),
+    }
+
+
+def _first_keys(folder: Path | str, wanted: dict[str, int]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path in part_paths(folder):
+        if len(found) == len(wanted):
+            break
+        part = read_part(path, ["key", "digest", "status"])
+        for key, digest, status in zip(
+            *(part[n].to_pylist() for n in part.column_names), strict=True
+        ):
+            prefix = digest[:16] if status == "ok" else ""
+            if prefix in wanted and prefix not in found:
+                found[prefix] = {"digest": digest, "count": wanted[prefix], "key": key}
+    return [found[prefix] for prefix in wanted]
+
+
+def one_line(summary: dict[str, Any]) -> str:
+    """The summary for a human."""
+    rejected = summary["rejected"]
+    parts = [f"{summary['n']:,} files ({summary['bytes'] / 1e6:,.1f} MB): {summary['ok']:,} ok"]
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
+    count = sum(rejected.values())
+    parts.append(f"{count:,} rejected ({reasons})" if count else "none rejected")
+    if summary["copies"]:
+        top = summary["repeated"][0]
+        parts.append(
+            f"{summary['copies']:,} exact copies (most often, {top['count']:,} times: {top['key']})"
+        )
+    return ", ".join(parts)
+
+
+def changes(folder: Path | str, corpus: Corpus) -> str:
+    """How a corpus differs from the parts of the score table that are there."""
+    before: dict[str, int] = {}
+    parts = sorted(Path(folder).glob("part-*.parquet"))
+    for path in parts:
+        part = read_part(path, ["key", "bytes", "digest"])
+        readable = part["digest"].is_valid().to_pylist()
+        sizes = part["bytes"].to_pylist()
+        for key, size, known in zip(part["key"].to_pylist(), sizes, readable, strict=True):
+            before[key] = size if known else -1
+    now = dict(corpus.listing())
+    kinds = {
+        "new": [key for key in now if key not in before],
+        "gone": [key for key in before if key not in now],
+        "of another size": [k for k, size in before.items() if size not in (-1, now.get(k, size))],
+    }
+    said = [f"{len(keys):,} {kind} (first '{keys[0]}')" for kind, keys in kinds.items() if keys]
+    return "; ".join(said) or "its listing differs"
