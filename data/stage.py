@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -86,10 +85,18 @@ class Stage:
         name: the command, for example 'prune.score'.
         params: JSON-able parameters that change the meaning of the output (see cli.science).
         inputs: name -> identity string of each input (see `identity`, `sha256_file`).
+        replace: make the output again when its parameters or inputs differ, instead of refusing;
+            for renderings (tables, pictures) that cost nothing and that nothing depends on.
     """
 
     def __init__(
-        self, out: Path | str, name: str, params: Mapping[str, Any], inputs: Mapping[str, str]
+        self,
+        out: Path | str,
+        name: str,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        replace: bool = False,
     ) -> None:
         self.out = Path(out)
         self.name = name
@@ -98,14 +105,20 @@ class Stage:
         self.inputs = dict(inputs)
         self.manifest = manifest_path(self.out)
         self.started = self.manifest.with_name(self.manifest.name.replace("manifest", "stage"))
+        self._replace = replace
         self._lock: Any = None
         self._clock = time.monotonic()
 
     def done(self) -> bool:
         """True when the manifest is there, matches, and every file it names is there whole.
 
-        Raises UserError when the output was made, or begun, with other parameters or inputs.
+        Raises UserError when the output was made, or begun, with other parameters or inputs
+        (unless `replace`).
         """
+        if self._replace:
+            for made in (self.manifest, self.started):
+                if made.exists() and self._differing(json.loads(made.read_text("utf-8"))):
+                    made.unlink()
         if self.manifest.exists():
             manifest = read_manifest(self.out)
             self._compare(manifest, self.manifest)
@@ -186,15 +199,21 @@ class Stage:
     def _describe(self) -> dict[str, Any]:
         return {"stage": self.name, "params": self.params, "inputs": self.inputs}
 
-    def _compare(self, found: Mapping[str, Any], where: Path) -> None:
+    def _differing(self, found: Mapping[str, Any]) -> list[str]:
         differing = []
         if found.get("stage") != self.name:
             differing.append(f"stage: {found.get('stage')} there, {self.name} now")
         for kind in ("params", "inputs"):
             there, now = found.get(kind, {}), getattr(self, kind)
-            for key in sorted(set(there) | set(now)):
-                if there.get(key) != now.get(key):
-                    differing.append(f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now")
+            differing += [
+                f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+                for key in sorted(set(there) | set(now))
+                if there.get(key) != now.get(key)
+            ]
+        return differing
+
+    def _compare(self, found: Mapping[str, Any], where: Path) -> None:
+        differing = self._differing(found)
         if differing:
             raise UserError(
                 f"{self.out} was made with other settings ({where}):\n  "
@@ -206,7 +225,7 @@ class Stage:
         for name, entry in manifest["files"].items():
             path = self.manifest.parent / name
             try:
-                if os.stat(path).st_size != entry["bytes"]:
+                if path.stat().st_size != entry["bytes"]:
                     return str(path)
             except FileNotFoundError:
                 return str(path)

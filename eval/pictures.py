@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         inputs[f"{arm} samples"] = identity(config.run / "samples" / arm)
         for task in ("sr", "sis"):
             inputs[f"{arm} {task}"] = identity(config.run / f"{task}-eval" / arm)
-    stage = Stage(config.out, "eval.pictures", science(config), inputs)
+    stage = Stage(config.out, "eval.pictures", science(config), inputs, replace=True)
     if stage.done():
         return 0
     stage.open()

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     inputs = {f"{arm}-{task}": sha256_file(p) for (arm, task), p in metrics.items() if p.exists()}
     inputs["paper.yaml"] = sha256_file(PAPER)
-    stage = Stage(config.out, "eval.table", science(config), inputs)
+    stage = Stage(config.out, "eval.table", science(config), inputs, replace=True)
     if not stage.done():
         stage.open()
         results = {

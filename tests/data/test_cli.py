@@ -1,0 +1,75 @@
+"""Command lines: flags, YAML defaults, unknown keys, science apart from machine settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data.cli import machine, parse, run, science
+from data.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A stage."""
+
+    out: Path
+    """Output folder."""
+    ratio: float = 0.85
+    """Share thrown away (Sec. 4)."""
+    arms: tuple[str, ...] = ("a", "b")
+    """Names."""
+    workers: int = machine(2)
+    """Processes (machine setting)."""
+
+
+def cli(*arguments: str) -> Config:
+    return parse(Config, arguments, prog="test", description="A test.")
+
+
+def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("ratio: 0.5\nout: here\narms: [x]\n")
+    config = cli("--config", str(tmp_path / "c.yaml"), "--ratio", "0.7")
+    assert config == Config(Path("here"), 0.7, ("x",))
+
+
+def test_unknown_keys_and_bad_files_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("ration: 0.5\n")
+    with pytest.raises(UserError, match=r"unknown key 'ration'; did you mean 'ratio'\?"):
+        cli("--config", str(tmp_path / "c.yaml"))
+    with pytest.raises(UserError, match="no such file"):
+        cli("--config", str(tmp_path / "absent.yaml"))
+    (tmp_path / "c.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="expected 'key: value'"):
+        cli("--config", str(tmp_path / "c.yaml"))
+    with pytest.raises(SystemExit):
+        cli("--ration", "0.5", "--out", "here")
+
+
+def test_a_required_field_missing_everywhere_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("ratio: 0.5\n")
+    with pytest.raises(SystemExit):
+        cli("--config", str(tmp_path / "c.yaml"))
+
+
+def test_science_leaves_out_machine_settings_and_paths() -> None:
+    assert science(Config(Path("x"), workers=8)) == {"ratio": 0.85, "arms": ["a", "b"]}
+
+
+def test_help_shows_the_field_docstrings(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli("--help")
+    assert stop.value.code == 0
+    assert "Share thrown away (Sec. 4)." in capsys.readouterr().out
+
+
+def test_user_errors_end_with_a_line_and_code_2(capsys) -> None:
+    def fail() -> int:
+        raise UserError("file x: value y; do z")
+
+    with pytest.raises(SystemExit) as stop:
+        run(fail)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: file x: value y; do z\n"
