@@ -204,6 +204,27 @@ def load_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
     return load_file(checkpoint / f"{stem}.safetensors")
 
 
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """An optimiser's state by '<moment>.<parameter>' (AdamW: step, exp_avg, exp_avg_sq)."""
+    return {
+        f"{moment}.{name}": value
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_optimizer(
+    checkpoint: Path, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> None:
+    """Take back what `optimizer_tensors` gave, on each parameter's device."""
+    for key, value in load_tensors(checkpoint, "optimizer").items():
+        moment, _, name = key.partition(".")
+        parameter = parameters[name]
+        optimizer.state[parameter][moment] = value.to(parameter.device)
+
+
 def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, dict[str, Any]]:
     """A trained model, on the CPU and in eval mode, and its checkpoint's state.
 

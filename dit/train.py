@@ -1,0 +1,132 @@
+"""Train a DiT on a latent store (Sec. 4 of the paper; DiT's recipe, unconditional).
+
+On one process: python -m dit.train --latents STORE --out RUN. On several GPUs:
+accelerate launch -m dit.train --latents STORE --out RUN, with the same result to rounding.
+
+Run the same command again to continue a run that was killed. SIGTERM or SIGUSR1 makes it write a
+checkpoint at the next step (several GPUs: within ten steps) and exit with code 75: run me again;
+accelerate launch reports any such code as 1, so ask --is-done. Loss or gradients that are not
+finite: the step is skipped and counted; ten in a row end the run, naming the samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.cli import machine, parse, run, science
+from data.errors import UserError
+from data.stage import Stage, identity
+from dit.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dit.latents import LatentStore
+    from dit.trainer import SampleHook
+
+_FINISHED, _WORK_LEFT, _REFUSED = 0, 3, 2
+_GRID = 4  # the sample grid is _GRID x _GRID
+_GRID_STEPS = 50  # DDIM steps of its samples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Train a DiT."""
+
+    latents: Path
+    """Latent store from python -m dit.encode."""
+    out: Path
+    """Run folder."""
+    model: str = "DiT-XL/2"
+    """Network: DiT-XL/2 (the paper's), DiT-L/2, DiT-B/2, DiT-S/2 or DiT-mini/2."""
+    freq_shift: int = 0
+    """Timestep frequencies: 0 as published; 1 as in diffusers, for an export without a patch."""
+    vae: str = machine("")
+    """VAE of the latents, a folder or a hub id; only --sample-every needs it."""
+    is_done: bool = machine(False)
+    """Train nothing; exit with 0 when the run is finished, 3 when work is left, 2 when these
+    settings are refused."""
+
+    def check(self) -> None:
+        super().check()
+        if self.sample_every and not self.vae:
+            raise UserError("--sample-every needs --vae, which made the latents")
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    config = parse(Config, argv, prog="python -m dit.train", description=__doc__ or "")
+    if int(os.environ.get("RANK", "0")) == 0:
+        return _train(config)
+    # The other processes of a launch come to the same conclusions, and stay silent.
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            return _train(config)
+        except UserError:
+            return _REFUSED
+
+
+def _train(config: Config) -> int:
+    config.check()
+    stage = Stage(config.out, "dit.train", science(config), {"latents": identity(config.latents)})
+    if stage.done():
+        return _FINISHED
+    if config.is_done:
+        return _WORK_LEFT
+
+    import torch
+
+    from dit.latents import LatentSource, LatentStore
+    from dit.model import build
+    from dit.trainer import train
+
+    store = LatentStore(config.latents, resident="auto")
+    channels, height, width = store.shape
+    if height != width:
+        raise UserError(f"{config.latents}: latents of {height} x {width}, a DiT needs squares")
+    on_sample = _sample_hook(config, store) if config.sample_every else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build(config.model, height, channels, freq_shift=config.freq_shift)
+    described = {"class": "DiT", **model.config}
+    return train(
+        config, model, LatentSource(store), config.out, stage, {"model": described}, on_sample
+    )
+
+
+def _sample_hook(config: Config, store: LatentStore) -> SampleHook:
+    """Draws the same _GRID**2 starting noises at every call, so that grids can be compared."""
+    import torch
+    from PIL import Image
+
+    from data.atomic import atomic_path
+    from dit.sampling import sample_latents
+    from dit.vae import load_vae
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vae = load_vae(config.vae, device)
+    store.check_vae(vae.identity)
+
+    def draw(model: nn.Module, step: int) -> Path:
+        latents = sample_latents(
+            model, store.shape, _GRID**2, sampler="ddim", steps=_GRID_STEPS, seed=config.seed
+        )
+        images = vae.decode(latents)
+        size = images.shape[1]
+        tiles = images.reshape(_GRID, _GRID, size, size, -1).swapaxes(1, 2)
+        grid = Image.fromarray(tiles.reshape(_GRID * size, _GRID * size, -1)[..., :3])
+        path = config.out / "samples" / f"step-{step:07d}.png"
+        with atomic_path(path) as temporary:
+            grid.save(temporary, format="PNG")
+        return path
+
+    return draw
+
+
+if __name__ == "__main__":
+    run(main)

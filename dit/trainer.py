@@ -1,0 +1,302 @@
+"""The training loop: DiT on latents, the same on a CPU, one GPU or several.
+
+What a step sees is a function of (seed, step, slot), see dit.order; each process takes an equal
+share of the slots, so the global batch, and with it the mean loss and gradient, are the same on
+any number of processes. A killed run continues from its newest checkpoint, on a CPU bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.atomic import write_json
+from data.cli import science
+from data.errors import UserError
+from data.progress import progress
+from data.stage import Stage, digest_of
+from dit import checkpoint
+from dit.config import TrainConfig
+from dit.diffusion import Diffusion
+from dit.ema import Ema
+from dit.meter import Meter, Speed, log_line
+from dit.order import Picks, Source, batch_indices, picks
+from dit.runlog import RunLog
+from dit.signals import stop_signals
+
+RUN_AGAIN = 75  # exit code of a run that was asked to stop and saved itself (EX_TEMPFAIL)
+PATIENCE = 10  # non-finite steps in a row that end a run
+_LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
+_TERMS = ("loss", "mse", "vb")
+
+SampleHook = Callable[[nn.Module, int], Path]
+"""Draws samples with the averaged weights at a step and returns the picture's path."""
+
+
+def train(
+    config: TrainConfig,
+    model: nn.Module,
+    source: Source,
+    out: Path,
+    stage: Stage,
+    extra_state: Mapping[str, Any],
+    on_sample: SampleHook | None = None,
+) -> int:
+    """Train `model` on `source` to config.steps, from the run folder's newest checkpoint if any.
+
+    Args:
+        config: the recipe and the machine settings.
+        model: called as model(x_t, t, **what source.load gives beside x0); the same initial
+            weights on every process.
+        source: the latents.
+        out: the run folder, stage.out.
+        stage: not yet opened; its manifest ends the run.
+        extra_state: for state.json; must hold "model": {"class": ..., ...}, see dit.checkpoint.
+        on_sample: called on the main process every config.sample_every steps.
+
+    Returns 0 when finished, RUN_AGAIN when SIGTERM or SIGUSR1 stopped it after a checkpoint.
+    Raises UserError for settings that cannot be met and after ten non-finite steps in a row.
+    """
+    config.check()
+    accelerator = _accelerator(config)
+    device, main = accelerator.device, accelerator.is_main_process
+    mine, micro = _shares(config, accelerator.process_index, accelerator.num_processes)
+    n = len(source.keys)
+    if n == 0:
+        raise UserError(f"{out}: nothing to train on, the latents are empty")
+    newest = _open(stage, out, accelerator)
+
+    # The model. `bare` keeps its own parameter names; `wrapped` adds autocast and DDP.
+    bare = model.train()
+    if config.recompute:
+        bare.gradient_checkpointing = True  # type: ignore[assignment]
+    wrapped = accelerator.prepare_model(bare)
+    if config.compile:
+        wrapped = torch.compile(wrapped)
+    diffusion = Diffusion()
+    parameters = {name: p for name, p in bare.named_parameters() if p.requires_grad}
+    weights = list(parameters.values())
+    optimizer = torch.optim.AdamW(
+        weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    ema = Ema(parameters, config.ema_decay, config.ema_warmup)
+    meter = Meter(device)
+
+    run = digest_of({"params": stage.params, "inputs": stage.inputs})
+    start = 0
+    if newest is not None:
+        start = _resume(newest, run, bare, optimizer, ema, meter)
+        accelerator.print(f"[{stage.name}] continuing from step {start:,} ({newest})", flush=True)
+
+    def save(done: int) -> Path:
+        state = {
+            "samples": done * config.batch,
+            **extra_state,
+            "latent": dict(source.describe()),
+            "config": science(config),
+            "run": run,
+            "meter": meter.state(),
+        }
+        tensors = {
+            "model": bare.state_dict(),
+            "ema": {**bare.state_dict(), **ema.average},
+            "optimizer": checkpoint.optimizer_tensors(optimizer, parameters),
+        }
+        return checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
+
+    def load(step: int) -> list[dict[str, Tensor]]:
+        share = picks(config.seed, step, config.batch, n, mine, config.flip)
+        pin = device.type == "cuda"
+        return [_micro_batch(source, part, len(diffusion), pin) for part in share.split(micro)]
+
+    precision, processes = accelerator.mixed_precision, accelerator.num_processes
+    log = None
+    if main:
+        session = {"processes": processes, "device": str(device), "precision": precision}
+        log = RunLog(out, config, start, {**session, "micro_batch": micro})
+    before = log.last.get("timing", {}).get("seconds", 0.0) if log else 0.0
+    speed = Speed(config, extra_state["model"], device, precision, processes, before, start)
+    bar = progress(total=config.steps, initial=start, name="train", unit="step", disable=not main)
+    stopping = False
+    with ThreadPoolExecutor(1) as ahead, stop_signals() as asked, bar:
+        coming = ahead.submit(load, start)
+        for step in range(start, config.steps):
+            done = step + 1
+            with speed.waiting():
+                batches = coming.result()
+            if done < config.steps:
+                coming = ahead.submit(load, done)
+
+            # Forward and backward over equal micro batches: the mean of the step's share.
+            totals = torch.zeros(len(_TERMS) + 1, device=device)
+            for i, host in enumerate(batches):
+                inputs = {name: v.to(device, non_blocking=True) for name, v in host.items()}
+                last = i == len(batches) - 1
+                with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
+                    terms = diffusion.training_losses(wrapped, **inputs)
+                    accelerator.backward(terms["loss"].mean() / len(batches))
+                means = [terms[name].detach().mean() for name in _TERMS]
+                totals[:-1] += torch.stack(means) / len(batches)
+            if asked.is_set():
+                totals[-1] = 1.0  # travels with the losses, so that all processes stop at once
+            if processes > 1:
+                totals = accelerator.reduce(totals, "mean")
+
+            # A step that is not finite is left out, on the device and on all processes alike:
+            # the fused optimiser changes nothing where found_inf is 1.
+            norm = torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+            if config.clip:
+                torch.nn.utils.clip_grads_with_norm_(weights, config.clip, norm)
+            bad = ~(totals[0].isfinite() & norm.isfinite())
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(done)
+            meter.add(totals, norm, bad)
+            bar.update()
+
+            stopping = asked.is_set() and processes == 1
+            if device.type == "cpu" or done % _LOOK_EVERY == 0:
+                bad_in_a_row, elsewhere = meter.look()
+                stopping = stopping or elsewhere
+                if bad_in_a_row >= PATIENCE:
+                    _give_up(out, config, source, range(done - bad_in_a_row, done), main)
+            if done % config.log_every == 0 or done == config.steps:
+                line = meter.line(done, config, n, ema.decay_at(done))
+                timing = speed.interval(done)
+                if log is not None:
+                    log.write({**line, "timing": timing})
+                    tqdm.write(log_line(line, timing, config.steps))
+            if log is not None:
+                if on_sample and config.sample_every and done % config.sample_every == 0:
+                    with ema.applied():
+                        log.mirror.image(on_sample(bare.eval(), done), done)
+                    bare.train()
+                if stopping or done % config.checkpoint_every == 0 or done == config.steps:
+                    save(done)
+            if stopping and done < config.steps:
+                break
+        else:
+            stopping = False
+
+    if log is not None:
+        log.close(RUN_AGAIN if stopping else 0)
+        if stopping:
+            print(
+                f"[{stage.name}] stopped at step {done:,} of {config.steps:,} as asked", flush=True
+            )
+            print("run the same command again to continue", flush=True)
+            stage.close()
+        else:
+            _finish(stage, out, log.last, bare)
+    return RUN_AGAIN if stopping else 0
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    precision = config.precision
+    if precision == "auto":
+        gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        cpu_asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        precision = "bf16" if gpu and not cpu_asked else "fp32"
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp]
+    )
+
+
+def _shares(config: TrainConfig, rank: int, processes: int) -> tuple[slice, int]:
+    """This process's slots of the global batch, and the micro batch."""
+    share, rest = divmod(config.batch, processes)
+    if rest:
+        raise UserError(f"--batch {config.batch} does not divide among {processes} processes")
+    micro = config.per_device or share
+    if share % micro:
+        raise UserError(
+            f"--per-device {micro} does not divide a process's share of the batch "
+            f"({config.batch} / {processes} = {share})"
+        )
+    return slice(rank * share, (rank + 1) * share), micro
+
+
+def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
+    """Take the run folder and find its newest whole checkpoint, the same on all processes."""
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            stage.open()
+            found[0] = checkpoint.latest(out)
+        except UserError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(found[1])
+    return found[0]
+
+
+def _micro_batch(source: Source, part: Picks, steps: int, pin: bool) -> dict[str, Tensor]:
+    """What training_losses takes beside the model: x0, t, noise and the source's extras."""
+    inputs = source.load(part)
+    inputs["t"] = torch.from_numpy(part.timesteps(steps))
+    inputs["noise"] = part.noise(inputs["x0"].shape[1:])
+    return {k: v.pin_memory() if pin and v.device.type == "cpu" else v for k, v in inputs.items()}
+
+
+def _resume(
+    path: Path,
+    run: str,
+    bare: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema,
+    meter: Meter,
+) -> int:
+    """Restore everything that a step depends on; returns the steps finished."""
+    state = checkpoint.read_state(path)
+    if state["run"] != run:
+        raise UserError(f"{path}: belongs to another run; choose another --out")
+    bare.load_state_dict(checkpoint.load_tensors(path, "model"))
+    ema.load(checkpoint.load_tensors(path, "ema"))
+    checkpoint.restore_optimizer(path, optimizer, dict(bare.named_parameters()))
+    meter.load(state["meter"])
+    return int(state["step"])
+
+
+def _give_up(out: Path, config: TrainConfig, source: Source, steps: range, main: bool) -> None:
+    path = out / "nonfinite.json"
+    if main:
+        n = len(source.keys)
+        seen = {s: batch_indices(config.seed, s, config.batch, n).tolist() for s in steps}
+        keys = {s + 1: [source.keys[i] for i in indices] for s, indices in seen.items()}
+        write_json(path, {"why": "loss or gradient not finite", "keys_by_step": keys})
+    raise UserError(
+        f"{out}: loss or gradient was not finite in {len(steps)} steps in a row, to step "
+        f"{steps.stop:,}; the samples they saw are in {path}. Look at those; or train into another "
+        "--out with --clip 1, a lower --learning-rate or --precision fp32"
+    )
+
+
+def _finish(stage: Stage, out: Path, last: Mapping[str, Any], bare: nn.Module) -> None:
+    folder = checkpoint.checkpoints(out)[-1]
+    names = [*checkpoint.read_state(folder)["files"], "state.json"]
+    summary = {
+        "checkpoint": str(folder.relative_to(out)),
+        "parameters": sum(p.numel() for p in bare.parameters()),
+        **{k: last[k] for k in ("step", "samples", "epochs", "loss", "skipped")},
+        "timing": last["timing"],
+    }
+    stage.finish(
+        summary,
+        [folder.relative_to(out) / name for name in names],
+        f"{last['step']:,} steps, {last['samples']:,} samples, last loss {last['loss']:.4f}"
+        if last["loss"] is not None
+        else f"{last['step']:,} steps, the last ones not finite",
+    )
