@@ -38,7 +38,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def remove_stale(folder: Path) -> None:
         match = _TEMPORARY.search(entry.name)
         if match and not _alive(int(match[1])):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
 
 
 def _alive(pid: int) -> bool:
