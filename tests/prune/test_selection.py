@@ -25,7 +25,7 @@ def slow_balanced(
     for rows in members.values():
         rows.sort(key=lambda i: (-similarity[i], keys[i]))
         rank.update({i: place for place, i in enumerate(rows)})
-        chosen.update({i: True for i in rows[: min(quota, len(rows))]})
+        chosen.update(dict.fromkeys(rows[: min(quota, len(rows))], True))
     rest = [i for i in range(len(keys)) if i not in chosen]
     rest.sort(key=lambda i: (-similarity[i], keys[i]))
     for i in rest[: size - len(chosen)]:

@@ -1,0 +1,205 @@
+"""Pruning methods: each turns the pool into a subset of the budget's size, by files alone.
+
+A method is a pure function from a Request to rows and counts, registered under its name. Its
+`params` are the settings that it uses; they alone go into the index's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.errors import UserError
+from prune import selection
+from prune.stage1 import stage1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a method may look at.
+
+    Attributes:
+        pool: the N rows that Stage I starts from; columns key, shard, row, entropy.
+        size: budget B, 1 <= B <= N.
+        keep: share p of N that Stage I keeps, in (0, 1].
+        seed: of random choices.
+        assignments: rows of prune.assign (key, shard, row, cluster, similarity), or None.
+        clusters: K, number of prototypes; 0 without assignments.
+    """
+
+    pool: pa.Table
+    size: int
+    keep: float = 1.0
+    seed: int = 0
+    assignments: pa.Table | None = None
+    clusters: int = 0
+
+
+Chosen = tuple[pa.Table, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method.
+
+    Attributes:
+        name: as in --method.
+        summary: one line for --help and messages.
+        params: which of ratio, keep, seed it uses.
+        clustered: whether it reads the assignments to prototypes.
+        choose: Request -> (rows with the columns of data.index.SCHEMA, counts).
+    """
+
+    name: str
+    summary: str
+    params: tuple[str, ...]
+    clustered: bool
+    choose: Callable[[Request], Chosen]
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, summary: str, params: tuple[str, ...] = (), clustered: bool = False
+) -> Callable[[Callable[[Request], Chosen]], Callable[[Request], Chosen]]:
+    """Register a method under `name`."""
+
+    def register(choose: Callable[[Request], Chosen]) -> Callable[[Request], Chosen]:
+        METHODS[name] = Method(name, summary, params, clustered, choose)
+        return choose
+
+    return register
+
+
+def find(name: str) -> Method:
+    """The method of this name. Raises UserError naming those there are."""
+    if name not in METHODS:
+        known = "\n".join(f"  {m.name:10} {m.summary}" for m in METHODS.values())
+        raise UserError(f"--method {name}: no such method; there are\n{known}")
+    return METHODS[name]
+
+
+@method(
+    "rsprune",
+    "Stage I by entropy, then Stage II: equal quotas of the nearest to reference prototypes",
+    params=("ratio", "keep"),
+    clustered=True,
+)
+def rsprune(request: Request) -> Chosen:
+    """The paper's method (Sec. 3, Eq. 6).
+
+    Raises UserError when the budget exceeds what Stage I keeps, or a survivor of Stage I has no
+    assignment.
+    """
+    kept = stage1(request.pool, request.keep)
+    if request.size > kept.num_rows:
+        raise UserError(
+            f"the budget is {request.size:,} of {request.pool.num_rows:,} images, but Stage I "
+            f"keeps only {kept.num_rows:,} (--keep {request.keep}); raise --keep to at least "
+            f"{request.size / request.pool.num_rows:.4g}, or raise --ratio"
+        )
+    cluster, similarity = assigned(kept, request)
+    found = selection.balanced(
+        cluster, similarity, kept.column("key"), request.clusters, request.size
+    )
+    by_quota = int(np.count_nonzero(found.by_quota))
+    rows = subset(
+        kept,
+        found.rows,
+        rank=found.rank,
+        chosen=np.where(found.by_quota, "quota", "remainder"),
+        cluster=cluster[found.rows],
+        similarity=similarity[found.rows],
+    )
+    return rows, {
+        "candidates": kept.num_rows,
+        "K": request.clusters,
+        "q": found.quota,
+        "quota_rows": by_quota,
+        "remainder_rows": request.size - by_quota,
+        "small_clusters": found.small,
+        "empty_clusters": found.empty,
+    }
+
+
+@method("random", "uniform without replacement from the pool", params=("ratio", "seed"))
+def random(request: Request) -> Chosen:
+    """Baseline: the first B keys in an order drawn from the seed."""
+    order = selection.random_order(request.pool.column("key"), request.seed)[: request.size]
+    return subset(request.pool, order, chosen="random"), {}
+
+
+@method("entropy", "Stage I alone: the highest entropies", params=("ratio",))
+def entropy(request: Request) -> Chosen:
+    """Ablation: the B images of highest entropy, ties by key."""
+    kept = stage1(request.pool, 1)  # all rows, checked to have an entropy
+    values = kept.column("entropy").to_numpy()
+    order = selection.by_value(values, kept.column("key"))[: request.size]
+    return subset(kept, order, chosen="entropy"), {}
+
+
+@method("full", "the whole pool, nothing pruned")
+def full(request: Request) -> Chosen:
+    """Baseline: all N images, in the order of (shard, row)."""
+    order = pc.sort_indices(
+        request.pool, sort_keys=[("shard", "ascending"), ("row", "ascending")]
+    ).to_numpy()
+    return subset(request.pool, order, chosen="full"), {}
+
+
+def assigned(kept: pa.Table, request: Request) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Cluster and similarity of each row of `kept`, joined by key.
+
+    Raises UserError when rows have no assignment, or one from another listing of the corpus.
+    """
+    table = request.assignments
+    if table is None:
+        raise UserError("this method needs --assignments, a folder made by python -m prune.assign")
+    at = pc.index_in(kept.column("key"), value_set=table.column("key").combine_chunks())
+    if at.null_count:
+        example = kept.column("key").filter(pc.is_null(at))[0].as_py()
+        raise UserError(
+            f"{at.null_count:,} of the {kept.num_rows:,} images that Stage I keeps (--keep "
+            f"{request.keep}) are not among the {table.num_rows:,} assignments, for example "
+            f"'{example}'; embed and assign with at least this --keep, or lower it"
+        )
+    joined = table.take(at)
+    for name in ("shard", "row"):
+        if not pc.all(pc.equal(joined.column(name), kept.column(name))).as_py():
+            raise UserError(
+                "the assignments place some images elsewhere in the corpus than the score table "
+                f"(column '{name}'); they were made from another listing: embed and assign again"
+            )
+    return joined.column("cluster").to_numpy(), joined.column("similarity").to_numpy()
+
+
+def subset(
+    table: pa.Table,
+    rows: NDArray[np.int64],
+    *,
+    chosen: str | NDArray[np.str_],
+    rank: NDArray[np.int64] | None = None,
+    cluster: NDArray[np.int32] | None = None,
+    similarity: NDArray[np.float32] | None = None,
+) -> pa.Table:
+    """The given rows of `table` with the columns of a subset index.
+
+    Without `rank`, it is the place in `rows`; without `cluster`, there is none.
+    """
+    count = len(rows)
+    taken = table.select(["key", "shard", "row", "entropy"]).take(pa.array(rows))
+    columns = {
+        "cluster": np.full(count, -1, np.int32) if cluster is None else cluster,
+        "similarity": pa.nulls(count, pa.float32()) if similarity is None else similarity,
+        "rank": np.arange(count, dtype=np.int64) if rank is None else rank,
+        "chosen": pa.array(np.broadcast_to(chosen, count).astype(object), pa.string()),
+    }
+    for name, values in columns.items():
+        taken = taken.append_column(name, pa.array(values))
+    return taken
