@@ -39,7 +39,9 @@ def suburb(canvas: Canvas) -> None:
             for side in (-1, 1):
                 empty, swim, long = rng.random() < 0.07, rng.random() < 0.13, rng.uniform(0.5, 0.74)
                 deep, set_back, ell = rng.uniform(2.2, 3.2), rng.uniform(3.4, 4.4), rng.random()
-                shape = str(rng.choice(["tile", "slate", "flat"])) if rng.random() < 0.25 else str(roof)
+                shape = (
+                    str(rng.choice(["tile", "slate", "flat"])) if rng.random() < 0.25 else str(roof)
+                )
                 if empty or abs(s - cross) < 3.2:
                     continue
                 where = t + side * (set_back + 0.3)
@@ -53,8 +55,8 @@ def suburb(canvas: Canvas) -> None:
                 )
                 if ell < 0.35:
                     town.building(
-                        s + plot * 0.16 * (1 if ell < 0.18 else -1), where + side * 1.1, 1.8, 2.6, 1.4,
-                        shape, turn=turn + np.pi / 2, angle=angle, gable=True,
+                        s + plot * (0.16 if ell < 0.18 else -0.16), where + side * 1.1, 1.8, 2.6,
+                        1.4, shape, turn=turn + np.pi / 2, angle=angle, gable=True,
                     )  # fmt: skip
     details.lay()
     stands = town.lay()
@@ -125,7 +127,8 @@ def _perimeter(canvas: Canvas, town: Town, rect: ground.Rect, angle: float, roof
             c, d = np.cos(turn), np.sin(turn)
             town.building(
                 s + shift * c, t + shift * d, length / pieces, deep, height * rng.uniform(0.8, 1.2),
-                roof if rng.random() < 0.8 else "flat", turn=turn, angle=angle, gable=roof != "flat",
+                roof if rng.random() < 0.8 else "flat",
+                turn=turn, angle=angle, gable=roof != "flat",
             )  # fmt: skip
 
 
@@ -133,11 +136,22 @@ def _towers(canvas: Canvas, town: Town, rect: ground.Rect, angle: float) -> None
     rng = canvas.rng
     x0, y0, x1, y1 = rect
     for lot in ground.split(rng, 0.5, 0.5, 1.6):
-        cx, cy = x0 + (lot[0] + lot[2] + 1) / 2 * (x1 - x0), y0 + (lot[1] + lot[3] + 1) / 2 * (y1 - y0)
+        cx, cy = (
+            x0 + (lot[0] + lot[2] + 1) / 2 * (x1 - x0),
+            y0 + (lot[1] + lot[3] + 1) / 2 * (y1 - y0),
+        )
         w, h = (lot[2] - lot[0]) * (x1 - x0), (lot[3] - lot[1]) * (y1 - y0)
         height = min(16.0, float(np.exp(rng.normal(1.5, 0.6))))
         roof = "slate" if rng.random() < 0.25 else "flat"
-        town.building(cx, cy, w * rng.uniform(0.6, 0.92), h * rng.uniform(0.6, 0.92), height, roof, angle=angle)
+        town.building(
+            cx,
+            cy,
+            w * rng.uniform(0.6, 0.92),
+            h * rng.uniform(0.6, 0.92),
+            height,
+            roof,
+            angle=angle,
+        )
 
 
 def _packed(canvas: Canvas, town: Town, rect: ground.Rect, angle: float, roof: str) -> None:
@@ -148,8 +162,12 @@ def _packed(canvas: Canvas, town: Town, rect: ground.Rect, angle: float, roof: s
     for cx in np.arange(x0 + step / 2, x1 - step / 3, step):
         for cy in np.arange(y0 + step / 2, y1 - step / 3, step):
             w, h = rng.uniform(0.7, 1.0, 2) * step
-            kind = roof if rng.random() < 0.65 else str(rng.choice(["tile", "slate", "flat", "metal"]))
-            town.building(float(cx), float(cy), w, h, rng.uniform(0.9, 2.2), kind, angle=angle, gable=gable)
+            kind = (
+                roof if rng.random() < 0.65 else str(rng.choice(["tile", "slate", "flat", "metal"]))
+            )
+            town.building(
+                float(cx), float(cy), w, h, rng.uniform(0.9, 2.2), kind, angle=angle, gable=gable
+            )
 
 
 def roads(canvas: Canvas) -> None:
@@ -165,13 +183,24 @@ def roads(canvas: Canvas) -> None:
         for side in (-0.58, 0.58):
             across = shift + side * width + curve * (line / span) ** 2 * span
             path = canvas.points(line, across, turn)
-            road(canvas, path, width, colour=surface, marks=True, traffic=5, kerb=verge, height=height)
+            road(
+                canvas,
+                path,
+                width,
+                colour=surface,
+                marks=True,
+                traffic=5,
+                kerb=verge,
+                height=height,
+            )
 
     shift, curve = rng.uniform(-0.15, 0.15) * span, rng.uniform(-0.35, 0.35)
     if style < 0.4:  # motorway with a bridge now and then
         carriageways(angle, curve, shift, 0.0)
         if rng.random() < 0.6:
-            path = canvas.points(line, rng.uniform(-0.2, 0.2) * span + 0.1 * line, angle + rng.uniform(0.9, 2.2))
+            path = canvas.points(
+                line, rng.uniform(-0.2, 0.2) * span + 0.1 * line, angle + rng.uniform(0.9, 2.2)
+            )
             road(canvas, path, rng.uniform(1.6, 2.6), marks=True, traffic=7, height=1.6)
     elif style < 0.75:  # interchange: ramps first, then both motorways
         for quarter in range(4):
@@ -180,7 +209,9 @@ def roads(canvas: Canvas) -> None:
                 arc = np.linspace(0, 2 * np.pi if rng.random() < 0.5 else np.pi, 24)
                 mid = angle + np.pi / 4 + quarter * np.pi / 2
                 cs, ct = radius * 1.35 * np.cos(mid - angle), radius * 1.35 * np.sin(mid - angle)
-                loop = canvas.points(cs + radius * np.cos(arc + mid), ct + radius * np.sin(arc + mid), angle)
+                loop = canvas.points(
+                    cs + radius * np.cos(arc + mid), ct + radius * np.sin(arc + mid), angle
+                )
                 road(canvas, loop, 1.5, colour=surface, marks=False, traffic=12)
         carriageways(angle, curve * 0.3, 0.0, 0.0)
         carriageways(angle + np.pi / 2 + rng.uniform(-0.3, 0.3), 0.0, 0.0, 1.8)
@@ -194,9 +225,19 @@ def roads(canvas: Canvas) -> None:
         town.lay()
         for turn, off in ((0.0, 0.0), (np.pi / 2, -shift)):
             path = canvas.points(line, np.full(30, off), angle + turn)
-            road(canvas, path, width * 0.8, colour=surface, marks=turn == 0, traffic=4, kerb=(0.62, 0.61, 0.58))
+            road(
+                canvas,
+                path,
+                width * 0.8,
+                colour=surface,
+                marks=turn == 0,
+                traffic=4,
+                kerb=(0.62, 0.61, 0.58),
+            )
     if rng.random() < 0.6:
-        woods(canvas, (canvas.cover == GRASS) * smoothstep(0.3, 1.0, canvas.noise(10, 2.8)) * 0.8, 1.0)
+        woods(
+            canvas, (canvas.cover == GRASS) * smoothstep(0.3, 1.0, canvas.noise(10, 2.8)) * 0.8, 1.0
+        )
 
 
 def industry(canvas: Canvas) -> None:
@@ -247,10 +288,14 @@ def _halls(canvas: Canvas, town: Town, rect: ground.Rect, angle: float) -> None:
     part, height = rng.uniform(0.55, 0.85), rng.uniform(1.6, 3.0)
     w, h = x1 - x0 - 1.6, y1 - y0 - 1.6
     if w > h:
-        town.building(x0 + 0.8 + w * part / 2, (y0 + y1) / 2, w * part, h, height, roof, angle=angle)
+        town.building(
+            x0 + 0.8 + w * part / 2, (y0 + y1) / 2, w * part, h, height, roof, angle=angle
+        )
         yard, flip = (x0 + 1.2 + w * part, y0 + 1, x1 - 0.6, y1 - 1), 0.0
     else:
-        town.building((x0 + x1) / 2, y0 + 0.8 + h * part / 2, w, h * part, height, roof, angle=angle)
+        town.building(
+            (x0 + x1) / 2, y0 + 0.8 + h * part / 2, w, h * part, height, roof, angle=angle
+        )
         yard, flip = (x0 + 1, y0 + 1.2 + h * part, x1 - 1, y1 - 0.6), np.pi / 2
     for cx in np.arange(yard[0] + 1, yard[2] - 0.5, 1.6 if flip else 3.4):  # parked lorries
         for cy in np.arange(yard[1] + 1, yard[3] - 0.5, 3.4 if flip else 1.6):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 from data.world.look import Look
 from data.world.noise import Array, fractal
 
-OVERSAMPLE = 2
+OVERSAMPLE = 2  # canvas pixels per tile pixel; `develop` averages 2 x 2
 Points = Sequence[tuple[float, float]]
 
 
@@ -51,12 +52,24 @@ class Canvas:
         c, s = np.float32(np.cos(angle) / self.unit), np.float32(np.sin(angle) / self.unit)
         return self.x * c + self.y * s, self.y * c - self.x * s
 
-    def points(self, along: np.ndarray, across: np.ndarray, angle: float) -> list[tuple[float, float]]:
+    def points(
+        self, along: np.ndarray, across: np.ndarray, angle: float
+    ) -> list[tuple[float, float]]:
         """Pixel coordinates (from the corner) of points given by `rotated` coordinates."""
         c, s, u, half = np.cos(angle), np.sin(angle), self.unit, (self.n - 1) / 2
         xs = (np.asarray(along) * c - np.asarray(across) * s) * u + half
         ys = (np.asarray(along) * s + np.asarray(across) * c) * u + half
         return list(zip(xs.tolist(), ys.tolist(), strict=True))
+
+    def pixel(self, along: float, across: float, angle: float) -> tuple[float, float]:
+        """`points` for a single point."""
+        c, s, u, half = math.cos(angle), math.sin(angle), self.unit, (self.n - 1) / 2
+        return (along * c - across * s) * u + half, (along * s + across * c) * u + half
+
+    def near(self, x: float, y: float, margin: float) -> bool:
+        """Whether a pixel position lies within `margin` units of the tile."""
+        edge = margin * self.unit
+        return -edge < x < self.n + edge and -edge < y < self.n + edge
 
     def paint(
         self,
@@ -77,7 +90,11 @@ class Canvas:
             self.cover[where] = cover
 
     def blend(
-        self, alpha: Array, colour: Sequence[float] | np.ndarray, nir: float, cover: int | None = None
+        self,
+        alpha: Array,
+        colour: Sequence[float] | np.ndarray,
+        nir: float,
+        cover: int | None = None,
     ) -> None:
         """Mix a colour in with weight `alpha` (n x n, 0..1); `cover` is set above a half."""
         value = np.asarray(colour, dtype=np.float32)
@@ -102,7 +119,7 @@ class Canvas:
         self.light *= np.clip(1.0 + slope, 0.35, 1.7)
 
     def shadows(self) -> Array:
-        """n x n, 0..1: how deep each pixel lies in the shadow of what stands between it and the sun."""
+        """n x n, 0..1: how deep each pixel lies in the shadow of what hides the sun from it."""
         top = float(self.height.max())
         if top <= 0:
             return np.zeros_like(self.height)
@@ -114,7 +131,9 @@ class Canvas:
         for step in range(1, steps + 1):
             dx, dy = round(step * sx), round(step * sy)
             target, source = _overlap(self.n, dy, dx)
-            np.maximum(best[target], self.height[source] - np.float32(step * drop), out=best[target])
+            np.maximum(
+                best[target], self.height[source] - np.float32(step * drop), out=best[target]
+            )
         return np.clip((best - self.height) * np.float32(1.5), 0.0, 1.0)
 
     def develop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,10 +145,12 @@ class Canvas:
         Returns:
             rgb uint8 size x size x 3, nir uint8 size x size, cover uint8 size x size.
         """
-        look, n = self.look, self.n // OVERSAMPLE
+        look = self.look
         shade = self.shadows()
         bands = np.concatenate([self.rgb, self.nir[None]]) * self.light
-        dim = np.array([0.66, 0.62, 0.54, 0.68], dtype=np.float32)[:, None, None]  # sky light is blue
+        dim = np.array([0.66, 0.62, 0.54, 0.68], dtype=np.float32)[
+            :, None, None
+        ]  # sky light is blue
         bands *= 1.0 - dim * shade
         bands = bands.reshape(4, n, OVERSAMPLE, n, OVERSAMPLE).mean(axis=(2, 4))
         bands = _soften(bands, look.soft)
@@ -152,7 +173,7 @@ class Sheet:
         self.canvas = canvas
         self.image = Image.new("I", (canvas.n, canvas.n), 0)
         self.draw = ImageDraw.Draw(self.image)
-        self.rows: list[tuple[float, float, float, float, float, float]] = [(0.0,) * 6]
+        self.rows: list[Sequence[float]] = [(0.0,) * 6]
 
     def thing(self, colour: Sequence[float], nir: float, cover: int, height: float = 0.0) -> int:
         """Register an object; returns its number, to be given to the drawing methods."""
@@ -178,15 +199,15 @@ class Sheet:
 
     def lay_only(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """`lay` for a map of numbers that the caller has masked."""
-        where = ids > 0
-        table = np.asarray(self.rows, dtype=np.float32)
-        picked = ids[where]
+        spots = np.flatnonzero(ids)
+        picked = np.asarray(self.rows, dtype=np.float32)[ids.ravel()[spots]]
         canvas = self.canvas
-        canvas.rgb[:, where] = table[picked, :3].T
-        canvas.nir[where] = table[picked, 3]
-        canvas.cover[where] = table[picked, 4].astype(np.uint8)
-        canvas.height[where] = table[picked, 5]
-        canvas.light[where] = 1.0
+        for band in range(3):
+            canvas.rgb[band].ravel()[spots] = picked[:, band]
+        canvas.nir.ravel()[spots] = picked[:, 3]
+        canvas.cover.ravel()[spots] = picked[:, 4].astype(np.uint8)
+        canvas.height.ravel()[spots] = picked[:, 5]
+        canvas.light.ravel()[spots] = 1.0
         return ids
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from data.world.canvas import Canvas, Sheet
 from data.world.noise import fractal, smoothstep
-from data.world.objects import Town, road, scatter, trees, woods
+from data.world.objects import Town, scatter, trees, woods
 from data.world.scenes import BARE, CROP, GRASS, WATER
 
 Rect = tuple[float, float, float, float]
@@ -15,19 +15,25 @@ Rect = tuple[float, float, float, float]
 
 def soil(rng: np.random.Generator) -> np.ndarray:
     """Bare earth, 3 values: from grey-brown to reddish."""
-    base = np.asarray(((0.50, 0.43, 0.34), (0.57, 0.48, 0.36), (0.52, 0.38, 0.28), (0.60, 0.55, 0.46)))
+    base = np.asarray(
+        ((0.50, 0.43, 0.34), (0.57, 0.48, 0.36), (0.52, 0.38, 0.28), (0.60, 0.55, 0.46))
+    )
     return base[int(rng.integers(4))] * rng.uniform(0.85, 1.15)
 
 
 def sea_colour(rng: np.random.Generator) -> np.ndarray:
     """Deep water, 3 values: blue, green-blue, grey or nearly black."""
-    base = np.asarray(((0.12, 0.22, 0.31), (0.13, 0.28, 0.31), (0.25, 0.32, 0.34), (0.09, 0.14, 0.20)))
+    base = np.asarray(
+        ((0.12, 0.22, 0.31), (0.13, 0.28, 0.31), (0.25, 0.32, 0.34), (0.09, 0.14, 0.20))
+    )
     return base[int(rng.integers(4))] * rng.uniform(0.8, 1.3)
 
 
 def inland_colour(rng: np.random.Generator) -> np.ndarray:
     """Rivers, ponds and docks, 3 values: green, brown, dark, turquoise."""
-    base = np.asarray(((0.22, 0.29, 0.23), (0.40, 0.35, 0.26), (0.12, 0.17, 0.18), (0.22, 0.36, 0.36)))
+    base = np.asarray(
+        ((0.22, 0.29, 0.23), (0.40, 0.35, 0.26), (0.12, 0.17, 0.18), (0.22, 0.36, 0.36))
+    )
     return base[int(rng.integers(4))] * rng.uniform(0.8, 1.2)
 
 
@@ -40,7 +46,10 @@ def grass(canvas: Canvas, where: NDArray[np.bool_] | None) -> None:
 
 
 def water(
-    canvas: Canvas, where: NDArray[np.bool_] | None, colour: np.ndarray | tuple[float, ...], ripple: float
+    canvas: Canvas,
+    where: NDArray[np.bool_] | None,
+    colour: np.ndarray | tuple[float, ...],
+    ripple: float,
 ) -> None:
     """Water with small waves of relative contrast `ripple`; black in the near infrared."""
     canvas.paint(where, colour, 0.035, WATER)
@@ -125,7 +134,9 @@ def parcels(canvas: Canvas, small: float, ratio: float) -> None:
     ids = sheet.lay()
     s, t = canvas.rotated(angle)
     table = np.asarray(plough, dtype=np.float32)[np.where(ids < len(plough), ids, 0)]
-    lines = np.sin(np.where(table[..., 3] > 0, t, s) * table[..., 0] + table[..., 1]) * table[..., 2]
+    lines = (
+        np.sin(np.where(table[..., 3] > 0, t, s) * table[..., 0] + table[..., 1]) * table[..., 2]
+    )
     streaks = fractal(rng, canvas.n, 8 * canvas.unit, 2.4, angle=angle, stretch=3.0)
     canvas.mottle(lines + 0.035 * streaks + 0.03 * canvas.noise(25, 3.0))
     _boundaries(canvas, rects, angle)

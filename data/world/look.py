@@ -11,11 +11,11 @@ Colour = tuple[float, float, float]
 # Display-space colours (0..1) of grass, tree crowns and ripe or growing crops; `nir` of the
 # vegetation. Muted, as orthophotos are before anyone pushes their saturation.
 _SEASONS: dict[str, dict[str, tuple[float, ...]]] = {
-    "lush": {"grass": (0.34, 0.43, 0.23), "tree": (0.17, 0.26, 0.14), "nir": (0.60, 0.52)},
+    "lush": {"grass": (0.33, 0.40, 0.24), "tree": (0.17, 0.24, 0.15), "nir": (0.60, 0.52)},
     "summer": {"grass": (0.43, 0.44, 0.28), "tree": (0.21, 0.28, 0.17), "nir": (0.52, 0.50)},
     "dry": {"grass": (0.55, 0.49, 0.35), "tree": (0.27, 0.29, 0.18), "nir": (0.44, 0.44)},
-    "autumn": {"grass": (0.44, 0.41, 0.26), "tree": (0.36, 0.27, 0.15), "nir": (0.46, 0.44)},
-    "tropic": {"grass": (0.30, 0.41, 0.24), "tree": (0.13, 0.25, 0.16), "nir": (0.58, 0.56)},
+    "autumn": {"grass": (0.43, 0.40, 0.27), "tree": (0.32, 0.26, 0.16), "nir": (0.46, 0.44)},
+    "tropic": {"grass": (0.29, 0.38, 0.25), "tree": (0.14, 0.23, 0.17), "nir": (0.58, 0.56)},
     "winter": {"grass": (0.40, 0.38, 0.29), "tree": (0.27, 0.25, 0.19), "nir": (0.42, 0.38)},
 }
 
@@ -61,7 +61,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     elevation = np.radians(rng.uniform(32.0, 68.0))
     haze = float(rng.beta(1.2, 5.0) * 0.5)
     blue = rng.uniform(0.0, 0.08)
-    cast = np.exp(rng.normal(0.0, 0.035, 3))
+    cast = np.exp(rng.normal(0.0, 0.02, 3))
     gain, gamma, soft = rng.uniform(0.86, 1.3), rng.uniform(0.85, 1.25), rng.uniform(0.02, 0.13)
     grain = rng.uniform(0.3, 1.6)
     grass, tree, nir = base["grass"], base["tree"], base["nir"]

@@ -12,7 +12,7 @@ from data.world.scenes import BARE, GRASS, UNKNOWN
 
 
 def _faint(canvas: Canvas, median: float, ceiling: float) -> float:
-    """Contrast (deviation as a share of full scale) of a dull scene: log-normal with a long tail."""
+    """Contrast of a dull scene (deviation as a share of full scale): log-normal, long-tailed."""
     return float(min(ceiling, median * np.exp(canvas.rng.normal(0.0, 0.45))))
 
 
@@ -47,7 +47,9 @@ def _ship_with_wake(canvas: Canvas) -> None:
     fade = np.exp(-np.clip(behind, 0, None) / (5.0 * length))
     arms = np.exp(-(((np.abs(t - t0) - 0.33 * behind) / 0.6) ** 2)) * (behind > 0)
     broken = np.clip(0.7 + 0.3 * canvas.noise(2.0, 2.0), 0, 1)
-    canvas.blend(((0.6 * trail + 0.25 * arms) * fade * broken).astype(np.float32), (0.8, 0.83, 0.83), 0.5)
+    canvas.blend(
+        ((0.6 * trail + 0.25 * arms) * fade * broken).astype(np.float32), (0.8, 0.83, 0.83), 0.5
+    )
     sheet = Sheet(canvas)
     (point,) = canvas.points(np.array([s0]), np.array([t0]), heading)
     tone = rng.uniform(0.45, 0.9)
@@ -122,7 +124,6 @@ def forest(canvas: Canvas) -> None:
     path = None
     if rng.random() < 0.3:
         angle, t0 = rng.uniform(0, np.pi), rng.uniform(-0.3, 0.3) * canvas.span
-        _, t = canvas.rotated(angle)
         s = np.linspace(-0.8, 0.8, 24) * canvas.span
         wiggle = t0 + rng.uniform(0, 4) * np.sin(s * rng.uniform(0.05, 0.2) + rng.uniform(0, 6))
         path = canvas.points(s, wiggle, angle)
@@ -161,11 +162,12 @@ def fields(canvas: Canvas) -> None:
 def mountain(canvas: Canvas) -> None:
     """Relief lit by the sun; cover by height: woods and grass, scree, snow."""
     rng = canvas.rng
-    heights = ridged(rng, canvas.n, rng.uniform(25, 70) * canvas.unit)
-    heights = heights + 0.12 * canvas.noise(30, 3.5)
+    heights = ridged(rng, canvas.n, rng.uniform(40, 110) * canvas.unit, octaves=5)
+    tilt, _ = canvas.rotated(rng.uniform(0, 2 * np.pi))
+    heights = heights + (0.25 * rng.random() / canvas.span) * tilt
     rock = np.asarray((0.50, 0.46, 0.41)) * rng.uniform(0.75, 1.15) * (1 + rng.normal(0, 0.04, 3))
     canvas.paint(None, rock, float(rock[0]) * 1.1, BARE)
-    canvas.mottle(0.08 * canvas.noise(6, 2.2))
+    canvas.mottle(0.08 * canvas.noise(6, 2.2) + 0.08 * canvas.noise(30, 3.0))
     rank = (heights - heights.mean()) / heights.std() + 0.35 * canvas.noise(8, 2.6)
     green = smoothstep(0.5, -0.5, rank + rng.uniform(-1.6, 2.0)) if rng.random() < 0.75 else None
     if green is not None:
@@ -176,7 +178,7 @@ def mountain(canvas: Canvas) -> None:
         snow = smoothstep(0.2, 0.7, rank + rng.uniform(-0.8, 0.6))
         canvas.blend(snow, (0.92, 0.93, 0.95), 0.85, UNKNOWN)
     canvas.height[:] = 0
-    canvas.relief(heights, rng.uniform(4.0, 9.0) * canvas.unit)
+    canvas.relief(heights, rng.uniform(0.18, 0.4) / np.abs(np.diff(heights)).mean() * 0.75)
     if rng.random() < 0.12:
         level = np.quantile(heights, rng.uniform(0.05, 0.15))
         ground.water(canvas, heights < level, (0.16, 0.30, 0.33), ripple=0.02)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
@@ -9,20 +11,30 @@ from scipy import fft
 Array = NDArray[np.float32]
 
 
+@functools.lru_cache(maxsize=8)
+def _axes(n: int) -> tuple[Array, Array]:
+    return (
+        np.fft.fftfreq(n).astype(np.float32)[:, None],
+        np.fft.rfftfreq(n).astype(np.float32)[None, :],
+    )
+
+
 def _frequencies(n: int, angle: float, stretch: float) -> tuple[Array, Array]:
     """Frequencies (cycles per pixel) along and across `angle`; `along` is scaled by `stretch`."""
-    fy = np.fft.fftfreq(n).astype(np.float32)[:, None]
-    fx = np.fft.rfftfreq(n).astype(np.float32)[None, :]
+    fy, fx = _axes(n)
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return (fx * c + fy * s) * np.float32(stretch), fy * c - fx * s
 
 
 def _shape(rng: np.random.Generator, n: int, amplitude: Array) -> Array:
-    white = rng.standard_normal((n, n), dtype=np.float32)
-    amplitude = amplitude.copy()
-    amplitude[0, 0] = 0.0
-    field: Array = fft.irfft2(fft.rfft2(white) * amplitude, s=(n, n)).astype(np.float32)
-    return field / np.float32(field.std() + 1e-9)
+    """A random field, n x n, of unit deviation from the amplitudes of its half spectrum."""
+    white = rng.standard_normal((n, n // 2 + 1, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    spectrum = white * amplitude
+    spectrum[0, 0] = 0.0
+    field: Array = fft.irfft2(spectrum, s=(n, n), overwrite_x=True)
+    flat = field.ravel()
+    field *= np.float32(1.0 / (np.sqrt(np.dot(flat, flat) / flat.size) + 1e-12))
+    return field
 
 
 def fractal(
@@ -41,7 +53,7 @@ def fractal(
     """
     along, across = _frequencies(n, angle, stretch)
     squared = along * along + across * across + np.float32(1.0 / max(wavelength, 2.0) ** 2)
-    return _shape(rng, n, squared ** np.float32(-slope / 4))
+    return _shape(rng, n, np.exp2(np.log2(squared) * np.float32(-slope / 4)))
 
 
 def waves(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +27,17 @@ PAINT = (  # of vehicles and small boats
     (0.20, 0.28, 0.48),
     (0.76, 0.74, 0.68),
 )
+
+
+def grey(colour: Sequence[float]) -> float:
+    """Mean of three values, without an array's overhead."""
+    return (float(colour[0]) + float(colour[1]) + float(colour[2])) / 3
+
+
+def scaled(colour: Sequence[float], factor: float) -> tuple[float, float, float]:
+    """A colour times a factor, kept within 0.03..0.97."""
+    r, g, b = (min(0.97, max(0.03, float(v) * factor)) for v in colour)
+    return (r, g, b)
 
 
 def scatter(canvas: Canvas, spacing: float, jitter: float = 0.45) -> np.ndarray:
@@ -68,8 +81,16 @@ def trees(
     base = np.asarray(look.tree if tint is None else tint)
     colours = base[None] * bright[:, None] * np.stack([1 + warm, 1 + 0.4 * warm, 1 - warm], axis=1)
     sheet = Sheet(canvas)
-    for (x, y), size, colour, light in zip(points, sizes, colours, bright, strict=True):
-        number = sheet.thing(colour, look.tree_nir * (0.55 + 0.45 * light), TREE, height * radius)
+    table = np.column_stack(
+        [
+            colours,
+            look.tree_nir * (0.55 + 0.45 * bright),
+            np.full(k, TREE),
+            np.full(k, height * radius),
+        ]
+    )
+    sheet.rows.extend(table.tolist())
+    for number, (x, y, size) in enumerate(np.column_stack([points, sizes]).tolist(), start=1):
         sheet.disc(x, y, size, number)
     ids = sheet.lay()
     where = ids > 0
@@ -95,10 +116,15 @@ def rectangle(
     canvas: Canvas, s: float, t: float, length: float, width: float, turn: float, angle: float
 ) -> list[tuple[float, float]]:
     """Corners (pixels) of a rectangle centred at (s, t) of the frame `angle`, turned in it."""
-    c, d = np.cos(turn) / 2, np.sin(turn) / 2
-    along = np.array([-1, 1, 1, -1]) * length
-    across = np.array([-1, -1, 1, 1]) * width
-    return canvas.points(s + along * c - across * d, t + along * d + across * c, angle)
+    x, y = canvas.pixel(s, t, angle)
+    c, d = math.cos(angle + turn) * canvas.unit / 2, math.sin(angle + turn) * canvas.unit / 2
+    lx, ly, wx, wy = length * c, length * d, -width * d, width * c
+    return [
+        (x - lx - wx, y - ly - wy),
+        (x + lx - wx, y + ly - wy),
+        (x + lx + wx, y + ly + wy),
+        (x - lx + wx, y - ly + wy),
+    ]
 
 
 class Town:
@@ -128,54 +154,51 @@ class Town:
         missing lies bare ground.
         """
         canvas, rng = self.canvas, self.canvas.rng
-        fate, choice, bright, pitch = rng.random(), rng.random(), rng.normal(1.0, 0.09), rng.random()
+        draws = rng.random(24).tolist()
+        fate, choice, pitch, bright = draws[0], draws[1], draws[2], 0.85 + 0.3 * draws[3]
+        clutter = [draws[i : i + 4] for i in range(4, 24, 4)]
         missing = fate < 0.1 if canvas.epoch == 0 else fate > 0.9
+        if not canvas.near(*canvas.pixel(s, t, angle), margin=length + width):
+            return
         corners = rectangle(canvas, s, t, length, width, turn, angle)
         if missing:
             soil = self.plots.thing((0.52, 0.46, 0.38), 0.5, BARE)
             self.plots.polygon(corners, soil)
             return
         palette = ROOFS[roof]
-        base = np.asarray(palette[int(choice * len(palette))]) * bright
+        base = scaled(palette[int(choice * len(palette))], bright)
+        c, d = math.cos(turn), math.sin(turn)
         if gable:
-            facing = angle + turn + np.pi / 2
+            facing = angle + turn + math.pi / 2
             sun = canvas.look.sun
-            lean = (0.14 + 0.16 * pitch) * (np.cos(facing) * sun[0] + np.sin(facing) * sun[1])
+            lean = (0.14 + 0.16 * pitch) * (math.cos(facing) * sun[0] + math.sin(facing) * sun[1])
             for side in (-1, 1):
-                number = self._roof(base * (1 + side * lean), height)
-                c, d = np.cos(turn), np.sin(turn)
+                number = self._roof(scaled(base, 1 + side * lean), height)
                 shift = side * width / 4
-                half = rectangle(canvas, s - shift * d, t + shift * c, length, width / 2, turn, angle)
+                half = rectangle(
+                    canvas, s - shift * d, t + shift * c, length, width / 2, turn, angle
+                )
                 self.sheet.polygon(half, number)
             return
-        self.sheet.polygon(corners, self._roof(base * 0.86, height * 1.04))  # parapet
+        self.sheet.polygon(corners, self._roof(scaled(base, 0.86), height * 1.04))  # parapet
         rim = min(0.5, 0.12 * width)
         inner = rectangle(canvas, s, t, length - 2 * rim, width - 2 * rim, turn, angle)
         self.sheet.polygon(inner, self._roof(base, height))
-        for _ in range(int(min(5, length * width / 24))):  # plant rooms, skylights
-            u, v, w = rng.uniform(-0.32, 0.32), rng.uniform(-0.32, 0.32), rng.uniform(0.6, 1.8)
-            tone = base * rng.uniform(0.7, 1.25)
-            c, d = np.cos(turn), np.sin(turn)
+        for u, v, w, tone in clutter[: int(min(5, length * width / 24))]:  # plant rooms, skylights
+            du, dv, wide = (u - 0.5) * 0.64 * length, (v - 0.5) * 0.64 * width, 0.6 + 1.2 * w
             box = rectangle(
-                canvas,
-                s + u * length * c - v * width * d,
-                t + u * length * d + v * width * c,
-                w,
-                w * 0.8,
-                turn,
-                angle,
+                canvas, s + du * c - dv * d, t + du * d + dv * c, wide, wide * 0.8, turn, angle
             )
-            self.sheet.polygon(box, self._roof(tone, height * 1.08))
+            self.sheet.polygon(box, self._roof(scaled(base, 0.7 + 0.55 * tone), height * 1.08))
+
+    def _roof(self, colour: tuple[float, float, float], height: float) -> int:
+        return self.sheet.thing(colour, grey(colour) * 0.95 + 0.02, BUILDING, height)
 
     def lorry(self, s: float, t: float, turn: float, angle: float) -> None:
         """A parked lorry or trailer."""
         paint = PAINT[int(self.canvas.rng.integers(len(PAINT)))]
-        number = self.plots.thing(paint, float(np.mean(paint)), DEVELOPED, 0.7)
+        number = self.plots.thing(paint, grey(paint), DEVELOPED, 0.7)
         self.plots.polygon(rectangle(self.canvas, s, t, 2.6, 0.9, turn, angle), number)
-
-    def _roof(self, colour: np.ndarray, height: float) -> int:
-        colour = np.clip(colour, 0.03, 0.97)
-        return self.sheet.thing(colour, float(colour.mean()) * 0.95 + 0.02, BUILDING, height)
 
     def lay(self) -> NDArray[np.bool_]:
         """Lay plots and roofs; returns where buildings stand."""
@@ -201,17 +224,20 @@ def cars(
     legs = np.diff(track, axis=0)
     lengths = np.hypot(legs[:, 0], legs[:, 1]) + 1e-6
     ends = np.concatenate([[0.0], np.cumsum(lengths)])
+    starts, cell = ends.tolist(), 2.6 * u
     place = rng.exponential(gap * u)
-    while place < ends[-1]:
-        leg = int(np.searchsorted(ends, place, side="right") - 1)
-        dx, dy = legs[leg] / lengths[leg]
-        x, y = track[leg] + (place - ends[leg]) * np.array([dx, dy])
-        lorry = rng.random() < 0.12
-        half = (2.2 if lorry else 1.05) * u / 2
-        wide = 0.85 * u / 2
-        paint = PAINT[int(rng.integers(len(PAINT)))]
-        x, y = x - dy * offset * u, y + dx * offset * u
-        number = sheet.thing(paint, float(np.mean(paint)), ROAD, 0.5 if lorry else 0.3)
+    while place < starts[-1]:
+        leg = min(bisect.bisect_right(starts, place) - 1, len(legs) - 1)
+        dx, dy = float(legs[leg, 0] / lengths[leg]), float(legs[leg, 1] / lengths[leg])
+        x = float(track[leg, 0]) + (place - starts[leg]) * dx - dy * offset * u
+        y = float(track[leg, 1]) + (place - starts[leg]) * dy + dx * offset * u
+        size, choice, wait = rng.random(), int(rng.integers(len(PAINT))), rng.exponential(gap * u)
+        place += cell + wait
+        if not canvas.near(x, y, 3.0):
+            continue
+        lorry = size < 0.12
+        half, wide = (2.2 if lorry else 1.05) * u / 2, 0.85 * u / 2
+        number = sheet.thing(PAINT[choice], grey(PAINT[choice]), ROAD, 0.5 if lorry else 0.3)
         sheet.polygon(
             [
                 (x + a * dx * half - b * dy * wide, y + a * dy * half + b * dx * wide)
@@ -219,7 +245,6 @@ def cars(
             ],
             number,
         )
-        place += 2.6 * u + rng.exponential(gap * u)
 
 
 def road(
@@ -245,7 +270,7 @@ def road(
     sheet = Sheet(canvas)
     if kerb is not None:
         sheet.line(path, width + 1.2, sheet.thing(kerb, 0.45, DEVELOPED))
-    sheet.line(path, width, sheet.thing(surface, float(np.mean(surface)) * 0.95, ROAD, height))
+    sheet.line(path, width, sheet.thing(surface, grey(surface) * 0.95, ROAD, height))
     if marks:
         white = sheet.thing((0.80, 0.80, 0.77), 0.75, ROAD, height)
         sheet.line(path, 0.2, white)
@@ -258,17 +283,26 @@ def road(
 
 
 def boat(
-    canvas: Canvas, sheet: Sheet, x: float, y: float, heading: float, length: float, colour: Sequence[float]
+    canvas: Canvas,
+    sheet: Sheet,
+    x: float,
+    y: float,
+    heading: float,
+    length: float,
+    colour: Sequence[float],
 ) -> None:
     """A pointed hull: position in pixels, length in units."""
-    c, s, u = np.cos(heading), np.sin(heading), canvas.unit
+    if not canvas.near(x, y, length):
+        return
+    c, s, u = math.cos(heading), math.sin(heading), canvas.unit
     shape = ((-0.5, -0.15), (0.2, -0.16), (0.5, 0.0), (0.2, 0.16), (-0.5, 0.15))
-    hull = sheet.thing(colour, float(np.mean(colour)), DEVELOPED, 0.12 * length)
+    hull = sheet.thing(colour, grey(colour), DEVELOPED, 0.12 * length)
     sheet.polygon(
-        [(x + (a * c - b * s) * length * u, y + (a * s + b * c) * length * u) for a, b in shape], hull
+        [(x + (a * c - b * s) * length * u, y + (a * s + b * c) * length * u) for a, b in shape],
+        hull,
     )
     if length > 2.5:
-        dark = sheet.thing(np.asarray(colour) * 0.62, 0.3, DEVELOPED, 0.14 * length)
+        dark = sheet.thing(scaled(colour, 0.62), 0.3, DEVELOPED, 0.14 * length)
         deck = ((-0.3, -0.08), (0.1, -0.08), (0.1, 0.08), (-0.3, 0.08))
         sheet.polygon(
             [(x + (a * c - b * s) * length * u, y + (a * s + b * c) * length * u) for a, b in deck],

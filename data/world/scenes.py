@@ -41,14 +41,18 @@ class Scene:
 
 
 _ALL = (
-    Scene("sea", "open water: wind waves, swell, currents, now and then a ship", True, 0.245, False),
+    Scene(
+        "sea", "open water: wind waves, swell, currents, now and then a ship", True, 0.245, False
+    ),
     Scene("cloud", "overcast, cirrus veils and fog; the ground is hidden", True, 0.185, False),
     Scene("desert", "sand sheets, ripples, low dunes and gravel plains", True, 0.15, False),
     Scene("forest", "closed or broken canopy of crowns, clearings, a track", False, 0.09, True),
     Scene("fields", "parcel mosaic with plough lines, hedges and tracks", False, 0.1, True),
     Scene("mountain", "ridges and valleys: scree, alpine grass, woods, snow", False, 0.05, False),
     Scene("suburb", "detached houses with gardens along bending streets", False, 0.05, True),
-    Scene("river", "a meandering river with banks and point bars in open country", False, 0.03, True),
+    Scene(
+        "river", "a meandering river with banks and point bars in open country", False, 0.03, True
+    ),
     Scene("coast", "beach, surf lines, shallows, dunes and what lies behind", False, 0.028, True),
     Scene("city", "dense street grid: perimeter blocks, towers, packed roofs", False, 0.027, True),
     Scene("roads", "motorways, interchanges and crossings with traffic", False, 0.02, True),

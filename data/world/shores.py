@@ -7,7 +7,7 @@ import numpy as np
 from data.world import ground
 from data.world.canvas import Canvas, Sheet
 from data.world.noise import Array, smoothstep
-from data.world.objects import PAINT, Town, at, boat, rectangle, road, scatter, woods
+from data.world.objects import PAINT, Town, at, boat, rectangle, road, scaled, scatter, woods
 from data.world.scenes import BARE, BUILDING, DEVELOPED, WATER
 
 
@@ -55,7 +55,9 @@ def coast(canvas: Canvas) -> None:
     ground.open_country(canvas) if kind < 0.6 else ground.grass(canvas, None)
     angle = rng.uniform(0, 2 * np.pi)
     s, t = canvas.rotated(angle)
-    curve = rng.normal(0, 0.004) * s * s + rng.uniform(0.5, 5) * canvas.noise(rng.uniform(20, 50), 4.0)
+    curve = rng.normal(0, 0.004) * s * s + rng.uniform(0.5, 5) * canvas.noise(
+        rng.uniform(20, 50), 4.0
+    )
     d = (t - rng.uniform(-0.25, 0.25) * canvas.span + curve).astype(np.float32)  # > 0: inland
     rocky = rng.random() < 0.25
     d += np.float32(0.9 if rocky else 0.25) * canvas.noise(5, 2.6)
@@ -65,7 +67,9 @@ def coast(canvas: Canvas) -> None:
     beach = rng.uniform(1.5, 12)
     plain = d < beach + 1.5
     canvas.height[plain], canvas.light[plain] = 0, 1
-    canvas.blend(smoothstep(beach + 1.0, beach - 0.5, d + 0.8 * canvas.noise(4, 2.2)), sand, 0.7, BARE)
+    canvas.blend(
+        smoothstep(beach + 1.0, beach - 0.5, d + 0.8 * canvas.noise(4, 2.2)), sand, 0.7, BARE
+    )
     canvas.mottle(np.float32(0.14 if rocky else 0.035) * canvas.noise(3, 2.0), plain)
     canvas.blend(smoothstep(1.6, 0.2, d) * 0.5, sand * 0.62, 0.4)  # wet sand
     _surf(canvas, d, sand)
@@ -77,7 +81,8 @@ def _resort(canvas: Canvas, d: Array, beach: float, angle: float) -> None:
     """Rows of houses that follow the shore, a few units behind the beach."""
     rng, half = canvas.rng, (canvas.n - 1) / 2
     town = Town(canvas)
-    behind = scatter(canvas, 6.0, 0.15)
+    behind = scatter(canvas, rng.uniform(5.5, 9.0), 0.3)
+    behind = behind[rng.random(len(behind)) < rng.uniform(0.4, 0.95)]
     inland = at(d, behind)
     for (x, y), depth in zip(behind, inland, strict=True):
         length, width, tiled = rng.uniform(3, 5), rng.uniform(2, 3), rng.random() < 0.7
@@ -109,14 +114,16 @@ def _surf(canvas: Canvas, d: Array, sand: np.ndarray) -> None:
         broken = smoothstep(-0.2 + 0.5 * row, 0.9 + 0.5 * row, canvas.noise(9, 2.6) + 0.9)
         crest = np.exp(-(((d - place) / np.float32(rng.uniform(0.5, 1.1))) ** 2)) * wet
         froth = np.clip(0.75 + 0.35 * canvas.noise(1.5, 1.6), 0, 1)
-        canvas.blend((crest * broken * froth * strength).astype(np.float32), (0.9, 0.92, 0.92), 0.75)
+        canvas.blend(
+            (crest * broken * froth * strength).astype(np.float32), (0.9, 0.92, 0.92), 0.75
+        )
 
 
 def harbour(canvas: Canvas) -> None:
     """A basin with a quay: a marina with finger piers, or ships alongside container stacks."""
     rng = canvas.rng
     angle = rng.uniform(0, 2 * np.pi)
-    s, t = canvas.rotated(angle)
+    _, t = canvas.rotated(angle)
     quay = rng.uniform(-0.18, 0.12) * canvas.span
     tone = rng.uniform(0.42, 0.66)
     canvas.paint(None, (tone, tone * 0.98, tone * 0.94), tone, DEVELOPED)
@@ -126,7 +133,11 @@ def harbour(canvas: Canvas) -> None:
     ground.water(canvas, t > quay, ground.inland_colour(rng) * (0.75, 0.9, 1.05), ripple=0.035)
     edge = Sheet(canvas)
     span = np.array([-1.0, 1.0]) * canvas.span
-    edge.line(canvas.points(span, np.array([quay, quay]), angle), 0.5, edge.thing((0.7, 0.69, 0.66), 0.6, DEVELOPED, 0.5))
+    edge.line(
+        canvas.points(span, np.array([quay, quay]), angle),
+        0.5,
+        edge.thing((0.7, 0.69, 0.66), 0.6, DEVELOPED, 0.5),
+    )
     edge.lay()
     marina = rng.random() < 0.55
     town = Town(canvas)
@@ -142,28 +153,38 @@ def _landside(canvas: Canvas, town: Town, quay: float, angle: float, marina: boo
     road(canvas, ends, 2.0, marks=True, traffic=5)
     for rect in ground.split(rng, canvas.span, 9 if marina else 13, 1.8, gap=2.0):
         x0, y0, x1, y1 = rect
-        height, roof = rng.uniform(1.2, 3.5), ("flat", "metal", "tile", "slate")[int(rng.integers(4))]
+        height, roof = (
+            rng.uniform(1.2, 3.5),
+            ("flat", "metal", "tile", "slate")[int(rng.integers(4))],
+        )
         grow = rng.uniform(0.6, 0.9)
         if y1 < back - 1.5 and ground.visible(canvas, rect, angle):
             mid = (x0 + x1) / 2, (y0 + y1) / 2
-            town.building(*mid, (x1 - x0) * grow, (y1 - y0) * grow, height, roof, angle=angle, gable=marina)
+            town.building(
+                *mid, (x1 - x0) * grow, (y1 - y0) * grow, height, roof, angle=angle, gable=marina
+            )
 
 
 def _marina(canvas: Canvas, quay: float, angle: float) -> None:
     rng = canvas.rng
     pier, fleet = Sheet(canvas), Sheet(canvas)
     planks = pier.thing((0.68, 0.65, 0.6), 0.55, DEVELOPED, 0.4)
-    gap, size, reach = rng.uniform(7, 11), rng.uniform(2.0, 3.6), rng.uniform(14, 40)
+    gap, size, reach = rng.uniform(8, 14), rng.uniform(2.2, 4.2), rng.uniform(14, 40)
+    empty = rng.uniform(0.1, 0.5)
     for s0 in np.arange(-canvas.span, canvas.span, gap) + rng.uniform(0, gap):
         far = quay + reach * rng.uniform(0.85, 1.0)
         pier.line(canvas.points(np.array([s0, s0]), np.array([quay, far]), angle), 0.7, planks)
-        for t0 in np.arange(quay + 2.0, far, 0.48 * size):
+        for t0 in np.arange(quay + 2.0, far, 0.55 * size):
             for side in (-1, 1):
-                free, wobble, paint = rng.random() < 0.22, rng.normal(0, 0.05), rng.random()
+                free, wobble, paint = rng.random() < empty, rng.normal(0, 0.05), rng.random()
                 if free:
                     continue
-                colour = (0.9, 0.9, 0.89) if paint < 0.75 else PAINT[int((paint - 0.75) * 24)]
-                x, y = canvas.points(np.array([s0 + side * (0.5 + size / 2)]), np.array([t0]), angle)[0]
+                colour = (
+                    scaled((0.86, 0.86, 0.85), 0.75 + 0.45 * paint)
+                    if paint < 0.75
+                    else PAINT[int((paint - 0.75) * 24)]
+                )
+                x, y = canvas.pixel(s0 + side * (0.5 + size / 2), t0, angle)
                 heading = angle + wobble + (0 if side > 0 else np.pi)
                 boat(canvas, fleet, x, y, heading, size * 0.92, colour)
     fleet.lay()
@@ -177,10 +198,21 @@ def _terminal(canvas: Canvas, quay: float, angle: float) -> None:
     while place < 0.6 * canvas.span:
         length = rng.uniform(14, 34)
         red = rng.random()
-        hull = (0.45, 0.2, 0.18) if red < 0.35 else (0.22, 0.24, 0.3) if red < 0.7 else (0.6, 0.6, 0.6)
-        x, y = canvas.points(np.array([place + length / 2]), np.array([quay + 1 + 0.15 * length]), angle)[0]
+        hull = (
+            (0.45, 0.2, 0.18) if red < 0.35 else (0.22, 0.24, 0.3) if red < 0.7 else (0.6, 0.6, 0.6)
+        )
+        x, y = canvas.pixel(place + length / 2, quay + 1 + 0.15 * length, angle)
         boat(canvas, fleet, x, y, angle, length, hull)
-        _cargo(canvas, fleet, place + length * 0.2, place + length * 0.72, quay + 1 + 0.15 * length, 0.1 * length, angle, 2.5)
+        _cargo(
+            canvas,
+            fleet,
+            place + length * 0.2,
+            place + length * 0.72,
+            quay + 1 + 0.15 * length,
+            0.1 * length,
+            angle,
+            2.5,
+        )
         place += length + rng.uniform(3, 20)
     for row in np.arange(quay - 14.5, quay - 4, 3.6):
         _cargo(canvas, fleet, -canvas.span, canvas.span, row, 1.5, angle, 1.2)
@@ -191,17 +223,36 @@ def _terminal(canvas: Canvas, quay: float, angle: float) -> None:
 
 
 def _cargo(
-    canvas: Canvas, sheet: Sheet, start: float, end: float, row: float, half: float, angle: float, height: float
+    canvas: Canvas,
+    sheet: Sheet,
+    start: float,
+    end: float,
+    row: float,
+    half: float,
+    angle: float,
+    height: float,
 ) -> None:
     """Rows of containers from `start` to `end`, within `half` units of the line `row`."""
     rng = canvas.rng
-    colours = ((0.62, 0.28, 0.2), (0.25, 0.36, 0.55), (0.3, 0.47, 0.38), (0.75, 0.73, 0.7), (0.68, 0.5, 0.24))
+    colours = (
+        (0.62, 0.28, 0.2),
+        (0.25, 0.36, 0.55),
+        (0.3, 0.47, 0.38),
+        (0.75, 0.73, 0.7),
+        (0.68, 0.5, 0.24),
+    )
     for s0 in np.arange(start, end, 2.7):
         for t0 in np.arange(row - half, row + half, 1.0):
-            pick, gone, tiers = int(rng.integers(len(colours))), rng.random() < 0.2, rng.uniform(0.4, 1)
+            pick, gone, tiers = (
+                int(rng.integers(len(colours))),
+                rng.random() < 0.2,
+                rng.uniform(0.4, 1),
+            )
             if gone:
                 continue
-            box = sheet.thing(np.asarray(colours[pick]) * (0.8 + 0.3 * tiers), 0.4, DEVELOPED, height * tiers)
-            sheet.polygon(rectangle(canvas, float(s0) + 1.25, float(t0) + 0.5, 2.4, 0.85, 0.0, angle), box)
-
-
+            place = float(s0) + 1.25, float(t0) + 0.5
+            if not canvas.near(*canvas.pixel(*place, angle), 3.0):
+                continue
+            paint = scaled(colours[pick], 0.8 + 0.3 * tiers)
+            box = sheet.thing(paint, 0.4, DEVELOPED, height * tiers)
+            sheet.polygon(rectangle(canvas, *place, 2.4, 0.85, 0.0, angle), box)
