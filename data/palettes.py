@@ -7,6 +7,7 @@ into RGB first: its indices mean nothing outside the file). Colours become ids t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.decode import Reject, decode
 from data.errors import UserError
 
 TOLERANCE = 24.0
@@ -274,29 +276,21 @@ def detect(counts: Mapping[int, int], prefer: str | None = None) -> Palette:
     return PALETTES[names[0]]
 
 
-def decode_mask(data: bytes, name: str) -> np.ndarray:
+def decode_mask(data: bytes, name: str = "") -> np.ndarray:
     """A mask file's pixels: uint8 HxW of class ids (grey file), or HxWx3 of colours.
 
-    Raises ValueError, with a reason, for what is neither: 16-bit, translucent, damaged, animated.
+    Raises Reject for what is neither: 16-bit, translucent, damaged, animated, misnamed.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if getattr(image, "n_frames", 1) != 1:
-                raise ValueError(f"mask has {image.n_frames} frames")  # type: ignore[attr-defined]
-            image.load()
-            if image.mode in ("L", "1"):
-                grey = np.asarray(image)
-                return grey.astype(np.uint8)
-            if image.mode == "RGBA" or (image.mode == "P" and "transparency" in image.info):
-                alpha = np.asarray(image.convert("RGBA"))
-                if (alpha[..., 3] != 255).any():
-                    raise ValueError("mask has translucent pixels")
-                return np.ascontiguousarray(alpha[..., :3])
-            if image.mode in ("RGB", "P"):
-                return np.asarray(image.convert("RGB"))
-            raise ValueError(f"mask mode {image.mode}; expected 8-bit grey, palette or RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"mask cannot be decoded ({type(error).__name__}: {error})") from None
+    mode, opaque = "", True
+    # A header that Pillow cannot read is rejected by `decode`, with its reason.
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        mode = image.mode
+        if image.has_transparency_data:
+            opaque = image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+    if not opaque:
+        raise Reject("bands", "mask with translucent pixels")
+    pixels, _ = decode(data, name, grey=mode in ("L", "1"))
+    return pixels // 255 if mode == "1" else pixels
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.decode import Reject
 from data.errors import UserError
 from data.palettes import (
     PALETTES,
@@ -127,22 +128,31 @@ class TestDecode:
         grey = np.array([[0, 8, 3]], np.uint8)
         for kind in ("PNG", "TIFF"):
             assert (decode_mask(encoded(Image.fromarray(grey), kind), "m") == grey).all()
+        bilevel = Image.fromarray(np.array([[0, 255, 0]], np.uint8)).convert("1")
+        assert decode_mask(encoded(bilevel), "m.png").tolist() == [[0, 1, 0]]
 
     def test_opaque_alpha_is_dropped_and_translucent_refused(self) -> None:
         rgba = np.dstack([rgb("8429F6"), np.full((1, 1, 1), 255, np.uint8)])
         assert (decode_mask(encoded(Image.fromarray(rgba)), "m") == rgb("8429F6")).all()
         rgba[..., 3] = 100
-        with pytest.raises(ValueError, match="translucent"):
+        with pytest.raises(Reject, match="translucent"):
             decode_mask(encoded(Image.fromarray(rgba)), "m")
 
-    @pytest.mark.parametrize("data", [b"", b"no image", encoded(Image.new("RGB", (32, 32)))[:60]])
-    def test_damaged(self, data: bytes) -> None:
-        with pytest.raises(ValueError, match="cannot be decoded"):
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "empty"),
+            (b"no image", "not-an-image"),
+            (encoded(Image.new("RGB", (32, 32)))[:60], "corrupt"),
+        ],
+    )
+    def test_damaged(self, data: bytes, reason: str) -> None:
+        with pytest.raises(Reject, match=reason):
             decode_mask(data, "m")
 
     def test_sixteen_bits_are_refused(self) -> None:
         image = Image.fromarray(np.array([[1000]], np.uint16))
-        with pytest.raises(ValueError, match="I;16"):
+        with pytest.raises(Reject, match="16-bit"):
             decode_mask(encoded(image), "m")
 
 

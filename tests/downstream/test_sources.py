@@ -1,0 +1,228 @@
+"""Pixels on their way to the model: scaling, crops, degradation, masks, rejects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.errors import UserError
+from data.pairs import Listing, Report, open_sis, open_sr
+from data.palettes import PALETTES
+from dit.order import picks
+from downstream.bank import choose_palette, fixed_crops, random_crops, scaled
+from downstream.sis import SisTask
+from downstream.source import DownstreamSource
+from downstream.sr import SrTask, degrade, restore
+
+DUBAI = PALETTES["dubai"]
+LIMITS = {"cache": 1 << 30, "workers": 2, "quiet": True}
+
+
+def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def sr_root(tmp_path: Path) -> Path:
+    for n in range(10):
+        save(tmp_path / f"{n}.png", smooth(70, 64 + 3 * n, seed=n))
+    return tmp_path
+
+
+@pytest.fixture
+def sis_root(tmp_path: Path) -> Path:
+    """Images that are their own masks' colours, so that alignment shows in every pixel."""
+    rng = np.random.default_rng(0)
+    for tile in (1, 2):
+        for n in range(4):
+            ids = rng.integers(0, DUBAI.classes, (9, 11)).repeat(12, 0).repeat(12, 1)
+            colours = DUBAI.paint(ids.astype(np.uint8))
+            save(tmp_path / f"t{tile}/images/{n}.png", colours)
+            mask = Image.fromarray(colours)
+            path = tmp_path / f"t{tile}/masks/{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (mask.quantize(8) if tile == 1 else mask).save(path)
+    return tmp_path
+
+
+def sr_task(root: Path, split: str = "train", **changes) -> tuple[SrTask, Listing]:
+    listing = open_sr(root)
+    options = {"side": 64, "factor": 8, "image_size": 32, **LIMITS, **changes}
+    return SrTask(listing.items(split), listing.report, **options), listing
+
+
+def sis_task(root: Path, split: str = "train", **changes) -> tuple[SisTask, Listing]:
+    listing = open_sis(root)
+    options = {"palette": DUBAI, "side": 54, "image_size": 32, **LIMITS, **changes}
+    return SisTask(listing.items(split), listing.report, **options), listing
+
+
+class TestCrops:
+    @given(st.integers(32, 40), st.integers(32, 99), st.floats(0, 1, exclude_max=True))
+    def test_random_crops_stay_inside(self, height: int, width: int, u: float) -> None:
+        (crop,) = random_crops([(height, width)], np.array([0]), np.array([[u, 1 - 2**-53]]), 32)
+        assert 0 <= crop.top <= height - 32
+        assert crop.left == width - 32
+
+    def test_fixed_crops(self) -> None:
+        (centre,) = fixed_crops([(64, 101)], 32, grid=False)
+        assert (centre.top, centre.left) == (16, 34)
+        grid = fixed_crops([(64, 101), (40, 32)], 32, grid=True)
+        assert [(c.index, c.top, c.left) for c in grid] == [
+            *((0, top, left) for top in (0, 32) for left in (2, 34, 66)),
+            (1, 4, 0),
+        ]
+
+    def test_scaling_keeps_the_whole_image(self) -> None:
+        assert scaled(smooth(200, 300), 50).shape == (50, 75, 3)
+        assert scaled(smooth(40, 60), 50).shape == (50, 75, 3)
+        image = smooth(50, 60)
+        assert scaled(image, 50) is image
+
+
+class TestSr:
+    @pytest.mark.parametrize("factor", [4, 8, 16])
+    def test_a_square_of_the_enlarged_image(self, factor: int) -> None:
+        """Only the square is enlarged, with the pixels that enlarging everything would give."""
+        image = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
+        low = degrade(image, factor)
+        assert low.shape == (128 // factor, 160 // factor, 3)
+        whole = Image.fromarray(low).resize((160, 128), Image.Resampling.BICUBIC)
+        for top, left in ((0, 0), (37, 21), (64, 96), (5, 90)):
+            square = restore(low, factor, top, left, 64)
+            expected = np.asarray(whole)[top : top + 64, left : left + 64]
+            assert np.abs(square.astype(int) - expected).max() <= 1  # Pillow's fixed point
+
+    def test_degradation_is_antialiased(self) -> None:
+        stripes = np.zeros((64, 64, 3), np.uint8)
+        stripes[:, ::2] = 255
+        assert np.abs(degrade(stripes, 8)[1:-1, 1:-1].astype(int) - 127).max() <= 2
+
+    def test_crops_are_aligned(self, sr_root: Path) -> None:
+        task, _ = sr_task(sr_root)
+        high, low = task.crops(fixed_crops(task.bank.sizes, 32, grid=True))
+        assert high.shape == low.shape and high.shape[1:] == (32, 32, 3)
+        apart = np.abs(high.astype(float) - low).mean()
+        shifted = np.abs(high[:, :, 4:].astype(float) - low[:, :, :-4]).mean()
+        assert apart < 0.7 * shifted
+
+    def test_sides_become_multiples_of_the_factor(self, sr_root: Path) -> None:
+        task, _ = sr_task(sr_root)
+        assert all(h % 8 == 0 and w % 8 == 0 and min(h, w) == 64 for h, w in task.bank.sizes)
+
+    def test_small_and_broken_images_are_counted(self, sr_root: Path) -> None:
+        keys = open_sr(sr_root).items("train")
+        keys[0].image.write_bytes(b"not an image")
+        save(keys[1].image, smooth(60, 80))
+        keys[2].image.write_bytes(keys[2].image.read_bytes()[:200])
+        task, listing = sr_task(sr_root)
+        assert len(task.bank) == len(keys) - 3
+        assert sum(listing.report.counts.values()) == 3
+        assert listing.report.counts["too-small"] == 1
+        assert keys[0].key not in task.bank.keys
+
+    def test_nothing_left(self, sr_root: Path) -> None:
+        with pytest.raises(UserError, match=r"(?s)no image of the split.*too-small: 8"):
+            sr_task(sr_root, side=512)
+
+    @pytest.mark.parametrize("wrong", [{"factor": 7}, {"factor": 1}, {"side": 24}])
+    def test_sizes_that_do_not_fit(self, sr_root: Path, wrong: dict) -> None:
+        with pytest.raises(UserError, match=r"--factor|--hr-size"):
+            sr_task(sr_root, **wrong)
+
+
+class TestSis:
+    def test_image_and_mask_stay_together(self, sis_root: Path) -> None:
+        for split, side in (("train", 108), ("val", 108), ("train", 54)):
+            task, _ = sis_task(sis_root, split, side=side)
+            images, ids = task.crops(fixed_crops(task.bank.sizes, 32, grid=True))
+            assert ids.dtype == np.uint8 and ids.max() < DUBAI.classes
+            same = (task.picture(ids) == images).all(axis=-1).mean()
+            assert same == 1.0 if side == 108 else same > 0.6  # box-halved edges blend
+
+    def test_masks_are_never_interpolated(self, sis_root: Path) -> None:
+        for path in sis_root.glob("t1/masks/*.png"):
+            ids = np.full((108, 132), 1, np.uint8)
+            ids[:, 66:] = 5
+            save(path, DUBAI.paint(ids))
+        task, _ = sis_task(sis_root, side=50)
+        assert set(np.unique(task.bank.get([0])[0][1])) == {1, 5}
+
+    def test_other_sizes_are_counted(self, sis_root: Path) -> None:
+        save(sis_root / "t1/images/2.png", smooth(108, 131))
+        (sis_root / "t1/masks/3.png").write_bytes(b"")
+        task, listing = sis_task(sis_root)
+        assert len(task.bank) == 2
+        assert listing.report.counts == {"mask of another size": 1, "mask empty": 1}
+
+    def test_unknown_colours_end_it_with_a_list(self, sis_root: Path) -> None:
+        mask = np.zeros((108, 132, 3), np.uint8)
+        mask[0, :3] = (1, 200, 3)
+        save(sis_root / "t1/masks/3.png", mask)
+        with pytest.raises(UserError, match=r"t1/masks/3.png.*01C803 \(3 px\)"):
+            sis_task(sis_root)
+
+    def test_noisy_colours_are_reported(self, sis_root: Path) -> None:
+        mask = np.full((108, 132, 3), (132, 41, 246), np.uint8)
+        mask[0, :3] = (135, 40, 240)
+        save(sis_root / "t1/masks/3.png", mask)
+        _, listing = sis_task(sis_root)
+        assert any(note.startswith("3 pixels of 1 masks") for note in listing.report.notes)
+
+    def test_palette_is_found_or_asked_for(self, sis_root: Path) -> None:
+        items = open_sis(sis_root).items("train")
+        report = Report()
+        assert choose_palette(items, "groups", report, 2, quiet=True) is DUBAI
+        assert "dubai" in report.notes[0]
+        for item in items:
+            save(item.mask, np.ones((108, 132), np.uint8))
+        with pytest.raises(UserError, match="state --palette"):
+            choose_palette(items, "groups", report, 2, quiet=True)
+        assert choose_palette(items, "openearthmap", report, 2, quiet=True).classes == 9
+
+
+class FakeInfo:
+    """Only the shape of a VAE: `pixels` encodes nothing."""
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        return 4, size // 8, size // 8
+
+
+class FakeVae:
+    info = FakeInfo()
+
+
+@pytest.mark.parametrize("kind", ["sr", "sis"])
+def test_source_is_a_function_of_the_picks(kind: str, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(f"{kind}_root")
+    task = (sr_task if kind == "sr" else sis_task)(root)[0]
+    spilled = (sr_task if kind == "sr" else sis_task)(root, cache=0)[0]
+    assert task.bank.resident and not spilled.bank.resident
+    n = len(task.bank)
+    whole = picks(seed=3, step=5, batch=8, n=n)
+    first = DownstreamSource(task, FakeVae()).pixels(whole)  # type: ignore[arg-type]
+    parts = [
+        DownstreamSource(spilled, FakeVae()).pixels(part)  # type: ignore[arg-type]
+        for part in whole.split(3)
+    ]
+    for place in (0, 1):
+        assert (first[place] == np.concatenate([part[place] for part in parts])).all()
+    # Mirrored where, and only where, the picks say so.
+    plain = picks(seed=3, step=5, batch=8, n=n, flip=False)
+    straight = DownstreamSource(task, FakeVae()).pixels(plain)  # type: ignore[arg-type]
+    assert whole.flips.any() and not whole.flips.all()
+    for place in (0, 1):
+        for slot, flip in enumerate(whole.flips):
+            expected = straight[place][slot][:, ::-1] if flip else straight[place][slot]
+            assert (first[place][slot] == expected).all()
