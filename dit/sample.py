@@ -1,0 +1,258 @@
+"""Sample images from a trained DiT: a folder of PNG files, and a grid of the first ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from data.atomic import atomic_path
+from data.cli import machine, parse, run, science
+from data.errors import UserError
+from data.progress import progress
+from data.stage import Stage, read_manifest, sha256_file
+from dit.checkpoint import identity as checkpoint_identity
+from dit.vae import describe_vae
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from dit.vae import Vae
+
+GRID = 64  # images in grid.png, eight to a row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Settings of one folder of samples."""
+
+    checkpoint: Path
+    """Run folder of dit.train (its newest checkpoint), one checkpoint folder of it, or a file in
+    the published DiT format (.pt, .safetensors)."""
+    vae: Path
+    """VAE that decodes: folder in diffusers' layout or hub id; must be the one trained with."""
+    out: Path
+    """Output folder: 000000.png, 000001.png, ..., grid.png."""
+    n: int = 256
+    """Images to draw."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The weights' moving average, or the weights themselves."""
+    sampler: Literal["ddpm", "ddim", "dpmpp"] = "ddpm"
+    """ddpm: DiT's own, learned variance. ddim: deterministic, steps must divide 1000 evenly.
+    dpmpp: DPM-Solver++, deterministic, good from 20 steps on."""
+    steps: int = 250
+    """Model evaluations an image."""
+    seed: int = 0
+    """Seed of all noise; image i depends on the seed and i alone."""
+    class_label: int = -1
+    """Class-conditional models: class of every image; -1 gives image i class i mod classes."""
+    guidance: float = 1.0
+    """Class-conditional models: classifier-free guidance scale; 1 is without."""
+    guided_channels: int = 0
+    """Latent channels that guidance acts on; 0 is all (DiT's published figures: 3 of 4)."""
+
+    batch: int = machine(32)
+    """Images at a time through the model."""
+    precision: Literal["tf32", "fp32", "bf16"] = machine("tf32")
+    """Arithmetic of the DiT: bf16 is autocast; tf32 is fp32 where the hardware has no TF32."""
+    compile: bool = machine(False)
+    """Compile the DiT (torch.compile); pays on a GPU."""
+    device: str = machine("")
+    """Torch device; empty takes the GPU if there is one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m dit.sample`; also runs under `accelerate launch`."""
+    config = parse(
+        SampleConfig, argv, prog="python -m dit.sample", description="Sample images from a DiT."
+    )
+    for name, least in (("n", 1), ("steps", 1), ("batch", 1), ("seed", 0), ("class_label", -1)):
+        if getattr(config, name) < least:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {getattr(config, name)}: must be at least {least}")
+    inputs = {
+        "checkpoint": _identity(config.checkpoint),
+        "vae": describe_vae(config.vae).identity,
+    }
+    stage = Stage(config.out, "dit.sample", science(config), inputs)
+    if stage.done():
+        return 0
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank == 0:
+        stage.open()
+        _discard_damaged(stage)
+    model, vae, shape, device = _load(config)
+    _draw(config, model, vae, shape, device, rank, world)
+    if world > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        if rank > 0:
+            return 0
+    names = [f"{i:06d}.png" for i in range(config.n)]
+    _grid(config.out, names)
+    summary = {"n": config.n, "latent_shape": list(shape), "image_size": shape[1] * vae.factor}
+    line = f"{config.n:,} images, {config.sampler} {config.steps}, {config.weights} weights"
+    stage.finish(summary, [*names, "grid.png"], line)
+    return 0
+
+
+def _discard_damaged(stage: Stage) -> None:
+    """Of a finished folder, delete the files that are no longer as long as they were written."""
+    if not stage.manifest.exists():
+        return
+    for name, entry in read_manifest(stage.out)["files"].items():
+        path = stage.out / name
+        if path.exists() and path.stat().st_size != entry["bytes"]:
+            path.unlink()
+
+
+def _identity(checkpoint: Path) -> str:
+    return sha256_file(checkpoint) if checkpoint.is_file() else checkpoint_identity(checkpoint)
+
+
+def _load(config: SampleConfig) -> tuple[nn.Module, Vae, tuple[int, int, int], torch.device]:
+    """Model and VAE on the device, checked against each other; (C, h, w) of a latent."""
+    import torch
+
+    from dit.checkpoint import load_model
+    from dit.published import load_official
+    from dit.vae import load_vae
+
+    model: Any
+    if config.checkpoint.is_file():
+        model, latent = load_official(config.checkpoint, weights=config.weights), {}
+    else:
+        model, state = load_model(config.checkpoint, config.weights)
+        latent = state["latent"]
+    default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(config.device or default)
+        vae = load_vae(config.vae, device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {config.device}: {error}") from None
+    size = model.config["input_size"]
+    shape = (model.config["in_channels"], size, size)
+    if latent and latent["vae_identity"] != vae.identity:
+        raise UserError(
+            f"{config.vae}: not the VAE that {config.checkpoint} was trained with (identity "
+            f"{vae.identity[:12]}, expected {latent['vae_identity'][:12]}); its latents mean "
+            "something else. Give the folder that dit.encode was given"
+        )
+    if shape[0] != vae.latent_channels:
+        raise UserError(
+            f"{config.vae}: {vae.latent_channels} latent channels, the DiT has {shape[0]}"
+        )
+    classes = model.config["num_classes"]
+    if config.class_label >= max(classes, 1):
+        raise UserError(f"--class-label {config.class_label}: the model has {classes} classes")
+    if config.guidance != 1.0 and not (classes > 1 and model.config["class_dropout_prob"]):
+        raise UserError(
+            f"--guidance {config.guidance}: needs a class-conditional model trained with class "
+            "dropout; leave it at 1"
+        )
+    if not 0 <= config.guided_channels <= shape[0]:
+        raise UserError(f"--guided-channels {config.guided_channels}: expected 0 to {shape[0]}")
+    return model.to(device), vae, shape, device
+
+
+def _draw(
+    config: SampleConfig,
+    model: nn.Module,
+    vae: Vae,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    rank: int,
+    world: int,
+) -> None:
+    """Draw what is missing, batch by batch; process `rank` takes every world-th batch."""
+    import torch
+
+    from dit.sampling import sample_latents
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+    config_of: dict[str, Any] = model.config  # type: ignore[assignment]
+    classes = config_of["num_classes"]
+    predictor: Any = torch.compile(model) if config.compile else model
+    mine = range(rank * config.batch, config.n, world * config.batch)
+    starts = [start for start in mine if not _complete(config, start)]
+    batches = [range(start, min(start + config.batch, config.n)) for start in starts]
+    total = sum(min(config.batch, config.n - start) for start in mine)
+    left = sum(map(len, batches))
+    with progress(
+        total=total, initial=total - left, name="sample", unit="img", disable=rank > 0
+    ) as bar:
+        for slots in batches:
+            options: dict[str, Any] = {}
+            if classes > 0:
+                labels = [config.class_label if config.class_label >= 0 else i for i in slots]
+                options["model_kwargs"] = {"y": torch.tensor(labels) % classes}
+            if config.guidance != 1.0:
+                options["null_kwargs"] = {"y": torch.full((len(slots),), classes)}
+            latents = sample_latents(
+                predictor,
+                shape,
+                slots,
+                sampler=config.sampler,
+                steps=config.steps,
+                seed=config.seed,
+                device=device,
+                precision="bf16" if config.precision == "bf16" else "fp32",
+                guidance=config.guidance,
+                guided_channels=config.guided_channels or None,
+                on_step=lambda step: bar.set_postfix_str(f"step {step}/{config.steps}", False),
+                **options,
+            )
+            if not torch.isfinite(latents).all():
+                raise UserError(
+                    f"{config.checkpoint}: the {config.weights} weights give latents that are not "
+                    "finite; a short run's moving average is still mostly the untrained net "
+                    "(try --weights raw), or the training has diverged"
+                )
+            for slot, image in zip(slots, vae.decode(latents), strict=True):
+                _write(config.out / f"{slot:06d}.png", image)
+            bar.update(len(slots))
+
+
+def _complete(config: SampleConfig, start: int) -> bool:
+    # Whole batches only: a cut-short one is drawn again with the same neighbours, so that
+    # not even the rounding differs from an uninterrupted run.
+    stop = min(start + config.batch, config.n)
+    return all((config.out / f"{slot:06d}.png").exists() for slot in range(start, stop))
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    """One PNG; of more than three bands the first three, and all of them in bands/*.npy."""
+    import numpy as np
+    from PIL import Image
+
+    if image.shape[2] > 3:
+        bands = path.parent / "bands" / f"{path.stem}.npy"
+        with atomic_path(bands) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, image)
+    shown = image[:, :, 0] if image.shape[2] < 3 else image[:, :, :3]
+    with atomic_path(path) as temporary:  # last, since its presence says that the slot is done
+        Image.fromarray(np.ascontiguousarray(shown)).save(temporary, format="PNG")
+
+
+def _grid(folder: Path, names: Sequence[str]) -> None:
+    from PIL import Image
+
+    tiles = [Image.open(folder / name).convert("RGB") for name in names[:GRID]]
+    columns, side = min(8, len(tiles)), tiles[0].width
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * side))
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (place % columns * side, place // columns * side))
+    with atomic_path(folder / "grid.png") as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,209 @@
+"""The sampling command: files, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import UserError
+from data.stage import read_manifest
+from dit.checkpoint import save_checkpoint
+from dit.model import DiT
+from dit.sample import main
+from dit.vae import describe_vae
+from tests.dit.tiny_vae import save_tiny_vae
+from tests.dit.training import ENV, ROOT
+
+N = 7
+
+
+def small_dit(**options) -> DiT:
+    torch.manual_seed(5)
+    model = DiT(4, 2, 4, 16, 2, 2, **{"num_classes": 0, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.1)
+    return model
+
+
+def save_run(run: Path, vae: Path, model: DiT) -> Path:
+    info = describe_vae(vae)
+    raw = model.state_dict()
+    ema = {name: value * 0.5 for name, value in raw.items()}
+    latent = {
+        "shape": [4, 4, 4],
+        "scale": info.scale,
+        "vae_identity": info.identity,
+        "image_size": 16,
+    }
+    state = {"model": {"class": "DiT", **model.config}, "latent": latent}
+    save_checkpoint(run, 3, {"model": raw, "ema": ema}, state)
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path]:
+    """(run folder, VAE folder)."""
+    root = tmp_path_factory.mktemp("sample")
+    vae = save_tiny_vae(root / "vae")
+    return save_run(root / "run", vae, small_dit()), vae
+
+
+def sample(made: tuple[Path, Path], out: Path, *flags: str) -> Path:
+    run, vae = made
+    given = ["--checkpoint", str(run), "--vae", str(vae), "--out", str(out), "--n", str(N)]
+    assert main([*given, "--sampler", "ddim", "--steps", "4", "--batch", "3", *flags]) == 0
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def test_writes_images_grid_and_record(made, tmp_path, capsys):
+    out = sample(made, tmp_path / "out")
+    names = [f"{i:06d}.png" for i in range(N)]
+    assert sorted(contents(out)) == [*names, "grid.png"]
+    assert Image.open(out / names[0]).size == (16, 16)
+    assert Image.open(out / "grid.png").size == (7 * 16, 16)
+    grid = np.asarray(Image.open(out / "grid.png"))
+    assert np.array_equal(grid[:, 32:48], np.asarray(Image.open(out / names[2])))
+    assert len(set(contents(out).values())) == N + 1
+    manifest = read_manifest(out)
+    assert manifest["params"]["sampler"] == "ddim" and manifest["params"]["weights"] == "ema"
+    assert "batch" not in manifest["params"]
+    assert manifest["inputs"]["vae"] == describe_vae(made[1]).identity
+    sample(made, out)
+    assert "already done" in capsys.readouterr().out
+
+
+def test_continues_to_the_same_bytes(made, tmp_path, monkeypatch):
+    whole = contents(sample(made, tmp_path / "whole"))
+    out = tmp_path / "cut"
+    import dit.sample
+
+    real, written = dit.sample._write, []
+
+    def dies(path: Path, image: np.ndarray) -> None:
+        if len(written) == 4:
+            raise RuntimeError("power cut")
+        written.append(path)
+        real(path, image)
+
+    monkeypatch.setattr(dit.sample, "_write", dies)
+    with pytest.raises(RuntimeError):
+        sample(made, out)
+    assert len(contents(out)) == 4
+    before = (out / "000002.png").stat().st_mtime_ns
+    monkeypatch.setattr(dit.sample, "_write", real)
+    sample(made, out)
+    assert contents(out) == whole
+    assert (out / "000002.png").stat().st_mtime_ns == before  # its batch was whole
+
+
+def test_mends_a_damaged_folder(made, tmp_path):
+    out = sample(made, tmp_path / "out")
+    whole = contents(out)
+    (out / "000001.png").unlink()
+    (out / "000005.png").write_bytes(b"cut")
+    sample(made, out)
+    assert contents(out) == whole
+
+
+def test_seed_weights_and_sampler_matter(made, tmp_path):
+    base = contents(sample(made, tmp_path / "base"))
+    for name, flags in {
+        "seed": ["--seed", "1"],
+        "raw": ["--weights", "raw"],
+        "ddpm": ["--sampler", "ddpm"],
+        "dpmpp": ["--sampler", "dpmpp"],
+    }.items():
+        assert contents(sample(made, tmp_path / name, *flags)) != base
+        with pytest.raises(UserError, match="other settings"):
+            sample(made, tmp_path / "base", *flags)
+
+
+def test_batch_changes_rounding_at_most(made, tmp_path):
+    threes = sample(made, tmp_path / "threes")
+    ones = sample(made, tmp_path / "ones", "--batch", "1")
+    for i in range(N):
+        a, b = (np.asarray(Image.open(f / f"{i:06d}.png")).astype(int) for f in (threes, ones))
+        assert np.abs(a - b).max() <= 1
+
+
+def test_another_vae_is_refused(made, tmp_path):
+    other = save_tiny_vae(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="not the VAE"):
+        sample((made[0], other), tmp_path / "out")
+
+
+def test_published_checkpoint_with_guidance(made, tmp_path, monkeypatch):
+    from dit import published
+
+    monkeypatch.setitem(
+        published.MODELS, "tiny", {"patch_size": 2, "depth": 2, "hidden_size": 16, "num_heads": 2}
+    )
+    path = tmp_path / "dit.pt"
+    torch.save(small_dit(num_classes=3).state_dict(), path)
+    plain = sample((path, made[1]), tmp_path / "plain")
+    strong = sample((path, made[1]), tmp_path / "strong", "--guidance", "4")
+    fixed = sample((path, made[1]), tmp_path / "fixed", "--class-label", "1")
+    assert contents(plain) != contents(strong)
+    same = {name for name, data in contents(plain).items() if contents(fixed)[name] == data}
+    assert same == {"000001.png", "000004.png"}
+    with pytest.raises(UserError, match="has 3 classes"):
+        sample((path, made[1]), tmp_path / "none", "--class-label", "3")
+
+
+def test_bad_settings_are_refused(made, tmp_path):
+    with pytest.raises(UserError, match="--guidance"):
+        sample(made, tmp_path / "a", "--guidance", "2")
+    with pytest.raises(UserError, match="even stride"):
+        sample(made, tmp_path / "b", "--steps", "300")
+    with pytest.raises(UserError, match="--n 0"):
+        sample(made, tmp_path / "c", "--n", "0")
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        sample((tmp_path / "nowhere", made[1]), tmp_path / "d")
+
+
+def test_diverged_weights_are_named(made, tmp_path):
+    model = small_dit()
+    with torch.no_grad():
+        model.final_layer.linear.bias.fill_(float("nan"))
+    run = save_run(tmp_path / "run", made[1], model)
+    with pytest.raises(UserError, match="not finite"):
+        sample((run, made[1]), tmp_path / "out")
+    assert not contents(tmp_path / "out")
+
+
+def test_four_bands_keep_their_values(tmp_path):
+    vae = save_tiny_vae(tmp_path / "vae", in_channels=4)
+    run = save_run(tmp_path / "run", vae, small_dit())
+    out = sample((run, vae), tmp_path / "out")
+    bands = np.load(out / "bands" / "000003.npy")
+    assert bands.shape == (16, 16, 4) and bands.dtype == np.uint8
+    assert np.array_equal(np.asarray(Image.open(out / "000003.png")), bands[:, :, :3])
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_folder(made, tmp_path):
+    run, vae = made
+    one = sample(made, tmp_path / "one")
+    two = tmp_path / "two"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", "0", "-m", "dit.sample", "--checkpoint", str(run)]
+    launch += ["--vae", str(vae), "--out", str(two), "--n", str(N), "--sampler", "ddim"]
+    command = [*launch, "--steps", "4", "--batch", "3"]
+    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert contents(one) == contents(two)
+    identity = [json.loads((f / "manifest.json").read_text())["identity"] for f in (one, two)]
+    assert identity[0] == identity[1]
