@@ -128,6 +128,7 @@ def _train(config: DownstreamConfig, speaks: bool) -> int:
         return _WORK_LEFT
 
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     from dit.checkpoint import load_model
     from dit.model import DiT
@@ -167,7 +168,9 @@ def _train(config: DownstreamConfig, speaks: bool) -> int:
         flush=True,
     )
 
-    vae = load_vae(config.vae, PartialState().device)
+    # The launcher says CPU through the environment; the trainer will look there too.
+    state_of_launch = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    vae = load_vae(config.vae, state_of_launch.device)
     model = extend(base, task.describe_condition(vae), config.seed)
     extra = {
         "model": {"class": "ConditionedDiT", **model.config},

@@ -1,0 +1,235 @@
+"""The two commands from end to end, on a tiny pretrained DiT and a tiny VAE."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import UserError
+from data.palettes import PALETTES
+from data.stage import read_manifest
+from dit.checkpoint import load_model, load_tensors, resolve, save_checkpoint
+from dit.model import DiT
+from dit.vae import describe_vae
+from downstream import evaluate, train
+from downstream.conditioned import extend
+from downstream.pictures import load_png
+from tests.dit.tiny_vae import save_tiny_vae
+
+DUBAI = PALETTES["dubai"]
+FOLDERS = ("generated", "reference", "condition")
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vae/, pretrained/ (a run of dit.train's shape), sr/ and sis/."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    save_tiny_vae(root / "vae")
+    save_tiny_vae(root / "other-vae", seed=1)
+    model = DiT(input_size=4, patch_size=2, in_channels=4, hidden_size=32, depth=2, num_heads=2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    ema = {name: value + 0.01 for name, value in model.state_dict().items()}
+    info = describe_vae(root / "vae")
+    latent = {
+        "shape": [4, 4, 4],
+        "scale": info.scale,
+        "vae_identity": info.identity,
+        "image_size": 16,
+    }
+    state = {"model": {"class": "DiT", **model.config}, "latent": latent}
+    save_checkpoint(root / "pretrained", 40, {"model": model.state_dict(), "ema": ema}, state)
+    for n in range(10):
+        pixels = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8).repeat(5, 0).repeat(5, 1)
+        path = root / f"sr/im/{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    for tile in ("tile1", "tile2"):
+        for n in range(4):
+            ids = rng.integers(0, DUBAI.classes, (6, 7)).repeat(5, 0).repeat(5, 1)
+            for kind, suffix in (("images", "jpg"), ("masks", "png")):
+                path = root / f"sis/{tile}/{kind}/{n}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(DUBAI.paint(ids.astype(np.uint8))).save(path)
+    return root
+
+
+def train_arguments(world: Path, task: str, out: Path, *more: str) -> list[str]:
+    sizes = {"sr": "--hr-size 24 --factor 4", "sis": "--tile-size 24"}[task]
+    settings = f"--task {task} --image-size 16 {sizes} --steps 6 --batch 4 --checkpoint-every 3"
+    paths = f"--init {world}/pretrained --data {world}/{task} --vae {world}/vae --out {out}"
+    return [*f"{settings} {paths} --learning-rate 1e-2 --keep 9 --log-every 3".split(), *more]
+
+
+def evaluate_arguments(world: Path, run: Path, task: str, out: Path, *more: str) -> list[str]:
+    paths = f"--run {run} --data {world}/{task} --vae {world}/vae --out {out}"
+    return [*f"{paths} --steps 4 --batch 3 --device cpu".split(), *more]
+
+
+@pytest.fixture(scope="module", params=["sr", "sis"])
+def trained(world: Path, request: pytest.FixtureRequest) -> tuple[str, Path]:
+    task, run = request.param, world / f"run-{request.param}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        arguments = train_arguments(world, task, run)
+        assert train.main([*arguments, "--is-done"]) == 3 and not run.exists()
+        assert train.main(arguments) == 0
+        assert train.main([*arguments, "--is-done"]) == 0
+    return task, run
+
+
+def pngs(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*.png"))}
+
+
+def test_training_leaves_a_loadable_run(world: Path, trained: tuple[str, Path]) -> None:
+    task, run = trained
+    manifest = read_manifest(run)
+    assert manifest["stage"] == "downstream.train" and manifest["params"]["task"] == task
+    raw, state = load_model(run, "raw")
+    ema, _ = load_model(run, "ema")
+    assert state["step"] == 6 and state["init"] | {"weights": "ema", "step": 40} == state["init"]
+    added = raw.dit.x_embedder.proj.weight[:, 4:]
+    assert added.abs().max() > 0 and not torch.equal(added, ema.dit.x_embedder.proj.weight[:, 4:])
+    if task == "sis":
+        assert state["downstream"]["palette"]["name"] == "dubai"
+        assert raw.embed.conv.weight.shape == (4, DUBAI.classes, 4, 4)
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+
+
+def test_starts_from_the_averaged_weights(world: Path, tmp_path: Path) -> None:
+    arguments = train_arguments(world, "sr", tmp_path / "run", "--learning-rate", "1e-12")
+    assert train.main([*arguments, "--steps", "1"]) == 0
+    saved = load_tensors(resolve(tmp_path / "run"), "ema")
+    base, _ = load_model(world / "pretrained", "ema")
+    expected = extend(base, {"kind": "latent", "channels": 4}, 0).state_dict()
+    for name, value in expected.items():
+        assert torch.allclose(saved[name], value, atol=1e-9), name
+
+
+def test_a_stopped_run_ends_with_the_same_bytes(
+    world: Path, trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    task, run = trained
+    shutil.copytree(run / "checkpoints", tmp_path / "run" / "checkpoints")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-0000006")
+    assert train.main(train_arguments(world, task, tmp_path / "run")) == 0
+    lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["step"] == 6  # it did continue
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
+        files = [r / "checkpoints" / "step-0000006" / name for r in (run, tmp_path / "run")]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
+def test_evaluation(world: Path, trained: tuple[str, Path], tmp_path: Path, capsys) -> None:
+    task, run = trained
+    arguments = evaluate_arguments(world, run, task, tmp_path / "out")
+    assert evaluate.main(arguments) == 0
+    out = tmp_path / "out"
+    names = [sorted(p.name for p in (out / folder).iterdir()) for folder in FOLDERS]
+    assert names[0] == names[1] == names[2]
+    summary = read_manifest(out)["summary"]
+    split, count = {"sr": ("test", 2), "sis": ("val", 4)}[task]
+    assert (summary["n"], summary["split"], summary["step"]) == (len(names[0]), split, 6)
+    assert summary["n"] == count
+    assert load_png(out / "grid.png").shape == (count * 18 - 2, 3 * 18 - 2, 3)
+    for name in names[0]:
+        condition = load_png(out / "condition" / name)
+        assert load_png(out / "generated" / name).shape == condition.shape == (16, 16, 3)
+        if task == "sis":
+            assert DUBAI.ids(condition, name)[1] == 0
+            apart = np.abs(condition.astype(int) - load_png(out / "reference" / name))
+            assert np.median(apart) < 20  # images were painted with their own masks
+
+    # A stopped evaluation: what is missing is drawn again, to the last bit, and nothing else.
+    before = pngs(out)
+    (out / "manifest.json").unlink()
+    (out / "generated" / names[0][0]).unlink()
+    shutil.rmtree(out / "condition")
+    (out / "generated" / "left-over.png").write_bytes(b"from a set that had more images")
+    assert evaluate.main(arguments) == 0
+    assert pngs(out) == before
+    capsys.readouterr()
+    assert evaluate.main(arguments) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_evaluation_in_a_grid_and_limited(
+    world: Path, trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    task, run = trained
+    arguments = evaluate_arguments(world, run, task, tmp_path / "out", "--crops", "grid")
+    # Images of 24 x 28 hold one tile of 16; limit counts images drawn.
+    assert evaluate.main([*arguments, "--limit", "1", "--weights", "raw"]) == 0
+    (name,) = [path.stem for path in (tmp_path / "out" / "generated").iterdir()]
+    assert name.endswith("_4_6")
+
+
+def test_the_condition_reaches_the_image(
+    world: Path, trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Same noise, same weights, other conditions: other images."""
+    task, run = trained
+    shutil.copytree(world / task, tmp_path / "data")
+    pattern = "*/*.png" if task == "sr" else "*/masks/*.png"
+    for path in (tmp_path / "data").glob(pattern):
+        Image.open(path).convert("RGB").transpose(Image.Transpose.ROTATE_180).save(path)
+    outs = []
+    for data in (world / task, tmp_path / "data"):
+        outs.append(tmp_path / f"out-{len(outs)}")
+        arguments = evaluate_arguments(world, run, task, outs[-1], "--data", str(data))
+        assert evaluate.main([*arguments, "--weights", "raw"]) == 0
+    one, two = (pngs(out / "generated") for out in outs)
+    assert one.keys() == two.keys() and all(one[name] != two[name] for name in one)
+
+
+class TestRefusals:
+    def test_another_vae(self, world: Path, trained: tuple[str, Path], tmp_path: Path) -> None:
+        task, run = trained
+        other = ["--vae", str(world / "other-vae")]
+        with pytest.raises(UserError, match="not the VAE"):
+            train.main(train_arguments(world, task, tmp_path / "run", *other))
+        with pytest.raises(UserError, match="not the VAE"):
+            evaluate.main(evaluate_arguments(world, run, task, tmp_path / "out", *other))
+
+    def test_another_image_size(self, world: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="--image-size 16"):
+            train.main(train_arguments(world, "sr", tmp_path / "run", "--image-size", "24"))
+
+    def test_another_task(self, world: Path, trained: tuple[str, Path], tmp_path: Path) -> None:
+        task, run = trained
+        other = {"sr": "sis", "sis": "sr"}[task]
+        with pytest.raises(UserError, match=f"was trained for {task}"):
+            evaluate.main(evaluate_arguments(world, run, task, tmp_path / "out", "--task", other))
+
+    def test_a_run_that_is_no_pretraining(
+        self, world: Path, trained: tuple[str, Path], tmp_path: Path
+    ) -> None:
+        task, run = trained
+        with pytest.raises(UserError, match="expected a DiT"):
+            train.main(train_arguments(world, task, tmp_path / "run", "--init", str(run)))
+        with pytest.raises(UserError, match="not a run of downstream"):
+            evaluate.main(evaluate_arguments(world, world / "pretrained", task, tmp_path / "out"))
+
+    def test_nothing_was_written(self, world: Path, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        with pytest.raises(UserError):
+            train.main(train_arguments(world, "sr", out, "--hr-size", "512"))
+        assert not out.exists()
