@@ -1,4 +1,4 @@
-"""Spherical k-means: the prototypes of Stage II are unit vectors (Eq. 3 and the text after it).
+"""Spherical k-means: the prototypes of Stage II are unit vectors (||mu_k|| = 1).
 
 Points and centroids live on the unit hypersphere, a point belongs to the centroid of highest
 cosine similarity, and a centroid is the re-normalised sum of its points. That is not the same

@@ -92,7 +92,7 @@ def find(name: str) -> Method:
     clustered=True,
 )
 def rsprune(request: Request) -> Chosen:
-    """The paper's method (Sec. 3, Eq. 6).
+    """The paper's method (Stage I, then Stage II by Eq. 6).
 
     Raises UserError when the budget exceeds what Stage I keeps, or a survivor of Stage I has no
     assignment.

@@ -25,7 +25,7 @@ class SelectConfig:
     """Settings of prune.select."""
 
     scores: Path
-    """Score table: a folder made by prune.score (Stage I, Sec. 3.2)."""
+    """Score table: a folder made by prune.score (Stage I)."""
     out: Path
     """Subset index to write, for example subsets/rsprune_85.parquet."""
     method: str = "rsprune"
@@ -37,7 +37,7 @@ class SelectConfig:
     seed: int = 0
     """random: seed of the draw."""
     assignments: Path | None = None
-    """rsprune: folder made by prune.assign (Stage II, Sec. 3.3)."""
+    """rsprune: folder made by prune.assign (Stage II)."""
     holdout: Path | None = None
     """Hold-out file of data.holdout: its images, and their exact copies, leave the pool."""
 
