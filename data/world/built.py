@@ -7,7 +7,19 @@ import numpy as np
 from data.world import ground
 from data.world.canvas import Canvas, Sheet
 from data.world.noise import smoothstep
-from data.world.objects import Town, at, cars, rectangle, road, scatter, tank, tarmac, trees, woods
+from data.world.objects import (
+    Town,
+    at,
+    cars,
+    rectangle,
+    road,
+    scaled,
+    scatter,
+    tanks,
+    tarmac,
+    trees,
+    woods,
+)
 from data.world.scenes import BARE, DEVELOPED, GRASS, ROAD, WATER
 
 
@@ -18,7 +30,7 @@ def suburb(canvas: Canvas) -> None:
     angle, span = rng.uniform(0, 2 * np.pi), canvas.span
     pitch, plot = rng.uniform(15, 21), rng.uniform(5.2, 8.5)
     bend, rate, phase = rng.uniform(0, 5), rng.uniform(0.04, 0.11), rng.uniform(0, 6.28)
-    roof = rng.choice(["tile", "slate", "flat"], p=[0.5, 0.4, 0.1])
+    roof = str(rng.choice(["tile", "slate", "flat"], p=[0.5, 0.4, 0.1]))
     surface, town, details = tarmac(canvas), Town(canvas), Sheet(canvas)
     concrete = details.thing((0.66, 0.65, 0.62), 0.6, DEVELOPED)
     pool = details.thing((0.28, 0.60, 0.68), 0.06, WATER)
@@ -36,12 +48,13 @@ def suburb(canvas: Canvas) -> None:
         for s in np.arange(-0.75 * span, 0.75 * span, plot) + rng.uniform(0, plot):
             turn = float(np.arctan(bend * rate * np.cos(s * rate + phase)))
             t = street + bend * np.sin(s * rate + phase)
+            if not canvas.near(*canvas.pixel(s, t, angle), margin=10):
+                continue
             for side in (-1, 1):
                 empty, swim, long = rng.random() < 0.07, rng.random() < 0.13, rng.uniform(0.5, 0.74)
                 deep, set_back, ell = rng.uniform(2.2, 3.2), rng.uniform(3.4, 4.4), rng.random()
-                shape = (
-                    str(rng.choice(["tile", "slate", "flat"])) if rng.random() < 0.25 else str(roof)
-                )
+                odd = int(rng.integers(12))
+                shape = ("tile", "slate", "flat")[odd] if odd < 3 else roof
                 if empty or abs(s - cross) < 3.2:
                     continue
                 where = t + side * (set_back + 0.3)
@@ -162,9 +175,8 @@ def _packed(canvas: Canvas, town: Town, rect: ground.Rect, angle: float, roof: s
     for cx in np.arange(x0 + step / 2, x1 - step / 3, step):
         for cy in np.arange(y0 + step / 2, y1 - step / 3, step):
             w, h = rng.uniform(0.7, 1.0, 2) * step
-            kind = (
-                roof if rng.random() < 0.65 else str(rng.choice(["tile", "slate", "flat", "metal"]))
-            )
+            odd = int(rng.integers(12))
+            kind = ("tile", "slate", "flat", "metal")[odd] if odd < 4 else roof
             town.building(
                 float(cx), float(cy), w, h, rng.uniform(0.9, 2.2), kind, angle=angle, gable=gable
             )
@@ -246,7 +258,7 @@ def industry(canvas: Canvas) -> None:
     angle = rng.uniform(0, 2 * np.pi)
     surface = tarmac(canvas)
     canvas.paint(None, surface, surface[0], ROAD)
-    tanks = rng.random() < 0.4
+    storage = rng.random() < 0.4
     apron, town, farms = Sheet(canvas), Town(canvas), []
     for rect in ground.split(rng, canvas.span * 0.9, rng.uniform(14, 20), 1.9, gap=2.2):
         if not ground.visible(canvas, rect, angle):
@@ -260,7 +272,7 @@ def industry(canvas: Canvas) -> None:
         else:
             plot = apron.thing((tone, tone * 0.98, tone * 0.95), tone, DEVELOPED)
         apron.polygon(ground.corners(canvas, rect, angle), plot)
-        if tanks and 0.3 < use < 0.7:
+        if storage and 0.3 < use < 0.7:
             farms.append(rect)
         elif use > 0.22:
             _halls(canvas, town, rect, angle)
@@ -270,12 +282,14 @@ def industry(canvas: Canvas) -> None:
     _ribs(canvas, stands, angle)
     for x0, y0, x1, y1 in farms:
         radius = rng.uniform(1.6, 3.6)
-        paint = np.asarray((0.86, 0.86, 0.84)) * rng.uniform(0.8, 1.08)
+        paint = scaled((0.86, 0.86, 0.84), rng.uniform(0.8, 1.08))
+        group: list[tuple[float, float, float]] = []
         for cx in np.arange(x0 + radius * 1.2, x1 - radius, radius * 2.6):
             for cy in np.arange(y0 + radius * 1.2, y1 - radius, radius * 2.6):
                 if rng.random() < 0.88:
-                    x, y = canvas.points(np.array([cx]), np.array([cy]), angle)[0]
-                    tank(canvas, x, y, radius * rng.uniform(0.85, 1.0), paint)
+                    x, y = canvas.pixel(float(cx), float(cy), angle)
+                    group.append((x, y, radius * rng.uniform(0.85, 1.0)))
+        tanks(canvas, group, paint)
     spots = scatter(canvas, 2.2)
     edge = (at(canvas.cover, spots) == GRASS) & (rng.random(len(spots)) < 0.4)
     trees(canvas, spots[edge], 1.0)

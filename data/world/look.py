@@ -61,7 +61,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     elevation = np.radians(rng.uniform(32.0, 68.0))
     haze = float(rng.beta(1.2, 5.0) * 0.5)
     blue = rng.uniform(0.0, 0.08)
-    cast = np.exp(rng.normal(0.0, 0.02, 3))
+    cast = np.exp(rng.normal(0.0, 0.016, 3))
     gain, gamma, soft = rng.uniform(0.86, 1.3), rng.uniform(0.85, 1.25), rng.uniform(0.02, 0.13)
     grain = rng.uniform(0.3, 1.6)
     grass, tree, nir = base["grass"], base["tree"], base["nir"]

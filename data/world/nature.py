@@ -13,7 +13,9 @@ from data.world.scenes import BARE, GRASS, UNKNOWN
 
 def _faint(canvas: Canvas, median: float, ceiling: float) -> float:
     """Contrast of a dull scene (deviation as a share of full scale): log-normal, long-tailed."""
-    return float(min(ceiling, median * np.exp(canvas.rng.normal(0.0, 0.45))))
+    spread, harsh = canvas.rng.normal(0.0, 0.45), canvas.rng.random()
+    faint = min(ceiling, median * np.exp(spread))
+    return float(faint * 4.0 if harsh < 0.03 else faint)  # sun glint, hard shadows of dunes
 
 
 def sea(canvas: Canvas) -> None:
@@ -66,7 +68,7 @@ def cloud(canvas: Canvas) -> None:
         canvas.height[:] = 0
         canvas.blend(np.clip(thick + 0.25, 0, 1), (0.88, 0.89, 0.91), 0.88, UNKNOWN)
         return
-    tone = rng.uniform(0.62, 0.93)
+    tone = rng.uniform(0.58, 0.86)
     blue = rng.uniform(-0.015, 0.03)
     canvas.paint(None, (tone - blue, tone, tone + blue), tone, UNKNOWN)
     billow = canvas.noise(rng.uniform(10, 50), rng.uniform(3.0, 3.8), stretch=rng.uniform(1, 2.5))

@@ -93,16 +93,17 @@ def trees(
     for number, (x, y, size) in enumerate(np.column_stack([points, sizes]).tolist(), start=1):
         sheet.disc(x, y, size, number)
     ids = sheet.lay()
-    where = ids > 0
-    picked = ids[where] - 1
-    half = (canvas.n - 1) / 2
-    dx = (canvas.x[where] + half - points[picked, 0]) / sizes[picked]
-    dy = (canvas.y[where] + half - points[picked, 1]) / sizes[picked]
+    where = np.flatnonzero(ids)
+    picked = ids.ravel()[where] - 1
+    centre, wide = points.astype(np.float32), sizes.astype(np.float32)[picked]
+    half = np.float32((canvas.n - 1) / 2)
+    dx = (canvas.x.ravel()[where] + half - centre[picked, 0]) / wide
+    dy = (canvas.y.ravel()[where] + half - centre[picked, 1]) / wide
     dome = np.sqrt(np.clip(1.05 - dx * dx - dy * dy, 0.05, 1.0))
     lit = 0.74 + 0.30 * dome + 0.42 * (dx * look.sun[0] + dy * look.sun[1])
     rough = rng.standard_normal(picked.size, dtype=np.float32) * 0.09
-    canvas.light[where] = np.clip(lit + rough, 0.35, 1.6)
-    canvas.height[where] = height * sizes[picked] / canvas.unit * (0.4 + 0.6 * dome)
+    canvas.light.ravel()[where] = np.clip(lit + rough, 0.35, 1.6)
+    canvas.height.ravel()[where] = np.float32(height / canvas.unit) * wide * (0.4 + 0.6 * dome)
 
 
 def woods(canvas: Canvas, density: Array, radius: float, *, height: float = 1.6) -> None:
@@ -154,12 +155,12 @@ class Town:
         missing lies bare ground.
         """
         canvas, rng = self.canvas, self.canvas.rng
+        if not canvas.near(*canvas.pixel(s, t, angle), margin=length + width):
+            return
         draws = rng.random(24).tolist()
         fate, choice, pitch, bright = draws[0], draws[1], draws[2], 0.85 + 0.3 * draws[3]
         clutter = [draws[i : i + 4] for i in range(4, 24, 4)]
         missing = fate < 0.1 if canvas.epoch == 0 else fate > 0.9
-        if not canvas.near(*canvas.pixel(s, t, angle), margin=length + width):
-            return
         corners = rectangle(canvas, s, t, length, width, turn, angle)
         if missing:
             soil = self.plots.thing((0.52, 0.46, 0.38), 0.5, BARE)
@@ -310,17 +311,21 @@ def boat(
         )
 
 
-def tank(canvas: Canvas, x: float, y: float, radius: float, colour: Sequence[float]) -> None:
-    """A storage tank with a floating or domed roof: centre in pixels, radius in units."""
+def tanks(canvas: Canvas, group: list[tuple[float, float, float]], colour: Sequence[float]) -> None:
+    """Storage tanks with domed roofs: (x pixels, y pixels, radius units) each, of one colour."""
     sheet = Sheet(canvas)
-    r = radius * canvas.unit
-    tone = np.asarray(colour)
-    sheet.disc(x, y, r, sheet.thing(tone * 0.8, 0.6, BUILDING, radius * 0.8))
-    sheet.disc(x, y, r * 0.9, sheet.thing(tone, 0.75, BUILDING, radius * 0.8))
+    for x, y, radius in group:
+        wall = sheet.thing(scaled(colour, 0.8), 0.6, BUILDING, radius * 0.8)
+        sheet.disc(x, y, radius * canvas.unit, wall)
+        roof = sheet.thing(colour, 0.75, BUILDING, radius * 0.8)
+        sheet.disc(x, y, radius * canvas.unit * 0.9, roof)
     ids = sheet.lay()
     where = ids > 0
-    half = (canvas.n - 1) / 2
-    dx = (canvas.x[where] + half - x) / r
-    dy = (canvas.y[where] + half - y) / r
-    sun = canvas.look.sun
-    canvas.light[where] = 1.0 + 0.16 * (dx * sun[0] + dy * sun[1])
+    if not where.any():
+        return
+    centres = np.asarray(group, dtype=np.float32)[(ids[where] - 1) // 2]
+    half, sun = (canvas.n - 1) / 2, canvas.look.sun
+    dx = canvas.x[where] + half - centres[:, 0]
+    dy = canvas.y[where] + half - centres[:, 1]
+    lit = 0.16 * (dx * sun[0] + dy * sun[1]) / (centres[:, 2] * canvas.unit)
+    canvas.light[where] = 1.0 + lit

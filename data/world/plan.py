@@ -75,9 +75,11 @@ def plan_corpus(config: WorldConfig) -> list[Job]:
     taken = 0
     for name, count in _counts(config).items():
         for place, number in enumerate(order[taken : taken + count].tolist()):
-            kinds[number] = (
-                f"broken:{list(BROKEN)[place % len(BROKEN)]}" if name == "broken" else name
-            )
+            kinds[number] = name
+            if name == "broken":
+                kinds[number] = f"broken:{list(BROKEN)[place % len(BROKEN)]}"
+            elif name == "near_duplicates":
+                kinds[number] = f"near:{NEAR[place % len(NEAR)]}"
         taken += count
     clean = [number for number in range(n) if not kinds[number]]
     originals = rng.choice(clean, n)
@@ -87,7 +89,7 @@ def plan_corpus(config: WorldConfig) -> list[Job]:
         kind = kinds[number]
         if kind.startswith("broken:"):
             extension = BROKEN[kind.removeprefix("broken:")][0]
-        elif kind == "near_duplicates":
+        elif kind.startswith("near:"):
             extension = ".jpg"
         elif kind == "exact_duplicates":
             extension = ".png" if quality[originals[number]] == 0 else ".jpg"
@@ -96,8 +98,8 @@ def plan_corpus(config: WorldConfig) -> list[Job]:
     jobs = []
     for number in range(n):
         kind, source = kinds[number], int(originals[number])
-        copy = kind in ("near_duplicates", "exact_duplicates")
-        tile = source if copy else number
+        copied = {"exact_duplicates": "exact"}.get(kind, kind.partition("near:")[2])
+        tile = source if copied else number
         flat = kind in ("blank", "noise", "broken:empty", "broken:text")
         jobs.append(
             Job(
@@ -105,14 +107,10 @@ def plan_corpus(config: WorldConfig) -> list[Job]:
                 scene="" if flat else names[scenes[tile]],
                 index=tile,
                 number=number,
-                fault="" if copy else kind,
-                duplicate_of=key(source) if copy else "",
-                duplicate_kind=""
-                if not copy
-                else "exact"
-                if kind == "exact_duplicates"
-                else NEAR[number % len(NEAR)],
-                quality=int(quality[tile if kind == "exact_duplicates" else number]),
+                fault="" if copied else kind,
+                duplicate_of=key(source) if copied else "",
+                duplicate_kind=copied,
+                quality=int(quality[tile if copied == "exact" else number]),
             )
         )
     return sorted(jobs, key=lambda job: job.key)

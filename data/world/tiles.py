@@ -49,7 +49,7 @@ class Tile:
 def generator(*key: int | str) -> np.random.Generator:
     """A generator seeded by a sequence of integers and names."""
     numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
-    return np.random.default_rng(np.random.SeedSequence(numbers))
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(numbers)))
 
 
 def render(
