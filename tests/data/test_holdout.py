@@ -1,0 +1,100 @@
+"""The hold-out: which images, and what leaves the pool with them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+import pytest
+
+from data.errors import UserError
+from data.holdout import draw, main, pool, read_holdout
+from data.stage import Stage, read_manifest
+from data.tables import SCORES, write_part
+
+
+def scores(folder, rows):
+    """A finished score table of (key, digest, status) rows."""
+    n = len(rows)
+    columns = {
+        "key": [key for key, _, _ in rows],
+        "shard": ["files-00000"] * n,
+        "row": list(range(n)),
+        "digest": [digest for _, digest, _ in rows],
+        "bytes": [1] * n,
+        "width": [8] * n,
+        "height": [8] * n,
+        "entropy": [1.0 if status == "ok" else None for _, _, status in rows],
+        "status": [status for _, _, status in rows],
+        "reason": ["" if status == "ok" else "corrupt" for _, _, status in rows],
+        "detail": [""] * n,
+    }
+    stage = Stage(folder, "prune.score", {}, {})
+    stage.open()
+    write_part(folder, 0, columns, SCORES)
+    stage.finish({}, ["part-00000.parquet"], "")
+    return pa.table(columns, schema=SCORES)
+
+
+def hashed(key, seed=0):
+    return hashlib.sha256(f"{seed}|{key}".encode()).hexdigest()
+
+
+def test_smallest_hashes_among_usable_rows(tmp_path):
+    rows = [(f"k{n}", f"d{n}", "rejected" if n % 5 == 0 else "ok") for n in range(50)]
+    scores(tmp_path / "s", rows)
+    out = tmp_path / "h.parquet"
+    assert main(["--scores", str(tmp_path / "s"), "--n", "7", "--out", str(out)]) == 0
+    usable = [key for key, _, status in rows if status == "ok"]
+    held = read_holdout(out)
+    assert held["key"].to_pylist() == sorted(usable, key=hashed)[:7]
+    assert held.column_names == ["key", "shard", "row", "digest"]
+    assert held["row"].to_pylist() == [int(key[1:]) for key in held["key"].to_pylist()]
+    assert read_manifest(out)["summary"] == {"held": 7, "copies": 0, "pool": 33}
+
+
+def test_again_is_nothing_to_do_and_another_seed_is_refused(tmp_path, capsys):
+    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(9)])
+    command = ["--scores", str(tmp_path / "s"), "--n", "2", "--out", str(tmp_path / "h.parquet")]
+    main(command)
+    before = (tmp_path / "h.parquet").read_bytes()
+    main(command)
+    assert "already done" in capsys.readouterr().out
+    with pytest.raises(UserError, match="seed: 0 there, 1 now"):
+        main([*command, "--seed", "1"])
+    assert (tmp_path / "h.parquet").read_bytes() == before
+
+
+def test_drawing_more_extends_the_draw():
+    keys = [f"image/{n}" for n in range(200)]
+    assert draw(keys, 20, 3)[:5] == draw(keys, 5, 3)
+    assert draw(keys, 20, 3) != draw(keys, 20, 4)
+
+
+def test_copies_of_held_out_images_leave_the_pool(tmp_path):
+    rows = [(f"k{n}", f"d{n % 4}", "ok") for n in range(12)] + [("bad", "d1", "rejected")]
+    table = scores(tmp_path / "s", rows)
+    assert pool(table)["key"].to_pylist() == [f"k{n}" for n in range(12)]
+    held = table.slice(6, 1)  # k6 of digest d2
+    left = pool(table, held)
+    assert left["key"].to_pylist() == [f"k{n}" for n in range(12) if n % 4 != 2]
+    assert left.column_names == table.column_names
+
+
+def test_too_many_is_refused(tmp_path):
+    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(5)])
+    for n in ("5", "6", "0"):
+        with pytest.raises(UserError, match=f"--n {n}"):
+            main(["--scores", str(tmp_path / "s"), "--n", n, "--out", str(tmp_path / "h.parquet")])
+    scores(tmp_path / "same", [(f"k{n}", "one", "ok") for n in range(5)])
+    with pytest.raises(UserError, match="some must remain"):
+        main(["--scores", str(tmp_path / "same"), "--n", "1", "--out", str(tmp_path / "g.parquet")])
+
+
+def test_missing_inputs_are_named(tmp_path):
+    with pytest.raises(UserError, match="not a finished stage"):
+        main(["--scores", str(tmp_path / "absent"), "--out", str(tmp_path / "h.parquet")])
+    with pytest.raises(UserError, match=r"make it with python -m data\.holdout"):
+        read_holdout(tmp_path / "absent.parquet")
+    with pytest.raises(UserError, match="name a file"):
+        main(["--scores", str(tmp_path), "--out", str(tmp_path / "folder")])
