@@ -192,13 +192,12 @@ def train(
     if log is not None:
         log.close(RUN_AGAIN if stopping else 0)
         if stopping:
-            print(
-                f"[{stage.name}] stopped at step {done:,} of {config.steps:,} as asked", flush=True
-            )
-            print("run the same command again to continue", flush=True)
+            where = f"[{stage.name}] stopped at step {done:,} of {config.steps:,} as asked"
+            print(f"{where}; run the same command again to continue", flush=True)
             stage.close()
         else:
             _finish(stage, out, log.last, bare)
+    accelerator.end_training()
     return RUN_AGAIN if stopping else 0
 
 
@@ -208,7 +207,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         cpu_asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         precision = "bf16" if gpu and not cpu_asked else "fp32"
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp]
     )

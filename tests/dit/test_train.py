@@ -1,0 +1,170 @@
+"""The training command: killed, stopped, repeated, refused, and on several processes."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dit import checkpoint
+from tests.dit.training import final_bytes, flags, latent_store, seen, start, stats, train
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return latent_store(tmp_path_factory.mktemp("latents") / "store")
+
+
+@pytest.fixture(scope="module")
+def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, output = train(flags(store, folder / "run"), folder / "log")
+    assert code == 0, output
+    return folder
+
+
+def test_run_folder_is_the_record(whole: Path) -> None:
+    run = whole / "run"
+    lines = stats(run)
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert [line["samples"] for line in lines] == [32, 64, 96]
+    assert lines[-1]["epochs"] == 96 / 50
+    assert all(line["loss"] == pytest.approx(line["mse"] + line["vb"]) for line in lines)
+    assert json.loads((run / "config.json").read_text())["learning_rate"] == 1e-4
+    (session,) = json.loads((run / "env.json").read_text())["sessions"]
+    assert session["processes"] == 1 and session["packages"]["torch"]
+    names = [path.name for path in checkpoint.checkpoints(run)]
+    assert names == ["step-0000010", "step-0000012"]  # keep=2
+    model, state = checkpoint.load_model(run)
+    assert state["step"] == 12 and state["latent"]["image_size"] == 32
+    raw, _ = checkpoint.load_model(run / "checkpoints" / "step-0000012", "raw")
+    pairs = zip(model.parameters(), raw.parameters(), strict=True)
+    assert any((a - b).abs().max() > 1e-6 for a, b in pairs)  # the average lags
+
+
+def test_again_does_nothing_and_other_settings_are_refused(store: Path, whole: Path) -> None:
+    before = final_bytes(whole / "run")
+    code, output = train(flags(store, whole / "run", "--per-device", "2"), whole / "again")
+    assert code == 0 and "already done" in output  # a machine setting is not another run
+    code, output = train(flags(store, whole / "run", "--seed", "1"), whole / "other")
+    assert code == 2 and "seed: 0 there, 1 now" in output
+    assert final_bytes(whole / "run") == before
+
+
+def test_is_done_answers_without_torch(store: Path, whole: Path, tmp_path: Path) -> None:
+    def ask(*arguments: str) -> int:
+        code = (
+            "import sys; from data.cli import run; from dit.train import main\n"
+            "def ask():\n    code = main()\n    assert 'torch' not in sys.modules\n    return code\n"
+            "run(ask)"
+        )
+        command = [sys.executable, "-c", code, "--is-done", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode
+
+    assert ask(*flags(store, whole / "run")) == 0
+    assert ask(*flags(store, tmp_path / "new")) == 3
+    assert ask(*flags(store, whole / "run", "--steps", "13")) == 2
+
+
+def test_killed_at_random_moments_ends_bit_equal(store: Path, tmp_path: Path) -> None:
+    many = ("--steps", "60", "--log-every", "7", "--checkpoint-every", "3")
+    code, output = train(flags(store, tmp_path / "whole", *many), tmp_path / "log")
+    assert code == 0, output
+    run, random_ = tmp_path / "killed", random.Random(0)
+    kills = 0
+    for attempt in range(60):
+        process = start(flags(store, run, *many), tmp_path / f"log-{attempt}")
+        had = checkpoint.checkpoints(run)
+        while process.is_alive() and checkpoint.checkpoints(run)[-1:] == had[-1:]:
+            time.sleep(0.005)  # until it has come further: then no attempt is in vain
+        process.join(random_.uniform(0.0, 0.15))
+        if not process.is_alive():
+            break
+        process.kill()  # SIGKILL, often within a step or a checkpoint
+        process.join()
+        kills += 1
+    assert process.exitcode == 0 and kills >= 3
+    assert final_bytes(run) == final_bytes(tmp_path / "whole")
+    assert stats(run) == stats(tmp_path / "whole")
+    assert not list(run.rglob("*.tmp-*"))
+
+
+def test_sigterm_saves_and_asks_to_be_run_again(store: Path, tmp_path: Path) -> None:
+    many = ("--steps", "400", "--log-every", "4", "--checkpoint-every", "1000")
+    run = tmp_path / "run"
+    process = start(flags(store, run, *many), tmp_path / "log")
+    while process.is_alive() and not (run / "stats.jsonl").exists():
+        time.sleep(0.005)
+    time.sleep(0.2)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 75, (tmp_path / "log").read_text()
+    (saved,) = checkpoint.checkpoints(run)
+    assert 0 < checkpoint.step_of(saved) < 400
+    code, output = train(flags(store, run, *many), tmp_path / "log")
+    assert code == 0 and f"continuing from step {checkpoint.step_of(saved)}" in output
+    code, output = train(flags(store, tmp_path / "whole", *many), tmp_path / "log")
+    assert code == 0
+    assert final_bytes(run) == final_bytes(tmp_path / "whole")
+    assert stats(run) == stats(tmp_path / "whole")
+
+
+def test_damaged_newest_checkpoint_is_skipped_loudly(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(flags(store, run), tmp_path / "log")
+    before = final_bytes(run)
+    newest = run / "checkpoints" / "step-0000012"
+    with open(newest / "ema.safetensors", "r+b") as stream:
+        stream.truncate(1000)
+    code, output = train(flags(store, run), tmp_path / "log")
+    assert code == 0 and "DAMAGED CHECKPOINT SKIPPED" in output
+    assert "continuing from step 10" in output
+    assert final_bytes(run) == before
+
+
+def test_two_processes_see_and_learn_the_same(store: Path, whole: Path, tmp_path: Path) -> None:
+    two = tmp_path / "two"
+    micro = ("--per-device", "2")  # and each accumulates over two micro batches
+    code, output = train(flags(store, two, *micro), tmp_path / "log", world=2)
+    assert code == 0, output
+    (session,) = json.loads((two / "env.json").read_text())["sessions"]
+    assert session["processes"] == 2
+    assert output.count("step 4/12") == 1  # one process speaks
+    assert seen(tmp_path / "log", 2) == seen(whole / "log", 1)
+    for there, here in zip(stats(two), stats(whole / "run"), strict=True):
+        assert there == pytest.approx(here, rel=1e-5)
+    for weights in ("ema", "raw"):
+        a, _ = checkpoint.load_model(two, weights)
+        b, _ = checkpoint.load_model(whole / "run", weights)
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            assert (p - q).abs().max() <= 1e-5
+
+
+def test_two_processes_stop_together(store: Path, tmp_path: Path) -> None:
+    """SIGTERM to one of two processes: both leave at the same step, nobody hangs."""
+    many = ("--steps", "3000", "--checkpoint-every", "5000")
+    port = str(29_500 + random.SystemRandom().randrange(2000))
+    logs = [tmp_path / "log-0", tmp_path / "log-1"]
+    run = tmp_path / "run"
+    both = [start(flags(store, run, *many), logs[r], r, 2, int(port)) for r in range(2)]
+    while both[0].is_alive() and not (run / "stats.jsonl").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    both[1].terminate()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [75, 75], logs[0].read_text()
+    assert len(checkpoint.checkpoints(run)) == 1
+
+
+def test_batch_must_divide(store: Path, tmp_path: Path) -> None:
+    code, output = train(flags(store, tmp_path / "run", "--per-device", "3"), tmp_path / "log")
+    assert code == 2 and "--per-device 3 does not divide" in output
