@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +19,9 @@ from dit.vae import describe_vae
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import nn
 
-    from dit.vae import Vae
+    from dit.model import DiT
+    from dit.vae import Vae, VaeInfo
 
 GRID = 64  # images in grid.png, eight to a row
 
@@ -74,10 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(config, name) < least:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} {getattr(config, name)}: must be at least {least}")
-    inputs = {
-        "checkpoint": _identity(config.checkpoint),
-        "vae": describe_vae(config.vae).identity,
-    }
+    info = describe_vae(config.vae)
+    inputs = {"checkpoint": identity_of(config.checkpoint), "vae": info.identity}
     stage = Stage(config.out, "dit.sample", science(config), inputs)
     if stage.done():
         return 0
@@ -85,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rank == 0:
         stage.open()
         _discard_damaged(stage)
-    model, vae, shape, device = _load(config)
+    model, vae, device = _load(config, info)
+    shape = (model.in_channels, model.input_size, model.input_size)
     _draw(config, model, vae, shape, device, rank, world)
     if world > 1:
         from accelerate import PartialState
@@ -111,58 +110,75 @@ def _discard_damaged(stage: Stage) -> None:
             path.unlink()
 
 
-def _identity(checkpoint: Path) -> str:
+def identity_of(checkpoint: Path) -> str:
+    """What a run, a checkpoint folder or a file in the published format is, as an input."""
     return sha256_file(checkpoint) if checkpoint.is_file() else checkpoint_identity(checkpoint)
 
 
-def _load(config: SampleConfig) -> tuple[nn.Module, Vae, tuple[int, int, int], torch.device]:
-    """Model and VAE on the device, checked against each other; (C, h, w) of a latent."""
-    import torch
+def load_dit(checkpoint: Path, weights: Literal["ema", "raw"]) -> tuple[DiT, dict[str, Any]]:
+    """A DiT on the CPU and what its checkpoint says of its latents ({} for a published one).
 
+    Raises UserError for a checkpoint that is missing, damaged, or of a conditioned model.
+    """
     from dit.checkpoint import load_model
+    from dit.model import DiT
     from dit.published import load_official
-    from dit.vae import load_vae
 
-    model: Any
-    if config.checkpoint.is_file():
-        model, latent = load_official(config.checkpoint, weights=config.weights), {}
-    else:
-        model, state = load_model(config.checkpoint, config.weights)
-        latent = state["latent"]
-    default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(config.device or default)
-        vae = load_vae(config.vae, device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {config.device}: {error}") from None
-    size = model.config["input_size"]
-    shape = (model.config["in_channels"], size, size)
-    if latent and latent["vae_identity"] != vae.identity:
+    if checkpoint.is_file():
+        return load_official(checkpoint, weights=weights), {}
+    model, state = load_model(checkpoint, weights)
+    if not isinstance(model, DiT):
+        raise UserError(f"{checkpoint}: holds a {type(model).__name__}, expected a plain DiT")
+    return model, state["latent"]
+
+
+def check_vae(
+    model: DiT, latent: Mapping[str, Any], info: VaeInfo, checkpoint: Path, vae: Path
+) -> None:
+    """Raise UserError unless the VAE is the one that made the model's training latents."""
+    if latent and latent["vae_identity"] != info.identity:
         raise UserError(
-            f"{config.vae}: not the VAE that {config.checkpoint} was trained with (identity "
-            f"{vae.identity[:12]}, expected {latent['vae_identity'][:12]}); its latents mean "
+            f"{vae}: not the VAE that {checkpoint} was trained with (identity "
+            f"{info.identity[:12]}, expected {latent['vae_identity'][:12]}); its latents mean "
             "something else. Give the folder that dit.encode was given"
         )
-    if shape[0] != vae.latent_channels:
+    if model.in_channels != info.latent_channels:
         raise UserError(
-            f"{config.vae}: {vae.latent_channels} latent channels, the DiT has {shape[0]}"
+            f"{vae}: {info.latent_channels} latent channels, the DiT has {model.in_channels}"
         )
-    classes = model.config["num_classes"]
+
+
+def _load(config: SampleConfig, info: VaeInfo) -> tuple[DiT, Vae, torch.device]:
+    """Model and VAE on the device, checked against each other and the settings."""
+    import torch
+
+    from dit.vae import load_vae
+
+    model, latent = load_dit(config.checkpoint, config.weights)
+    check_vae(model, latent, info, config.checkpoint, config.vae)
+    classes = model.num_classes
     if config.class_label >= max(classes, 1):
         raise UserError(f"--class-label {config.class_label}: the model has {classes} classes")
-    if config.guidance != 1.0 and not (classes > 1 and model.config["class_dropout_prob"]):
+    if config.guidance != 1.0 and not (classes > 1 and model.class_dropout_prob):
         raise UserError(
             f"--guidance {config.guidance}: needs a class-conditional model trained with class "
             "dropout; leave it at 1"
         )
-    if not 0 <= config.guided_channels <= shape[0]:
-        raise UserError(f"--guided-channels {config.guided_channels}: expected 0 to {shape[0]}")
-    return model.to(device), vae, shape, device
+    if not 0 <= config.guided_channels <= model.in_channels:
+        raise UserError(
+            f"--guided-channels {config.guided_channels}: expected 0 to {model.in_channels}"
+        )
+    default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(config.device or default)
+        return model.to(device), load_vae(config.vae, device), device
+    except (RuntimeError, AssertionError) as error:  # no such device, or no memory left on it
+        raise UserError(f"--device {config.device or default}: {error}") from None
 
 
 def _draw(
     config: SampleConfig,
-    model: nn.Module,
+    model: DiT,
     vae: Vae,
     shape: tuple[int, int, int],
     device: torch.device,
@@ -177,8 +193,7 @@ def _draw(
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
         torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
-    config_of: dict[str, Any] = model.config  # type: ignore[assignment]
-    classes = config_of["num_classes"]
+    classes = model.num_classes
     predictor: Any = torch.compile(model) if config.compile else model
     mine = range(rank * config.batch, config.n, world * config.batch)
     starts = [start for start in mine if not _complete(config, start)]

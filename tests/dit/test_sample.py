@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ from dit.model import DiT
 from dit.sample import main
 from dit.vae import describe_vae
 from tests.dit.tiny_vae import save_tiny_vae
-from tests.dit.training import ENV, ROOT
 
 N = 7
+ROOT = Path(__file__).parents[2]
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
 
 
 def small_dit(**options) -> DiT:
@@ -36,12 +38,13 @@ def small_dit(**options) -> DiT:
 def save_run(run: Path, vae: Path, model: DiT) -> Path:
     info = describe_vae(vae)
     raw = model.state_dict()
-    ema = {name: value * 0.5 for name, value in raw.items()}
+    ema = {name: value * (1 if name == "pos_embed" else 0.5) for name, value in raw.items()}
+    side = model.input_size
     latent = {
-        "shape": [4, 4, 4],
+        "shape": [4, side, side],
         "scale": info.scale,
         "vae_identity": info.identity,
-        "image_size": 16,
+        "image_size": side * info.factor,
     }
     state = {"model": {"class": "DiT", **model.config}, "latent": latent}
     save_checkpoint(run, 3, {"model": raw, "ema": ema}, state)

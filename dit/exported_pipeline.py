@@ -1,0 +1,143 @@
+"""The pipeline that travels with an exported model; it needs torch and diffusers alone.
+
+    from diffusers import DiffusionPipeline
+    pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
+    images = pipe(num_images=4).images
+
+diffusers' DiT has the sinusoidal time frequencies of another convention built in, without a
+setting for it: outputs are off by some percent. This pipeline sets them right when it loads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+
+class ExportedDiTPipeline(DiffusionPipeline):
+    """Unconditional or class-conditional DiT.
+
+    Args:
+        transformer, vae, scheduler: the parts, as from_pretrained loads them.
+        freq_shift: the time frequencies are 10000**(-i / (128 - freq_shift)).
+        num_classes: 0 is unconditional.
+    """
+
+    config: Any
+    transformer: Any
+    vae: Any
+    scheduler: Any
+
+    def __init__(
+        self,
+        transformer: DiTTransformer2DModel,
+        vae: AutoencoderKL,
+        scheduler: DDIMScheduler,
+        freq_shift: int = 0,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
+        self.register_to_config(freq_shift=freq_shift, num_classes=num_classes)
+        blocks: Any = transformer.transformer_blocks
+        for block in blocks:
+            block.norm1.emb.time_proj.downscale_freq_shift = freq_shift
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        num_images: int = 1,
+        steps: int = 250,
+        sampler: str = "ddpm",
+        class_labels: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+    ) -> ImagePipelineOutput:
+        """Draw images.
+
+        Args:
+            num_images: how many; the length of class_labels or latents if those are given.
+            steps: model evaluations.
+            sampler: 'ddpm' is DiT's own, with the learned variance; 'scheduler' uses
+                self.scheduler (DDIM as exported; any other diffusers scheduler can be put
+                there), without the learned variance.
+            class_labels: class of each image, for a class-conditional model.
+            generator: source of noise, on the CPU.
+            latents: starting noise [n, C, h, w].
+            output_type: 'pil', 'np' (uint8 n x H x W x C) or 'latent' (scaled tensor).
+        """
+        config, device = self.transformer.config, self._execution_device
+        given = latents if latents is not None else class_labels
+        count = num_images if given is None else len(given)
+        if self.config.num_classes > 1 and class_labels is None:
+            raise ValueError(f"class_labels needed: 0 to {self.config.num_classes - 1}")
+        labels = torch.tensor(class_labels or [0] * count, device=device)
+        if latents is None:
+            shape = (count, config.in_channels, config.sample_size, config.sample_size)
+            latents = torch.randn(shape, generator=generator)
+        x = latents.to(device, torch.float32)
+        if sampler == "ddpm":
+            x = self._ddpm(x, labels, steps, generator)
+        elif sampler == "scheduler":
+            self.scheduler.set_timesteps(steps, device=device)
+            for t in self.progress_bar(self.scheduler.timesteps):
+                eps = self._predict(self.scheduler.scale_model_input(x, t), t, labels)
+                x = self.scheduler.step(eps[:, : x.shape[1]], t, x).prev_sample
+        else:
+            raise ValueError(f"sampler '{sampler}': expected 'ddpm' or 'scheduler'")
+        images: Any = x
+        if output_type == "latent":
+            return ImagePipelineOutput(images=images)
+        decoded = self.vae.decode((x / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        pixels = (127.5 * decoded.float() + 128.0).clamp(0, 255).to(torch.uint8)
+        images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        return ImagePipelineOutput(
+            images=self.numpy_to_pil(images) if output_type == "pil" else images
+        )
+
+    def _predict(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        timestep = t.reshape(1).expand(len(x)).to(x.device)
+        inputs = x.to(self.transformer.dtype)
+        return self.transformer(inputs, timestep=timestep, class_labels=labels).sample.float()
+
+    def _ddpm(
+        self, x: torch.Tensor, labels: torch.Tensor, steps: int, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """Ancestral sampling over evenly spread timesteps with the learned variance."""
+        config = self.scheduler.config
+        betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps)
+        visited = np.linspace(0, len(betas) - 1, steps).round().astype(int)
+        bars = np.cumprod(1.0 - betas)[visited]
+        previous = np.append(1.0, bars[:-1])
+        beta = 1.0 - bars / previous
+        tilde = beta * (1.0 - previous) / (1.0 - bars)
+        tilde[0] = tilde[min(1, steps - 1)] or beta[0]
+        for i in self.progress_bar(range(steps - 1, -1, -1)):
+            output = self._predict(x, torch.tensor(int(visited[i])), labels)
+            eps, v = output.chunk(2, dim=1)
+            bar, before = float(bars[i]), float(previous[i])
+            x0 = (x - math.sqrt(1.0 - bar) * eps) / math.sqrt(bar)
+            weight = float(beta[i]) * math.sqrt(before) / (1.0 - bar)
+            x = weight * x0 + (1.0 - before) * math.sqrt(1.0 - float(beta[i])) / (1.0 - bar) * x
+            if i > 0:
+                share = (v + 1.0) / 2.0
+                log_variance = share * math.log(beta[i]) + (1.0 - share) * math.log(tilde[i])
+                noise = torch.randn(x.shape, generator=generator).to(x.device)
+                x = x + torch.exp(0.5 * log_variance) * noise
+        return x
+
+    @staticmethod
+    def numpy_to_pil(images: np.ndarray) -> list:
+        """uint8 n x H x W x C to images; of more than three bands the first three."""
+        from PIL import Image
+
+        return [Image.fromarray(np.ascontiguousarray(image[:, :, :3])) for image in images]
