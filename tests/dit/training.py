@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -46,37 +47,52 @@ def flags(store: Path, out: Path, *more: str) -> list[str]:
 
 
 def start(
-    arguments: list[str], log: Path, rank: int = 0, world: int = 1, port: int = 0
+    arguments: list[str],
+    log: Path,
+    rank: int = 0,
+    world: int = 1,
+    port: int = 0,
+    stop_at: int | None = None,
 ) -> ForkServerProcess:
     """Start `python -m dit.train` in a process of its own, its output going to `log`.
 
     The fork server imports the modules once, so that a start costs milliseconds, not seconds.
+    With `stop_at` the process sends itself SIGTERM as it loads that step.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dit.trainer", "dit.latents", "dit.model", "tests.dit.training"])
+    context.set_forkserver_preload(
+        ["torch._dynamo", "dit.trainer", "dit.latents", "dit.model", "tests.dit.training"]
+    )
     env = dict(ENV)
     if world > 1:  # what torchrun and accelerate launch set
         env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    process = context.Process(target=_child, args=(arguments, log, env))
+    process = context.Process(target=_child, args=(arguments, log, env, stop_at))
     process.start()
     return process
 
 
-def train(arguments: list[str], log: Path, world: int = 1) -> tuple[int, str]:
-    """Run the command to its end: (exit code of rank 0, output of all)."""
+def train(
+    arguments: list[str], log: Path, world: int = 1, stop_at: int | None = None
+) -> tuple[int, str]:
+    """Run the command to its end: (exit code, output of all ranks).
+
+    `stop_at`: the last rank is sent SIGTERM as it loads that step.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs = [log.with_name(f"{log.name}-{rank}") for rank in range(world)]
-    processes = [start(arguments, logs[rank], rank, world, port) for rank in range(world)]
+    stops = [None] * (world - 1) + [stop_at]
+    processes = [start(arguments, logs[r], r, world, port, stops[r]) for r in range(world)]
     for process in processes:
         process.join(100)
-    assert all(process.exitcode is not None for process in processes), "hangs"
-    return processes[0].exitcode or 0, "".join(path.read_text() for path in logs)
+    (code,) = {process.exitcode for process in processes}  # one for all; None: it hangs
+    assert code is not None
+    return code, "".join(path.read_text() for path in logs)
 
 
-def _child(arguments: list[str], log: Path, env: dict[str, str]) -> None:
+def _child(arguments: list[str], log: Path, env: dict[str, str], stop_at: int | None) -> None:
     os.environ.update(env)
     sys.stdout = sys.stderr = open(log, "w", buffering=1)
     import torch
@@ -92,6 +108,8 @@ def _child(arguments: list[str], log: Path, env: dict[str, str]) -> None:
 
     def spied(self: LatentSource, picks: Any) -> dict[str, torch.Tensor]:
         """Load, and write down what each slot of the step sees, to <log>.seen."""
+        if picks.step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         batch = load(self, picks)
         sums = picks.noise(self.latent_shape).double().sum(dim=(1, 2, 3)).tolist()
         with open(f"{log}.seen", "a") as stream:
