@@ -191,7 +191,9 @@ def _finished(out: Path, number: int, corpus: Corpus, shard: str) -> bool:
 
 
 def _check_out(config: ScoreConfig) -> None:
-    """Refuse to write the table where the next listing would take it for images."""
+    """Refuse an output that is no folder, or that the next listing would take for images."""
+    if config.out.suffix or config.out.is_file():
+        raise UserError(f"--out {config.out}: name a folder, without a dot in its name")
     out, corpus = config.out.resolve(), config.corpus.resolve()
     if out.is_relative_to(corpus):
         inside = out.relative_to(corpus).parts

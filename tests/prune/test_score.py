@@ -236,6 +236,8 @@ def test_what_the_user_can_mend(tmp_path, jpegs):
         score(tmp_path / "absent", tmp_path / "scores")
     with pytest.raises(UserError, match="lies inside"):
         score(tmp_path / "corpus", tmp_path / "corpus" / "scores")
+    with pytest.raises(UserError, match="name a folder"):
+        score(tmp_path / "corpus", tmp_path / "scores.parquet")
     with pytest.raises(UserError, match="must be at least 1"):
         main(["--corpus", str(tmp_path), "--out", str(tmp_path / "s"), "--workers", "0"])
 
