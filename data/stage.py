@@ -22,6 +22,7 @@ from data.atomic import remove_stale, write_json
 from data.errors import UserError
 
 FORMAT = 1  # version of the manifest's own layout
+FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
 
 def sha256_file(path: Path | str) -> str:
@@ -37,8 +38,10 @@ def digest_of(value: Any) -> str:
 
 
 def manifest_path(out: Path) -> Path:
-    """`OUT/manifest.json` for a folder, `STEM.manifest.json` beside a file (it has a suffix)."""
-    return out.with_suffix(".manifest.json") if out.suffix else out / "manifest.json"
+    """`OUT/manifest.json` for a folder, `STEM.manifest.json` beside a single file."""
+    if out.suffix in FILES and not out.is_dir():
+        return out.with_suffix(".manifest.json")
+    return out / "manifest.json"
 
 
 def read_manifest(out: Path | str) -> dict[str, Any]:
@@ -128,7 +131,7 @@ class Stage:
                 return True
             print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
             return False
-        if self.started.exists():
+        if self.started.exists() and not self._empty():
             self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
         return False
 
@@ -145,7 +148,7 @@ class Stage:
         except OSError:
             raise UserError(f"{self.out}: another process is writing it; wait for it") from None
         remove_stale(folder)
-        if self.started.exists():
+        if self.started.exists() and not self._empty():
             self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
         else:
             write_json(self.started, self._describe())
@@ -195,6 +198,12 @@ class Stage:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _empty(self) -> bool:
+        """True when a stage that was begun has written nothing yet, so that nothing binds it."""
+        if self.manifest.parent != self.out:
+            return not self.out.exists()
+        return all(p.name in (self.started.name, ".stage.lock") for p in self.out.iterdir())
 
     def _describe(self) -> dict[str, Any]:
         return {"stage": self.name, "params": self.params, "inputs": self.inputs}

@@ -42,6 +42,7 @@ def test_other_parameters_are_refused_by_name(tmp_path: Path, finished: bool) ->
     else:  # a run that was killed after it began
         begun = Stage(out, "test.stage", {"seed": 0}, {"source": "a"})
         begun.open()
+        (out / "part-00000").touch()
         begun.close()
     with pytest.raises(UserError, match="seed: 0 there, 1 now"):
         Stage(out, "test.stage", {"seed": 1}, {"source": "a"}).done()
@@ -68,6 +69,18 @@ def test_a_lost_or_cut_output_is_made_again(tmp_path: Path) -> None:
     make(tmp_path / "out")
     (tmp_path / "out" / "part.txt").unlink()
     assert not Stage(tmp_path / "out", "test.stage", {"seed": 0}, {"source": "a"}).done()
+
+
+def test_a_stage_that_wrote_nothing_binds_nobody(tmp_path: Path) -> None:
+    for out in (tmp_path / "v1.0", tmp_path / "index.parquet"):
+        begun = Stage(out, "test.stage", {"seed": 0}, {})
+        begun.open()
+        begun.close()
+        again = Stage(out, "test.stage", {"seed": 1}, {})
+        assert not again.done()
+        again.open()
+        again.close()
+    assert (tmp_path / "v1.0" / "stage.json").exists()  # a dot does not make a folder a file
 
 
 def test_replace_makes_again_instead_of_refusing(tmp_path: Path) -> None:
