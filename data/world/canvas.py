@@ -14,6 +14,7 @@ from data.world.noise import Array, fractal
 
 OVERSAMPLE = 2  # canvas pixels per tile pixel; `develop` averages 2 x 2
 Points = Sequence[tuple[float, float]]
+Rgb = Sequence[float] | np.ndarray  # three values, 0..1 in display space
 
 
 class Canvas:
@@ -105,7 +106,7 @@ class Canvas:
         if cover is not None:
             self.cover[alpha > 0.5] = cover
 
-    def mottle(self, texture: Array, where: NDArray[np.bool_] | None = None) -> None:
+    def mottle(self, texture: Array | np.float32, where: NDArray[np.bool_] | None = None) -> None:
         """Multiply colour and NIR by 1 + texture."""
         factor = 1.0 + texture if where is None else 1.0 + np.where(where, texture, np.float32(0))
         self.rgb *= factor
@@ -177,7 +178,7 @@ class Sheet:
         self.draw = ImageDraw.Draw(self.image)
         self.rows: list[Sequence[float]] = [(0.0,) * 6]
 
-    def thing(self, colour: Sequence[float], nir: float, cover: int, height: float = 0.0) -> int:
+    def thing(self, colour: Rgb, nir: float, cover: int, height: float = 0.0) -> int:
         """Register an object; returns its number, to be given to the drawing methods."""
         self.rows.append((colour[0], colour[1], colour[2], nir, float(cover), height))
         return len(self.rows) - 1

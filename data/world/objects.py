@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.world.canvas import Canvas, Sheet
+from data.world.canvas import Canvas, Rgb, Sheet
 from data.world.noise import Array
 from data.world.scenes import BARE, BUILDING, DEVELOPED, ROAD, TREE
 
@@ -62,7 +62,7 @@ def trees(
     *,
     spread: float = 0.3,
     height: float = 1.6,
-    tint: Sequence[float] | None = None,
+    tint: Rgb | None = None,
 ) -> None:
     """Round crowns with a lit and a dark side, casting shadows.
 
@@ -253,11 +253,11 @@ def road(
     path: list[tuple[float, float]],
     width: float,
     *,
-    colour: Sequence[float] | None = None,
+    colour: Rgb | None = None,
     marks: bool = False,
     traffic: float = 0.0,
     height: float = 0.0,
-    kerb: Sequence[float] | None = None,
+    kerb: Rgb | None = None,
 ) -> None:
     """A road along a polyline (pixels): verge, surface, markings and vehicles.
 

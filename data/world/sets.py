@@ -57,7 +57,7 @@ def plan_sets(config: WorldConfig) -> list[Item]:
     for i, (name, split) in enumerate(_sis_names(config)):
         scene = _labelled(config, "sis", len(_sis_names(config)))[i]
         base = f"sis/OpenEarthMap_wo_xBD/{name.rsplit('_', 1)[0]}"
-        paths = (f"{base}/images/{name}",)
+        paths: tuple[str, ...] = (f"{base}/images/{name}",)
         if split != "test":
             paths += (f"{base}/labels/{name}",)
         items.append(Item("sis", scene, i, config.pair_size, 0, paths))
