@@ -109,7 +109,7 @@ def test_second_epoch_is_the_same_place_changed() -> None:
 
 def test_entropy_removes_the_dull_tiles() -> None:
     """Top 30 % by grey-level entropy: nine in ten dull tiles go, every other scene stays."""
-    config = WorldConfig(out=Path("unused"), tiles=200, size=64, seed=3)
+    config = WorldConfig(out=Path("unused"), tiles=300, size=64, seed=3)
     rows = []
     for job in plan_corpus(config):
         try:
