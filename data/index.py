@@ -11,9 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from data.atomic import atomic_path
 from data.errors import UserError
@@ -65,8 +67,24 @@ def canonical(rows: pa.Table) -> pa.Table:
     if absent:
         raise ValueError(f"a subset index needs the column(s) {', '.join(absent)}")
     table = rows.select(SCHEMA.names).cast(SCHEMA)
-    order = [("shard", "ascending"), ("row", "ascending")]
-    return table.take(pc.sort_indices(table, sort_keys=order)).combine_chunks()
+    return table.take(pa.array(place_order(table))).combine_chunks()
+
+
+def place_order(table: pa.Table) -> NDArray[np.int64]:
+    """The positions of the rows in order of (shard, row).
+
+    Shards are few and rows are many, so the strings compared are the distinct shards alone.
+
+    Raises ValueError when a shard or a row is null.
+    """
+    for name in ("shard", "row"):
+        if table.column(name).null_count:
+            raise ValueError(f"the column '{name}' has empty entries")
+    shards = table.column("shard").combine_chunks().dictionary_encode()
+    order = pc.sort_indices(shards.dictionary).to_numpy()
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return np.lexsort((table.column("row").to_numpy(), place[shards.indices.to_numpy()]))
 
 
 def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:

@@ -13,7 +13,7 @@ are of a fixed size and in a fixed order, so the same input gives the same bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,7 @@ def spherical_kmeans(
         if best is None or result.objective < best.objective:
             best = result
     assert best is not None
-    return Clustering(**{**best.__dict__, "objectives": tuple(objectives)})
+    return replace(best, objectives=tuple(objectives))
 
 
 def plus_plus(units: Floats, clusters: int, random: np.random.Generator) -> NDArray[np.int64]:

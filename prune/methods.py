@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from data.index import place_order
 from prune import selection
 from prune.stage1 import stage1
 
@@ -147,9 +148,7 @@ def entropy(request: Request) -> Chosen:
 @method("full", "the whole pool, nothing pruned")
 def full(request: Request) -> Chosen:
     """Baseline: all N images, in the order of (shard, row)."""
-    order = pc.sort_indices(
-        request.pool, sort_keys=[("shard", "ascending"), ("row", "ascending")]
-    ).to_numpy()
+    order = place_order(request.pool)
     return subset(request.pool, order, chosen="full"), {}
 
 
@@ -198,8 +197,15 @@ def subset(
         "cluster": np.full(count, -1, np.int32) if cluster is None else cluster,
         "similarity": pa.nulls(count, pa.float32()) if similarity is None else similarity,
         "rank": np.arange(count, dtype=np.int64) if rank is None else rank,
-        "chosen": pa.array(np.broadcast_to(chosen, count).astype(object), pa.string()),
+        "chosen": _names(chosen, count),
     }
     for name, values in columns.items():
         taken = taken.append_column(name, pa.array(values))
     return taken
+
+
+def _names(chosen: str | NDArray[np.str_], count: int) -> pa.Array:
+    if isinstance(chosen, str):
+        return pa.repeat(chosen, count)
+    names, codes = np.unique(chosen, return_inverse=True)
+    return pa.array(names.tolist(), pa.string()).take(pa.array(codes))

@@ -83,7 +83,9 @@ def derive(
 
     method = find(name)
     inputs = sources.identities(method.clustered)
-    columns = ["key", "shard", "row", "digest", "entropy", "status"]
+    columns = ["key", "shard", "row", "entropy", "status"]
+    if sources.holdout is not None:
+        columns.append("digest")  # copies of held-out images are found by it
     scores = read_parts(sources.scores, columns=columns)
     held = None if sources.holdout is None else read_holdout(sources.holdout)
     images = pool(scores, held)
