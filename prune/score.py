@@ -22,7 +22,7 @@ from data.decode import MAX_PIXELS, Luma, Reject, decode
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
 from data.progress import progress
-from data.stage import Stage
+from data.stage import FILES, Stage
 from prune.entropy import MEASURES, Measure
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
@@ -192,8 +192,8 @@ def _finished(out: Path, number: int, corpus: Corpus, shard: str) -> bool:
 
 def _check_out(config: ScoreConfig) -> None:
     """Refuse an output that is no folder, or that the next listing would take for images."""
-    if config.out.suffix or config.out.is_file():
-        raise UserError(f"--out {config.out}: name a folder, without a dot in its name")
+    if config.out.suffix in FILES or config.out.is_file():
+        raise UserError(f"--out {config.out}: name a folder, not a file")
     out, corpus = config.out.resolve(), config.corpus.resolve()
     if out.is_relative_to(corpus):
         inside = out.relative_to(corpus).parts
