@@ -2,7 +2,8 @@
 
 A stage's configuration is one flat dataclass. Its fields are of three kinds: science (the
 default; part of the stage's identity), machine (declared with `machine()`: workers, batch per
-device, precision; they change speed, never the meaning) and paths (where things are).
+device, precision; they change speed, never the meaning) and places: paths, and strings that say
+where something is, declared with `dataclasses.field(metadata=LOCATION)`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from data.errors import UserError
 
 T = TypeVar("T")
 
+LOCATION = {"location": True}
+"""Metadata of a str field that says where something is, such as what `open_corpus` takes."""
+
 
 def machine(default: Any) -> Any:
     """Declare a dataclass field that does not change the result's meaning."""
@@ -25,11 +29,11 @@ def machine(default: Any) -> Any:
 
 
 def science(config: Any) -> dict[str, Any]:
-    """The fields that make up a stage's identity: neither machine settings nor paths."""
+    """The fields that make up a stage's identity: neither machine settings nor places."""
     values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.metadata.get("machine") or "Path" in str(field.type):
+        if {"machine", "location"} & set(field.metadata) or "Path" in str(field.type):
             continue
         values[field.name] = list(value) if isinstance(value, tuple) else value
     return values

@@ -1,7 +1,7 @@
 """What a corpus is to the stages: shards of named samples, read in order or fetched by name.
 
-A corpus is opened from a specification (see `open_corpus`). Today that is a folder of images;
-every further kind is one subclass of `Corpus` and one entry in `_READERS`.
+A corpus is opened from a specification (see `open_corpus`). A folder of images is read here;
+tar, Arrow and Parquet shards, CSV lists and the presets are in data/readers/.
 
 Keys of a folder are POSIX paths relative to it, sorted by their bytes. So that a key is always
 printable UTF-8, a backslash is written as two, and control characters and bytes that are no
@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,14 @@ class Sample:
     row: int
     data: bytes | None
     error: tuple[str, str] | None = None
-    """(reason, detail), with a reason of decode.REASONS, when `data` is None."""
+    """(reason, detail) when `data` is None; reasons are those of data.decode, and of
+    data.readers.shards where shards are read."""
+    name: str | None = None
+    """File name whose extension the content must agree with, '' for none; None: the key's."""
+    quality: float | None = None
+    """Quality score that the corpus itself gives (Git-10M's img_quality_score)."""
+    resolution_m: float | None = None
+    """Ground size of a pixel in metres, where the corpus says it."""
 
 
 class Batch(ABC):
@@ -52,6 +59,22 @@ class Batch(ABC):
 
 class Corpus(ABC):
     """Named images in shards. The listing is taken once and does not change afterwards."""
+
+    unique_keys = False
+    """Whether no two samples can have the same key; otherwise the score's pass looks for them."""
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Columns beyond the base of the score table: of 'quality' and 'resolution_m'."""
+        return ()
+
+    @property
+    def root(self) -> Path | None:
+        """Folder whose files, all of them, are the corpus: nothing may be written into it."""
+        return None
+
+    def check(self) -> None:  # noqa: B027 (most corpora need none)
+        """Raise UserError for what is wrong in kind, not in places, before a long pass begins."""
 
     @abstractmethod
     def shards(self) -> list[str]:
@@ -97,8 +120,14 @@ class FolderCorpus(Corpus):
     followed unless it leads back into the corpus, or to where another link has led already.
     """
 
+    unique_keys = True
+
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self._root = root
+
+    @property
+    def root(self) -> Path:
+        return self._root
 
     @cached_property
     def _files(self) -> tuple[list[str], list[int]]:
@@ -125,7 +154,7 @@ class FolderCorpus(Corpus):
         # The key is the place: a file that moved to another row, because others were added, is
         # still the same file, and one that is gone yields an error.
         for key, shard, row in locations:
-            yield _read_file(os.fspath(self.root), key, shard, row)
+            yield read_file(os.fspath(self.root), key, shard, row)
 
     def identity(self) -> str:
         digest = hashlib.sha256()
@@ -157,7 +186,7 @@ class FolderBatch(Batch):
 
     def __iter__(self) -> Iterator[Sample]:
         for row, key in enumerate(self.keys, self.start):
-            yield _read_file(self.root, key, self.shard, row)
+            yield read_file(self.root, key, self.shard, row)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -167,23 +196,15 @@ def open_corpus(spec: Path | str) -> Corpus:
     """Open a corpus.
 
     Args:
-        spec: a folder of images, taken with all folders below it.
+        spec: a folder, a shard file, a pattern of shard files, or a preset; data/readers/specs.py
+            has them all.
 
     Raises:
         UserError: nothing is there, nothing is in it, or it is of no kind that is understood.
     """
-    path = Path(spec)
-    for accepts, reader, _ in _READERS:
-        if accepts(path):
-            return reader(path)
-    kinds = "\n  ".join(text for _, _, text in _READERS)
-    state = "not a kind of corpus that is understood" if path.exists() else "no such corpus"
-    raise UserError(f"{spec}: {state}; understood are:\n  {kinds}")
+    from data.readers.specs import open_spec  # readers build on this module
 
-
-_READERS: list[tuple[Callable[[Path], bool], Callable[[Path], Corpus], str]] = [
-    (Path.is_dir, FolderCorpus, "FOLDER   a folder of image files, with all folders below it"),
-]
+    return open_spec(os.fspath(spec))
 
 
 def key_of_path(path: str) -> str:
@@ -266,7 +287,8 @@ def _size(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _read_file(root: str, key: str, shard: str, row: int) -> Sample:
+def read_file(root: str, key: str, shard: str, row: int) -> Sample:
+    """The file `key` below a folder. What cannot be read comes with an error."""
     try:
         # Non-blocking, for a named pipe would otherwise wait for a writer for ever.
         descriptor = os.open(

@@ -198,6 +198,14 @@ def sniff(data: bytes) -> str:
     raise Reject("not-an-image", what)
 
 
+def bands(data: bytes) -> int:
+    """1 for a grey image, 3 for a colour one (a palette counts as colour), by its header alone."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return 1 if simplejpeg.decode_jpeg_header(data)[2] == "Gray" else 3
+    with Image.open(io.BytesIO(data)) as image:
+        return 1 if image.mode in ("1", "L", "LA", "La") else 3
+
+
 _BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)}
 
 

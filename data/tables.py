@@ -28,10 +28,26 @@ SCORES = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("entropy", pa.float64()),  # bits in [0, 8]; null: rejected
         pa.field("status", pa.string(), nullable=False),  # 'ok' or 'rejected'
-        pa.field("reason", pa.string(), nullable=False),  # '' or a key of decode.REASONS
+        pa.field("reason", pa.string(), nullable=False),  # '' or why it was rejected
         pa.field("detail", pa.string(), nullable=False),  # one line; for 'ok' a note, or ''
     ]
 )
+
+EXTRAS = {
+    # of the corpus itself, where it has them
+    "quality": pa.field("quality", pa.float64()),  # its own quality score
+    "resolution_m": pa.field("resolution_m", pa.float64()),  # metres a pixel
+    # of `prune.score --statistics`
+    "bands": pa.field("bands", pa.int32()),  # 1: grey, 3: colour
+    "clipped": pa.field("clipped", pa.float64()),  # share of pixels whose grey is 0 or 255
+}
+"""Further columns of a score table; all are nullable and come after those of SCORES."""
+
+
+def scores_schema(extras: Sequence[str] = ()) -> pa.Schema:
+    """SCORES with some of EXTRAS after it."""
+    return pa.schema([*SCORES, *(EXTRAS[name] for name in extras)])
+
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 

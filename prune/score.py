@@ -11,14 +11,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.cli import machine, parse, run, science
+import numpy as np
+
+from data.cli import LOCATION, machine, parse, run, science
 from data.corpus import Batch, Corpus, Sample, open_corpus
-from data.decode import MAX_PIXELS, Luma, Reject, decode
+from data.decode import MAX_PIXELS, Luma, Reject, bands, decode
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
 from data.progress import progress
@@ -34,8 +38,9 @@ Columns = dict[str, list[Any]]
 class ScoreConfig:
     """Settings of Stage I's pass over the corpus."""
 
-    corpus: Path
-    """Corpus: a folder of images, with all folders below it. It is only read."""
+    corpus: str = dataclasses.field(metadata=LOCATION)
+    """Corpus: a folder of images, tar, Arrow or Parquet shards ('data-*.arrow',
+    'rs3-{0000..0031}.tar'), a CSV list, or a preset (git10m:FOLDER, rs5m:FOLDER). Only read."""
     out: Path
     """Output folder: the score table, one Parquet part a shard."""
     entropy: Measure = "grey"
@@ -52,6 +57,9 @@ class ScoreConfig:
     """Reject images with more pixels than this (width x height), undecoded."""
     accept_misnamed: bool = False
     """Accept images whose file extension belongs to another image format (noted in 'detail')."""
+    statistics: bool = False
+    """Also record bands (1: grey, 3: colour) and clipped (share of pixels whose grey is 0 or
+    255), two more columns, which the rules of data.filter need."""
     workers: int = machine(available_cpus())
     """Processes that decode (machine setting; the table does not depend on it)."""
 
@@ -59,6 +67,9 @@ class ScoreConfig:
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What a worker needs to know to score one image; the fields are ScoreConfig's."""
+
+    extras: tuple[str, ...] = ()
+    """Columns after COLUMNS: names of data.tables.EXTRAS."""
 
     entropy: Measure = "grey"
     luma: Luma = "jpeg"
@@ -74,7 +85,17 @@ COLUMNS = (
 
 
 def score_sample(sample: Sample, settings: Settings) -> tuple[Any, ...]:
-    """The table's row for one sample, in the order of COLUMNS. Never raises for bad data."""
+    """The table's row for one sample: COLUMNS, then the extras. Never raises for bad data."""
+    told: dict[str, Any] = {}
+    row = _score(sample, settings, told)
+    if not settings.extras:
+        return row
+    told |= {"quality": sample.quality, "resolution_m": sample.resolution_m}
+    return (*row, *(told.get(name) for name in settings.extras))
+
+
+def _score(sample: Sample, settings: Settings, told: dict[str, Any]) -> tuple[Any, ...]:
+    """The columns of COLUMNS; statistics of the pixels go to `told` if they are asked for."""
     place = (sample.key, sample.shard, sample.row)
     data = sample.data
     if data is None:
@@ -84,7 +105,7 @@ def score_sample(sample: Sample, settings: Settings) -> tuple[Any, ...]:
     try:
         grey, note = decode(
             data,
-            sample.key,
+            sample.key if sample.name is None else sample.name,
             grey=True,
             min_side=settings.min_side,
             max_pixels=settings.max_pixels,
@@ -95,27 +116,42 @@ def score_sample(sample: Sample, settings: Settings) -> tuple[Any, ...]:
         size = reject.size or (None, None)
         return (*place, *content, *size, None, "rejected", reject.reason, reject.detail)
     height, width = grey.shape
+    if "clipped" in settings.extras:
+        ends = np.count_nonzero(grey == 0) + np.count_nonzero(grey == 255)
+        told |= {"bands": bands(data), "clipped": ends / grey.size}
     return (*place, *content, width, height, MEASURES[settings.entropy](grey), "ok", "", note)
 
 
 def score_batch(batch: Batch, settings: Settings) -> Columns:
     """Columns of the score table for a stretch of a shard."""
     rows = [score_sample(sample, settings) for sample in batch]
-    return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    names = (*COLUMNS, *settings.extras)
+    if not rows:  # an empty shard
+        return {name: [] for name in names}
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def score_shards(
     corpus: Corpus, shards: Sequence[str], settings: Settings, workers: int
-) -> Iterator[tuple[int, Columns]]:
-    """Columns of consecutive batches of `shards`, each with its shard's place in `shards`."""
-    starts = [
-        (n, start) for n, s in enumerate(shards) for start in range(0, corpus.count(s), BATCH)
-    ]
-    batches = (corpus.batch(shards[n], start, start + BATCH) for n, start in starts)
-    results = ordered_map(
-        functools.partial(score_batch, settings=settings), batches, min(workers, len(starts))
-    )
-    return zip((n for n, _ in starts), results, strict=True)
+) -> Iterator[tuple[int, bool, Columns]]:
+    """Columns of consecutive batches of `shards`: (place in `shards`, last of it, columns).
+
+    A shard is looked into when its turn comes and not before.
+    """
+    under_way: deque[tuple[int, bool]] = deque()
+
+    def batches() -> Iterator[Batch]:
+        for n, shard in enumerate(shards):
+            count = corpus.count(shard)
+            for start in range(0, max(count, 1), BATCH):
+                under_way.append((n, start + BATCH >= count))
+                yield corpus.batch(shard, start, min(start + BATCH, count))
+
+    tasks = batches()
+    first = list(itertools.islice(tasks, max(workers, 1)))  # no more processes than batches
+    function = functools.partial(score_batch, settings=settings)
+    for columns in ordered_map(function, itertools.chain(first, tasks), min(workers, len(first))):
+        yield (*under_way.popleft(), columns)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -128,75 +164,83 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     if config.workers < 1 or config.min_side < 1 or config.max_pixels < 1:
         raise UserError("--workers, --min-side and --max-pixels must be at least 1")
-    _check_out(config)
     corpus = open_corpus(config.corpus)
+    _check_out(config, corpus.root)
     stage = Stage(config.out, "prune.score", science(config), {"corpus": corpus.identity()})
     _check_listing(stage, corpus, config)
     if stage.done():
         return 0
+    corpus.check()
     stage.open()
-    shards = corpus.shards()
-    done = [_finished(config.out, n, corpus, shard) for n, shard in enumerate(shards)]
-    scored, seconds = _write_parts(config, corpus, shards, done)
+    scored, seconds = _write_parts(config, corpus)
 
     from data.tables import part_path
-    from prune.score_summary import one_line, summarise
+    from prune.score_summary import mark_duplicate_keys, one_line, summarise
 
+    if not corpus.unique_keys:
+        mark_duplicate_keys(config.out)
     summary = summarise(config.out)
     if not summary["ok"]:
         raise UserError(f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}")
     rate = round(scored / seconds, 1) if scored else None
     summary["timing"] = {"images": scored, "seconds": round(seconds, 3), "images_per_second": rate}
-    outputs = [part_path(config.out, n).name for n in range(len(shards))]
+    outputs = [part_path(config.out, n).name for n in range(len(corpus.shards()))]
     speed = f" at {rate:,.0f} images/s" if rate else ""
     stage.finish(summary, outputs, line=one_line(summary) + speed)
     return 0
 
 
-def _write_parts(
-    config: ScoreConfig, corpus: Corpus, shards: list[str], done: list[bool]
-) -> tuple[int, float]:
+def _write_parts(config: ScoreConfig, corpus: Corpus) -> tuple[int, float]:
     """Score the shards that are not done. Returns images scored and seconds taken."""
-    from data.tables import SCORES, write_part
+    from data.tables import scores_schema, write_part
 
-    left = [n for n, finished in enumerate(done) if not finished]
-    total = len(corpus)
-    todo = sum(corpus.count(shards[n]) for n in left)
-    settings = Settings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)})
-    columns: Columns = {name: [] for name in COLUMNS}
+    extras = corpus.extras + (("bands", "clipped") if config.statistics else ())
+    schema = scores_schema(extras)
+    fields = [f.name for f in dataclasses.fields(Settings) if f.name != "extras"]
+    settings = Settings(**{name: getattr(config, name) for name in fields}, extras=extras)
+    shards = corpus.shards()
+    rows = [_finished(config.out, n, shard) for n, shard in enumerate(shards)]
+    left = [n for n, found in enumerate(rows) if found is None]
+    columns: Columns = {name: [] for name in schema.names}
+    scored = 0
     clock = time.monotonic()
-    with progress(total=total, initial=total - todo, name="entropy") as bar:
-        for n, batch in score_shards(corpus, [shards[n] for n in left], settings, config.workers):
+    with progress(initial=sum(filter(None, rows)), name="entropy") as bar:
+        for n, last, batch in score_shards(
+            corpus, [shards[n] for n in left], settings, config.workers
+        ):
             for name, values in batch.items():
                 columns[name] += values
+            scored += len(batch["key"])
+            rows[left[n]] = corpus.count(shards[left[n]])
+            known = [found for found in rows if found is not None]
+            bar.total = round(sum(known) / len(known) * len(rows))  # exact when all are known
             bar.update(len(batch["key"]))
-            if len(columns["key"]) == corpus.count(shards[left[n]]):
-                write_part(config.out, left[n], columns, SCORES)
-                columns = {name: [] for name in COLUMNS}
-    return todo, time.monotonic() - clock
+            if last:
+                write_part(config.out, left[n], columns, schema)
+                columns = {name: [] for name in schema.names}
+    return scored, time.monotonic() - clock
 
 
-def _finished(out: Path, number: int, corpus: Corpus, shard: str) -> bool:
-    """Whether a part is there and whole."""
+def _finished(out: Path, number: int, shard: str) -> int | None:
+    """Rows of a part that is there and whole, else None."""
     from data.tables import part_path, read_part
 
     path = part_path(out, number)
     if not path.exists():
-        return False
+        return None
     try:
         found = read_part(path, ["shard"])
     except UserError:
-        return False
-    return found.num_rows == corpus.count(shard) and found["shard"][0].as_py() == shard
+        return None
+    return found.num_rows if found.num_rows and found["shard"][0].as_py() == shard else None
 
 
-def _check_out(config: ScoreConfig) -> None:
+def _check_out(config: ScoreConfig, root: Path | None) -> None:
     """Refuse an output that is no folder, or that the next listing would take for images."""
     if config.out.suffix in FILES or config.out.is_file():
         raise UserError(f"--out {config.out}: name a folder, not a file")
-    out, corpus = config.out.resolve(), config.corpus.resolve()
-    if out.is_relative_to(corpus):
-        inside = out.relative_to(corpus).parts
+    if root is not None and config.out.resolve().is_relative_to(root.resolve()):
+        inside = config.out.resolve().relative_to(root.resolve()).parts
         if not any(part.startswith(".") for part in inside):
             raise UserError(f"--out {config.out} lies inside --corpus {config.corpus}; move it out")
 

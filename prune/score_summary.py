@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.corpus import Corpus
-from data.tables import part_paths, read_part
+from data.tables import part_paths, read_part, write_part
 
 TOP = 5  # repeated digests that the summary names
 
@@ -26,7 +28,7 @@ def summarise(folder: Path | str) -> dict[str, Any]:
     """
     reasons: Counter[str] = Counter()
     rows = ok = size = 0
-    prefixes = []
+    prefixes = [np.empty(0, dtype=np.uint64)]
     for path in part_paths(folder):
         part = read_part(path, ["digest", "bytes", "status", "reason"])
         rows += part.num_rows
@@ -63,6 +65,56 @@ def _first_keys(folder: Path | str, wanted: dict[str, int]) -> list[dict[str, An
             if prefix in wanted and prefix not in found:
                 found[prefix] = {"digest": digest, "count": wanted[prefix], "key": key}
     return [found[prefix] for prefix in wanted]
+
+
+def mark_duplicate_keys(folder: Path | str) -> int:
+    """Reject every row whose key an earlier row has, in the parts themselves. Returns how many.
+
+    Of rows with one key the first stays as it is. Doing it again changes nothing. Two different
+    keys are told apart by 64 bits first (8 bytes a row in memory), then in full.
+    """
+    paths = part_paths(folder)
+    hashes = [np.empty(0, dtype=np.uint64)]
+    hashes += [_hashes(read_part(path, ["key"])["key"].to_pylist()) for path in paths]
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    twice = values[counts > 1]
+    if not len(twice):
+        return 0
+    first: dict[str, str] = {}
+    marked = 0
+    for number, (path, part_hashes) in enumerate(zip(paths, hashes[1:], strict=True)):
+        suspects = np.flatnonzero(np.isin(part_hashes, twice)).tolist()
+        if not suspects:
+            continue
+        part = read_part(path)
+        rows = part.take(suspects).select(["key", "shard", "row"]).to_pylist()
+        again: dict[int, str] = {}
+        for place, row in zip(suspects, rows, strict=True):
+            where = f"row {row['row']:,} of {row['shard']}"
+            if first.setdefault(row["key"], where) != where:
+                again[place] = f"the name of {first[row['key']]}"
+        if again:
+            write_part(folder, number, _rejected(part, again), part.schema)
+            marked += len(again)
+    return marked
+
+
+def _hashes(keys: list[str]) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def _rejected(part: pa.Table, again: dict[int, str]) -> pa.Table:
+    """A part with the rows at some places rejected, each with its detail."""
+    columns = {name: part[name].to_pylist() for name in ("status", "reason", "detail", "entropy")}
+    for place, detail in again.items():
+        columns["status"][place], columns["reason"][place] = "rejected", "duplicate-key"
+        columns["detail"][place], columns["entropy"][place] = detail, None
+    for name, values in columns.items():
+        at = part.schema.get_field_index(name)
+        field = part.schema.field(at)
+        part = part.set_column(at, field, pa.array(values, field.type))
+    return part
 
 
 def one_line(summary: dict[str, Any]) -> str:

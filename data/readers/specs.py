@@ -1,0 +1,251 @@
+"""How a corpus is named on the command line.
+
+    FOLDER                     a folder of images, with all folders below it
+    FOLDER                     a folder of shards: *.tar, *.arrow or *.parquet and nothing else,
+                               or what Hugging Face datasets' save_to_disk made
+    FILE or PATTERN            tar, Arrow or Parquet files: data-*.arrow, rs3-{0000..0031}.tar
+    FILE.csv                   images named in the first column, in folders beside the file
+    PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
+
+`?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
+and Parquet, image=EXTENSION for tar. `folder:PATH` says that a folder is to be taken as images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.corpus import Corpus, FolderCorpus
+from data.errors import UserError
+
+SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
+IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
+FORMS = (
+    "FOLDER           a folder of image files, with all folders below it",
+    "FOLDER           of *.tar, *.arrow or *.parquet shards; or made by datasets' save_to_disk",
+    "FILE or PATTERN  of such shards: data-*.arrow, rs3-train-{0000..0031}.tar",
+    "FILE.csv         images named in its first column, in folders beside it",
+    "PRESET:FOLDER    a data set as people hold it:",
+)
+Options = Mapping[str, str]
+
+
+def open_spec(spec: str) -> Corpus:
+    """The corpus that a specification means. Raises UserError when it means none."""
+    place, options = split_options(spec)
+    prefix, colon, rest = place.partition(":")
+    if colon and prefix in PRESETS and rest:
+        return PRESETS[prefix][0](spec, Path(rest), options)
+    path = Path(place)
+    if path.is_dir():
+        return _open_folder(spec, path, options)
+    if path.is_file() or _is_pattern(place):
+        files = [path] if path.is_file() else expand(place)
+        base = path.parent if path.is_file() else _fixed(place)
+        return _open_files(spec, base, files, options)
+    raise _not_understood(spec, path)
+
+
+def split_options(spec: str) -> tuple[str, dict[str, str]]:
+    """'PATH?a=b&c=d' as ('PATH', {'a': 'b', 'c': 'd'})."""
+    match = re.search(r"\?(\w+=[^?&/]+(?:&\w+=[^?&/]+)*)$", spec)
+    if match is None:
+        return spec, {}
+    pairs = (pair.partition("=") for pair in match[1].split("&"))
+    return spec[: match.start()], {name: value for name, _, value in pairs}
+
+
+def expand(pattern: str) -> list[Path]:
+    """The files of a pattern with braces ({a,b}, {0000..0031}) and wildcards, in order.
+
+    Raises UserError when a name that braces spell out is not there, or a wildcard finds nothing.
+    """
+    import glob
+
+    found: list[str] = []
+    missing: list[str] = []
+    for name in _braces(pattern):
+        there = sorted(glob.glob(name)) if glob.has_magic(name) else [name]  # noqa: PTH207
+        present = [path for path in there if Path(path).is_file()]
+        found += present
+        if not present:
+            missing.append(name)
+    if missing:
+        what = "no such file" if found else "nothing there"
+        also = f" ({len(missing):,} missing, {len(found):,} there)" if found else ""
+        raise UserError(f"{missing[0]}: {what}{also}; asked for by {pattern}")
+    return [Path(path) for path in dict.fromkeys(found)]
+
+
+def _braces(text: str) -> Iterator[str]:
+    match = re.search(r"\{([^{}]*)\}", text)
+    if match is None:
+        yield text
+        return
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span:
+        width = len(span[1]) if span[1].startswith("0") else 0
+        choices: Sequence[str] = [f"{n:0{width}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        choices = match[1].split(",")
+    for choice in choices:
+        yield from _braces(text[: match.start()] + choice + text[match.end() :])
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[{")
+
+
+def _fixed(pattern: str) -> Path:
+    """The folder before the first part of a pattern that varies: what shards are named from."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if _is_pattern(part))
+    return Path(*parts[: min(fixed, len(parts) - 1)]) if fixed else Path()
+
+
+def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
+    saved = _saved_files(folder)
+    if saved is not None:
+        return _open_files(spec, folder, saved, options)
+    kinds: set[str] = set()
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        suffix = Path(entry.name).suffix.lower()
+        # Shards have a folder for themselves: beside images, or folders that may hold some,
+        # a Parquet file is somebody's list.
+        if suffix in IMAGES or entry.is_dir():
+            kinds.clear()
+            break
+        if suffix in SUFFIXES:
+            kinds.add(suffix)
+    if not kinds:
+        return _images(spec, folder, options)
+    if len(kinds) > 1:
+        raise UserError(
+            f"{folder}: holds {' and '.join(sorted(kinds))} files; "
+            f"say which: '{folder}/*{min(kinds)}', or 'folder:{folder}' for a folder of images"
+        )
+    files = sorted(folder.glob(f"[!.]*{kinds.pop()}"))
+    return _open_files(spec, folder, files, options)
+
+
+def _images(spec: str, folder: Path, options: Options) -> FolderCorpus:
+    if options:
+        raise UserError(f"{spec}: a folder of images has no option '{next(iter(options))}'")
+    return FolderCorpus(folder)
+
+
+def _open_files(spec: str, base: Path, files: Sequence[Path], options: Options) -> Corpus:
+    if not files:
+        raise UserError(f"{spec}: no shards in it")
+    kinds = {SUFFIXES.get(path.suffix.lower()) for path in files}
+    if files[0].suffix.lower() == ".csv" and len(files) == 1:
+        from data.readers.listed import ListedCorpus
+
+        return ListedCorpus(spec, files[0], [files[0].parent], options)
+    if kinds == {"tar"}:
+        from data.readers.tar import TarCorpus
+
+        return TarCorpus(spec, base, files, options)
+    if len(kinds) > 1 or kinds == {None}:
+        odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
+        raise _not_understood(spec, odd)
+    from data.readers.columnar import ArrowCorpus, ParquetCorpus
+
+    kind = ArrowCorpus if kinds == {"arrow"} else ParquetCorpus
+    return kind(spec, base, files, options)
+
+
+def _saved_files(folder: Path) -> list[Path] | None:
+    """The Arrow files of a save_to_disk folder (all its splits), in order; None if it is none."""
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        names = _json(splits).get("splits", [])
+        files = [(_saved_files(folder / name), folder / name) for name in names]
+        lacking = [place for found, place in files if not found]
+        if lacking or not names:
+            raise UserError(f"{lacking[0] if lacking else splits}: no saved data set in it")
+        return [path for found, _ in files for path in found or []]
+    state = folder / "state.json"
+    if not state.is_file() or not (folder / "dataset_info.json").is_file():
+        return None
+    return [folder / entry["filename"] for entry in _json(state).get("_data_files", [])]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error}); it belongs to a saved data set") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _below(folder: Path, suffix: str) -> list[Path]:
+    """Files with a suffix anywhere below a folder, in the order of their paths."""
+    found = (p for p in folder.rglob(f"*{suffix}") if p.is_file() and not _hidden(p, folder))
+    return sorted(found, key=lambda path: os.fsencode(path.relative_to(folder)))
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _folder_of(spec: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{spec}: {folder} is not a folder")
+
+
+def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    saved = _saved_files(folder)
+    if saved is not None:
+        return _open_files(spec, folder, saved, options)
+    for suffix in (".arrow", ".parquet"):
+        if files := _below(folder, suffix):
+            return _open_files(spec, folder, files, options)
+    images = folder / "images"
+    return _images(spec, images if images.is_dir() else folder, options)
+
+
+def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    if files := _below(folder, ".tar"):
+        return _open_files(spec, folder, files, options)
+    lists = sorted(folder.glob("[!.]*.csv"))
+    if len(lists) > 1:
+        names = ", ".join(path.name for path in lists)
+        raise UserError(f"{spec}: several lists ({names}); name one: --corpus {lists[0]}")
+    if lists:
+        return _open_files(spec, folder, lists, options)
+    images = folder / "img_only"
+    return _images(spec, images if images.is_dir() else folder, options)
+
+
+def _plain_folder(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    return _images(spec, folder, options)
+
+
+PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
+    "git10m": (
+        _git10m,
+        "Git-10M: saved by datasets, its *.arrow or *.parquet anywhere below, or images/",
+    ),
+    "rs5m": (_rs5m, "RS5M: its tars anywhere below, or a CSV list beside img_only/, or that"),
+    "folder": (_plain_folder, "image files and nothing else, whatever lies between them"),
+}
+"""Name -> (reader, what it reads)."""
+
+
+def _not_understood(spec: str, path: Path) -> UserError:
+    there = path.exists()
+    state = f"{path.name} is not a kind of corpus that is understood" if there else "no such corpus"
+    forms = "\n  ".join((*FORMS, *(f"  {n}: {text}" for n, (_, text) in PRESETS.items())))
+    hint = " (decompress it first)" if re.search(r"\.(tgz|tar\.\w+)$", path.name) else ""
+    return UserError(f"{spec}: {state}{hint}; understood are:\n  {forms}")
