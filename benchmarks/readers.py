@@ -4,7 +4,8 @@
     python benchmarks/readers.py --images FOLDER       # JPEGs of your own
 
 The pass is `prune.score` in one process: open, list, read, hash, decode, measure, write the
-table. The bare decode is simplejpeg to grey, from memory, in the same process, between passes.
+table. The bare decode is simplejpeg to grey, from memory, in the same process, before and after
+each pass. `ratio` is of wall time; `CPU` of processor time, which other programs disturb less.
 Peak memory is that of a process of its own which does the pass alone, over 1x and 10x the shards.
 """
 
@@ -21,15 +22,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 FORMS = ("folder", "webdataset", "rs5m", "arrow", "arrow-early", "parquet")
 _CHILD = """
-import contextlib, os, re, sys
+import re, sys
 from prune.score import main
 main(["--corpus", sys.argv[1], "--out", sys.argv[2], "--workers", "1"])
-status = open("/proc/self/status").read()
-print(*(re.search(name + r":\\s+(\\d+)", status)[1] for name in ("VmHWM", "RssAnon")))
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 
 
@@ -83,37 +85,41 @@ def spec(work: Path, form: str) -> str:
     return f"{presets.get(form, '')}{work / form}"
 
 
-def decode_all(images: list[bytes]) -> float:
-    """Images a second of the bare decode."""
+def clocks() -> np.ndarray:
+    """Seconds of (wall, processor) time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def decode_all(images: list[bytes]) -> np.ndarray:
+    """Seconds (wall, processor) of the bare decode."""
     import simplejpeg
 
-    clock = time.perf_counter()
+    start = clocks()
     for data in images:
         simplejpeg.decode_jpeg(data, "GRAY")
-    return len(images) / (time.perf_counter() - clock)
+    return clocks() - start
 
 
-def score(corpus: str, out: Path, count: int) -> float:
-    """Images a second of the whole pass."""
+def score(corpus: str, out: Path) -> np.ndarray:
+    """Seconds (wall, processor) of the whole pass."""
     from prune.score import main
 
     shutil.rmtree(out, ignore_errors=True)
     quiet = io.StringIO()
-    clock = time.perf_counter()
+    start = clocks()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         main(["--corpus", corpus, "--out", str(out), "--workers", "1"])
-    return count / (time.perf_counter() - clock)
+    return clocks() - start
 
 
-def peak(corpus: str, out: Path) -> tuple[float, float]:
-    """(peak resident, anonymous at the end) MiB of a process that does the pass and ends."""
+def peak(corpus: str, out: Path) -> float:
+    """Peak resident MiB of a process that does the pass and ends; mapped files count."""
     shutil.rmtree(out, ignore_errors=True)
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, corpus, str(out)],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    high, anonymous = (int(value) / 1024 for value in done.stdout.splitlines()[-1].split())
-    return high, anonymous
+    return int(done.stdout.splitlines()[-1]) / 1024
 
 
 def multiply(work: Path, form: str, times: int) -> Path:
@@ -129,8 +135,6 @@ def multiply(work: Path, form: str, times: int) -> Path:
 
 def main() -> None:
     """Print one line a form."""
-    import statistics
-
     import tyro
 
     config = tyro.cli(ReadersConfig, description=__doc__)
@@ -139,22 +143,23 @@ def main() -> None:
         images = [path.read_bytes() for path in prepare(config, work)]
         mean = sum(map(len, images)) / len(images) / 1e3
         print(f"{len(images):,} JPEGs of {mean:.1f} kB on average; one process, page cache warm")
-        print("form         pass, images/s   decode alone   ratio   peak MiB 1x   "
-              f"{config.times}x shards")  # fmt: skip
+        print(f"{'form':12} {'pass img/s':>11} {'decode img/s':>13} {'ratio':>6} {'CPU':>5}"
+              f" {'peak MiB':>9} {config.times:>4}x shards")  # fmt: skip
         for form in FORMS:
-            passes, decodes, ratios = [], [], []
-            score(spec(work, form), work / "scores", len(images))
+            score(spec(work, form), work / "scores")  # imports, page cache
+            passes, decodes = [], []
             for _ in range(config.repeats):
                 before = decode_all(images)
-                passes.append(score(spec(work, form), work / "scores", len(images)))
+                passes.append(score(spec(work, form), work / "scores"))
                 decodes.append((before + decode_all(images)) / 2)
-                ratios.append(passes[-1] / decodes[-1])
+            ratios = np.median(np.array(decodes) / np.array(passes), axis=0)
+            speeds = [len(images) / np.median([t[0] for t in times]) for times in (passes, decodes)]
             multiply(work, form, config.times)
-            one, _ = peak(spec(work, form), work / "scores")
-            many, _ = peak(spec(work / "more", form), work / "scores")
+            one = peak(spec(work, form), work / "scores")
+            many = peak(spec(work / "more", form), work / "scores")
             print(
-                f"{form:12} {statistics.median(passes):14,.0f} {statistics.median(decodes):14,.0f}"
-                f" {statistics.median(ratios):7.2f} {one:13,.0f} {many:12,.0f}",
+                f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f} {ratios[0]:6.2f} {ratios[1]:5.2f}"
+                f" {one:9,.0f} {many:11,.0f}",
                 flush=True,
             )
             shutil.rmtree(work / "more" / form)

@@ -88,7 +88,7 @@ def convert(corpus: Corpus, out: Path, form: Form, shard_rows: int) -> list[Path
     if rows:
         made.append(write(out, len(made), total, rows))
     if form == "arrow-saved":
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": path.name} for path in made],
             "_fingerprint": "0", "_format_columns": None, "_format_kwargs": {},
             "_format_type": None, "_output_all_columns": False, "_split": None,
