@@ -45,9 +45,11 @@ class ReadersConfig:
     """Images taken from it."""
     size: int = 256
     """Side of the miniature world's tiles (pixels)."""
+    copies: int = 5
+    """Names under which each image is there: a pass of a second or less measures its start."""
     repeats: int = 5
     """Passes over each form; the median ratio counts."""
-    shard_rows: int = 250
+    shard_rows: int = 1000
     """Images in a shard."""
     times: int = 10
     """Copies of the shards for the second memory figure."""
@@ -68,11 +70,14 @@ def prepare(config: ReadersConfig, work: Path) -> list[Path]:
         names = list(SCENES)
         for i in range(min(config.limit, 1000)):
             tile = render(names[i % len(names)], 0, i, config.size).rgb
-            (folder / f"{i:05d}.jpg").write_bytes(jpeg(tile, 90))
+            (folder / f"{i:05d}-0.jpg").write_bytes(jpeg(tile, 90))
     else:
         found = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
         for i, path in enumerate(found[: config.limit]):
-            shutil.copyfile(path, folder / f"{i:05d}.jpg")
+            shutil.copyfile(path, folder / f"{i:05d}-0.jpg")
+    for path in sorted(folder.iterdir()):
+        for copy in range(1, config.copies):
+            shutil.copyfile(path, folder / f"{path.stem[:-2]}-{copy}.jpg")
     for form in FORMS[1:]:
         with contextlib.redirect_stdout(io.StringIO()):
             convert(open_corpus(folder), work / form, form, config.shard_rows)  # type: ignore[arg-type]
