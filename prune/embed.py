@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     stage = Stage(config.out, "prune.embed", params, inputs)
     if stage.done():
         return 0
-    stage.open()
+    # Before the output is begun: with mended weights, or another --keep, it could not go on.
+    encoder.load(config.device, config.precision)
     if scenes is not None:
         _embed_reference(config, scenes, encoder, stage)
     else:
@@ -126,6 +127,7 @@ def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
     everything = pool(scores, holdout)
     kept = stage1(everything, config.keep)
     del scores
+    stage.open()
     names = kept.select(["key", "shard", "row", "entropy"])
 
     def load(number: int) -> Part:
@@ -157,6 +159,7 @@ def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stag
     from data.atomic import atomic_path
     from prune.embed_pass import Work
 
+    stage.open()
     columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
     names = pa.table({**columns, "label": scenes.labels}, schema=_reference_schema())
 
@@ -211,8 +214,6 @@ def _embed(
     todo = sum(min(PART, total - n * PART) for n in left)
     workers = min(config.workers, -(-todo // config.batch) or 1)
     clock = time.monotonic()
-    if left:
-        encoder.load(config.device, config.precision)
     with progress(total=total, initial=total - todo, name="embed") as bar:
         for number, rows, rejects in embed_parts(
             encoder, work, left, load, batch=config.batch, workers=workers, on_batch=bar.update

@@ -297,7 +297,7 @@ def _digest(files: Sequence[Path], remembered: Path | None) -> str:
         same = entry.get("stamp") == stamp
         digests[file.name] = entry["sha256"] if same else sha256_file(file)
         stamps[file.name] = {"stamp": stamp, "sha256": digests[file.name]}
-    if remembered is not None and remembered.parent.is_dir() and stamps != known:
+    if remembered is not None and stamps != known:
         write_json(remembered, stamps)
     return digests[files[0].name] if len(files) == 1 else digest_of(digests)
 
