@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with progress(name="k-means", unit="iteration") as bar:
 
         def watch(restart: int, iteration: int, objective: float) -> None:
-            bar.set_postfix(start=f"{restart + 1}/{config.restarts}", loss=f"{objective:.5f}")
+            start = f"{restart + 1}/{config.restarts}"
+            bar.set_postfix(start=start, loss=f"{objective:.5f}", refresh=False)
             bar.update()
 
         found = spherical_kmeans(
