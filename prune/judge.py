@@ -37,6 +37,8 @@ class JudgeConfig:
     """Miniature worlds to judge, one for each seed."""
     tiles: int = 3000
     """Files in each world's corpus."""
+    reference_per_class: int = 40
+    """Reference images of each scene type in a world."""
     corpus: Path | None = None
     """Judge this corpus of class folders instead of miniature worlds."""
     reference: Path | None = None
@@ -154,17 +156,17 @@ def judge_files(
     return result
 
 
-def balance_table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def balance_table(results: Mapping[str, Mapping[str, Any]], pairs: bool) -> list[str]:
     """Class balance and coverage of pool, Stage I and methods, as lines of Markdown."""
     lines = [
-        "| world | set | images | classes | balance (bits) | near pairs | exact pairs |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| corpus | set | images | classes | balance (bits) |" + " near | exact |" * pairs,
+        "|---|---|---:|---:|---:|" + "---:|---:|" * pairs,
     ]
     for name, result in results.items():
         sets = {"pool": result["pool"], "Stage I": result["stage1"], **result["methods"]}
         lines += [
-            f"| {name} | {title} | {s['images']:,} | {s['classes']} | {s['bits']:.3f} | "
-            f"{s['pairs']['near']} | {s['pairs']['exact']} |"
+            f"| {name} | {title} | {s['images']:,} | {s['classes']} | {s['bits']:.3f} |"
+            + f" {s['pairs']['near']} | {s['pairs']['exact']} |" * pairs
             for title, s in sets.items()
         ]
     return lines
@@ -206,11 +208,16 @@ def report(results: Mapping[str, Mapping[str, Any]], config: JudgeConfig) -> str
     lines = [f"# {title}", "", settings[0].upper() + settings[1:] + ".", ""]
     if worlds:
         lines += [*verdict_table(results), ""]
+    note = "Balance is the entropy of the class shares."
+    if worlds:
+        note += (
+            " Images that show no scene (blank, noise) are counted in 'images' alone; 'near' and "
+            "'exact' are planted duplicate pairs with both members in the set."
+        )
     lines += [
-        "Balance is the entropy of the class shares; images that show no scene (blank, noise) are "
-        "counted in 'images' alone.",
+        note,
         "",
-        *balance_table(results),
+        *balance_table(results, pairs=worlds),
         "",
     ]
     for name, result in results.items():
@@ -257,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                 out=world,
                 seed=seed,
                 tiles=config.tiles,
+                reference_per_class=config.reference_per_class,
                 sr_images=0,
                 sis_pairs=0,
                 workers=config.workers,
