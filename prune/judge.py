@@ -24,7 +24,7 @@ from data.errors import UserError
 from prune.judgement import WANTED_DROP, Truth, failures, judge
 
 METHODS = ("rsprune", "entropy", "random")
-MINI_CLUSTERS = 24  # about 20 of the world's 520 reference images in a cluster
+MINI_CLUSTERS = 32  # about 16 of the world's 520 reference images in a cluster
 
 
 @dataclasses.dataclass(frozen=True)
