@@ -9,7 +9,7 @@ For an image with normalised embedding z and unit prototypes mu_k:
 The paper's Eq. 4 writes the raw f(x) instead of z. The argmax is the same, but s would rank the
 images of a cluster by the length of their embedding too, so the cosine of the text is used.
 Embeddings are stored as float16, whose rows are only nearly of length one: each is divided by
-its own length here.
+its own length here. Where the prototypes were made with --whiten, z is the whitened embedding.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from prune.whitening import Whitening
 
 ROWS = 1024  # rows a step: their float32 copy stays in the cache between widening and product
 
@@ -49,21 +51,34 @@ class Nearest:
     """Finds nearest prototypes, a block of rows at a time, in buffers that are used again.
 
     Args:
-        centroids: [K, d] float32, unit rows.
+        centroids: [K, d] float32, unit rows; [K, D] with a whitening.
         ram: bytes for the buffers.
+        whitening: map from embeddings [d] to the space [D] of the centroids, if any.
     """
 
-    def __init__(self, centroids: NDArray[np.float32], ram: float = 1 << 30) -> None:
+    def __init__(
+        self,
+        centroids: NDArray[np.float32],
+        ram: float = 1 << 30,
+        whitening: Whitening | None = None,
+    ) -> None:
         import numpy as np
 
         clusters, dim = centroids.shape
-        a_row = 4 * (dim + clusters)
-        rows = min(ROWS, int((ram - centroids.nbytes) // a_row))
+        a_row, fixed = 4 * (dim + clusters), centroids.nbytes
+        if whitening is not None:
+            fixed += whitening.matrix.nbytes
+            dim = len(whitening.mean)
+            a_row += 4 * dim
+        rows = min(ROWS, int((ram - fixed) // a_row))
         if rows < 1:
             raise UserError(
                 f"--ram {ram / 2**30:.3g}: {clusters} prototypes of {dim} numbers need at least "
-                f"{(centroids.nbytes + a_row) / 2**30:.3g} GiB"
+                f"{(fixed + a_row) / 2**30:.3g} GiB"
             )
+        self._whitening = whitening
+        if whitening is not None:
+            self._projected = np.empty((rows, whitening.dims), np.float32)
         self._transposed = np.ascontiguousarray(centroids.T)
         self._wide = np.empty((rows, dim), np.float32)
         self._scores = np.empty((rows, clusters), np.float32)
@@ -89,6 +104,12 @@ class Nearest:
             bad = np.flatnonzero(~((squares > 0) & (squares < 65536.0)))
             if bad.size:
                 return clusters, similarities, start + int(bad[0])
+            if self._whitening is not None:
+                wide /= np.sqrt(squares)[:, None]
+                wide = self._whitening.project(wide, self._projected[: len(block)])
+                squares = np.einsum("ij,ij->i", wide, wide)
+                # The reference's mean itself has no direction: similarity 0 to every prototype.
+                np.maximum(squares, np.finfo(np.float32).tiny, out=squares)
             np.matmul(wide, self._transposed, out=scores)
             nearest = scores.argmax(axis=1)
             best = scores[np.arange(len(block)), nearest] / np.sqrt(squares)
@@ -132,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.embeddings import Embeddings, require_same_encoder
     from data.progress import progress
     from data.tables import part_path, read_part, write_part
-    from prune.centroids import read_centroids
+    from prune.centroids import read_centroids, read_whitening_of
 
     embeddings = Embeddings(config.embeddings)
     centroids, reference = read_centroids(config.centroids)
@@ -140,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         require_same_encoder(embeddings, reference)
     except UserError as error:
         raise UserError(f"{config.centroids} does not fit {config.embeddings}: {error}") from None
-    nearest = Nearest(centroids, config.ram * 2**30)
+    nearest = Nearest(centroids, config.ram * 2**30, read_whitening_of(config.centroids))
     stage.open()
     schema = pa.schema(
         [

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from prune.whitening import Whitening
+
 
 @dataclasses.dataclass(frozen=True)
 class CentroidsConfig:
@@ -26,7 +28,7 @@ class CentroidsConfig:
     embeddings: Path
     """Embeddings of the reference set: a folder made by prune.embed."""
     out: Path
-    """Output folder: centroids.npy, float32 [K, d], unit rows."""
+    """Output folder: centroids.npy, float32 [K, d] (or [K, D], see --whiten), unit rows."""
     clusters: int = 200
     """K, number of prototypes (the paper: 200)."""
     seed: int = 0
@@ -35,6 +37,10 @@ class CentroidsConfig:
     """Independent starts, of which the tightest clustering is kept."""
     iterations: int = 100
     """Limit on the iterations of a start; it ends before when no label changes."""
+    whiten: int = 0
+    """Whiten the embeddings to D dimensions first, by the reference's mean and covariance; 0: take
+    them as they are (the paper). Meant for hand-made descriptors, whose vectors share a large
+    common part; Git-RSCLIP is used as it is."""
 
 
 def read_centroids(folder: Path | str) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -58,6 +64,19 @@ def read_centroids(folder: Path | str) -> tuple[NDArray[np.float32], dict[str, A
     return centroids, summary["encoder"]
 
 
+def read_whitening_of(folder: Path | str) -> Whitening | None:
+    """The whitening that the prototypes of `folder` live in, or None where there is none.
+
+    Raises UserError when it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if not manifest["params"].get("whiten"):
+        return None
+    from prune.whitening import read_whitening
+
+    return read_whitening(Path(folder), manifest["summary"]["dim"])
+
+
 def main(argv: Sequence[str] | None = None) -> int | None:
     config = parse(
         CentroidsConfig,
@@ -67,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     if config.iterations < 1 or config.restarts < 1:
         raise UserError("--iterations and --restarts must be at least 1")
+    if config.whiten < 0:
+        raise UserError(f"--whiten {config.whiten}: a number of dimensions, or 0 for none")
     stage = Stage(
         config.out,
         "prune.centroids",
@@ -80,11 +101,20 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.atomic import atomic_path
     from data.embeddings import Embeddings
     from data.progress import progress
-    from prune.kmeans import spherical_kmeans
+    from prune.kmeans import spherical_kmeans, unit_rows
 
     stage.open()
     embeddings = Embeddings(config.embeddings)
     keys = embeddings.table(["key"]).column("key").to_pylist()
+    points = embeddings.matrix()
+    outputs = ["centroids.npy"]
+    if config.whiten:
+        from prune.whitening import fit_whitening, write_whitening
+
+        points = unit_rows(points, keys)
+        whitening = fit_whitening(points, config.whiten)
+        outputs += write_whitening(config.out, whitening)
+        points = whitening(points)
     # A start may end before its limit, so the bar counts iterations without a total.
     with progress(name="k-means", unit="iteration") as bar:
 
@@ -94,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             bar.update()
 
         found = spherical_kmeans(
-            embeddings.matrix(),
+            points,
             config.clusters,
             seed=config.seed,
             restarts=config.restarts,
@@ -105,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with atomic_path(config.out / "centroids.npy") as temporary, open(temporary, "wb") as stream:
         np.save(stream, found.centroids)
     sizes = found.sizes
+    whitened = f" whitened to {config.whiten} dimensions" if config.whiten else ""
     stage.finish(
         {
             "clusters": config.clusters,
@@ -118,10 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             "sizes": sizes.tolist(),
             "encoder": embeddings.encoder,
         },
-        ["centroids.npy"],
+        outputs,
         line=(
-            f"{len(keys):,} embeddings into {config.clusters} clusters of {sizes.min():,} to "
-            f"{sizes.max():,} (mean 1 - cosine {found.objective:.4f}, {found.iterations} "
+            f"{len(keys):,} embeddings{whitened} into {config.clusters} clusters of "
+            f"{sizes.min():,} to {sizes.max():,} (mean 1 - cosine {found.objective:.4f}, {found.iterations} "
             f"iterations{'' if found.converged else ', not converged'})"
         ),
     )
