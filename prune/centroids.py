@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         np.save(stream, found.centroids)
     sizes = found.sizes
     whitened = f" whitened to {config.whiten} dimensions" if config.whiten else ""
+    cut = "" if found.converged else ", not converged"
     stage.finish(
         {
             "clusters": config.clusters,
@@ -152,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         outputs,
         line=(
             f"{len(keys):,} embeddings{whitened} into {config.clusters} clusters of "
-            f"{sizes.min():,} to {sizes.max():,} (mean 1 - cosine {found.objective:.4f}, {found.iterations} "
-            f"iterations{'' if found.converged else ', not converged'})"
+            f"{sizes.min():,} to {sizes.max():,} (mean 1 - cosine {found.objective:.4f}, "
+            f"{found.iterations} iterations{cut})"
         ),
     )
     return 0

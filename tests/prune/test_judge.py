@@ -33,6 +33,7 @@ def test_class_folders(tmp_path, capsys):
     corpus = class_folders(tmp_path / "corpus", {"flat": 60, "fine": 30, "coarse": 10}, seed=0)
     reference = class_folders(tmp_path / "reference", {"flat": 6, "fine": 6, "coarse": 6}, seed=1)
     flags = ["--corpus", str(corpus), "--reference", str(reference), "--clusters", "3"]
+    flags += ["--whiten", "0"]
     flags += ["--ratio", "0.8", "--keep", "0.4", "--out", str(tmp_path / "out"), "--workers", "1"]
     assert judge_command.main(flags) == 0
     written = (tmp_path / "out" / "judge.json").read_bytes()
@@ -55,6 +56,7 @@ def test_class_folders(tmp_path, capsys):
 def test_world(tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--seeds", "0", "--tiles", "100", "--reference-per-class", "2", "--clusters", "4"]
+    flags += ["--whiten", "8"]
     code = judge_command.main([*flags, "--out", str(out), "--workers", "1"])
     result = json.loads((out / "judge.json").read_text())["results"]["seed 0"]
     assert result["pool"]["images"] == 80  # 100 files, 20 of them broken
@@ -63,6 +65,8 @@ def test_world(tmp_path, capsys):
     for method in ("rsprune", "random", "entropy"):
         assert result["methods"][method]["images"] == 12
     text = (out / "judge.md").read_text()
+    assert (out / "seed-0" / "centroids" / "whitening_matrix.npy").exists()
+    assert "encoder descriptor whitened to 8 dimensions" in text
     assert "1 miniature worlds of 100 tiles" in text and text in capsys.readouterr().out
     assert code == (1 if result["failures"] else 0)
     for failure in result["failures"]:
@@ -91,6 +95,17 @@ def test_the_report_says_what_failed():
     assert "| seed 7 | 90.0% | sea 9/10 | 2 | 1 | 1.000 | 1.000 | 1 | 1 | no |" in text
     assert "FAILED: RS-Prune lost a harbour" in text
     assert "none of Stage I's 3 of harbour" in text
+
+
+def test_learnt_encoders_are_used_as_they_are():
+    for encoder, whiten, dims in (
+        ("descriptor", None, judge_command.MINI_WHITEN),
+        ("git-rsclip", None, 0),
+        ("descriptor", 0, 0),
+        ("git-rsclip", 5, 5),
+    ):
+        config = JudgeConfig(out=Path("x"), encoder=encoder, whiten=whiten)
+        assert judge_command.whitening(config) == dims
 
 
 def test_errors(tmp_path):
