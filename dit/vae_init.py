@@ -59,6 +59,7 @@ def start_as_pyramid(model: Any, logvar: float) -> None:
         for band, channel in enumerate(plus):
             conv.weight[channel, band, 1, 1] = factor
             conv.weight[channel + 1, band, 1, 1] = -factor
+        assert conv.bias is not None
         for channel in constants:
             conv.bias[channel], conv.bias[channel + 1] = _CONSTANT, -_CONSTANT
 
