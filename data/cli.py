@@ -13,7 +13,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from data.errors import UserError
 
@@ -61,13 +61,14 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     default = cls(**{**missing, **defaults}) if defaults else None
-    return tyro.cli(
+    parsed: Any = tyro.cli(
         cls,
         args=arguments,
         default=default,
         prog=prog,
         description=description + "\n\n--config FILE.yaml sets defaults; flags override them.",
     )
+    return cast(T, parsed)
 
 
 def _load_yaml(cls: type, path: Path) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _to_half(values: torch.Tensor, rows: list[Place], what: str) -> np.ndarray:
     full = values.cpu().numpy()
     with np.errstate(over="ignore"):
         half = full.astype(np.float16)
-    finite = np.isfinite(half).reshape(len(half), -1).all(axis=1)
+    finite = np.asarray(np.isfinite(half).reshape(len(half), -1).all(axis=1))
     if not finite.all():
         names = ", ".join(row[0] for row, good in zip(rows, finite, strict=True) if not good)
         kind = (

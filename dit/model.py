@@ -23,7 +23,7 @@ MODELS: dict[str, dict[str, int]] = {
     "DiT-L/2": {"patch_size": 2, "depth": 24, "hidden_size": 1024, "num_heads": 16},
     "DiT-B/2": {"patch_size": 2, "depth": 12, "hidden_size": 768, "num_heads": 12},
     "DiT-S/2": {"patch_size": 2, "depth": 12, "hidden_size": 384, "num_heads": 6},
-    "DiT-mini/2": {"patch_size": 2, "depth": 6, "hidden_size": 192, "num_heads": 3},
+    "DiT-mini/2": {"patch_size": 2, "depth": 4, "hidden_size": 128, "num_heads": 4},
 }
 
 

@@ -1,7 +1,8 @@
 """Train a DiT on a latent store (Sec. 4 of the paper; DiT's recipe, unconditional).
 
 On one process: python -m dit.train --latents STORE --out RUN. On several GPUs:
-accelerate launch -m dit.train --latents STORE --out RUN, with the same result to rounding.
+accelerate launch -m dit.train --latents STORE --out RUN, with the same result to rounding. On
+several CPU processes: ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 -m dit.train ...
 
 Run the same command again to continue a run that was killed. SIGTERM or SIGUSR1 makes it write a
 checkpoint at the next step (several GPUs: within ten steps) and exit with code 75: run me again;

@@ -24,6 +24,7 @@ from data.progress import progress
 from data.stage import Stage, identity
 from dit.images import Place, batched, in_background, read_images
 from dit.order import picks
+from dit.vae_recipes import PRESETS, Recipe
 
 if TYPE_CHECKING:
     from data.corpus import Corpus
@@ -32,77 +33,6 @@ if TYPE_CHECKING:
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SHEET = "reconstructions.png"
 _RESIDENT_BYTES = 2 << 30  # images up to this much in all are decoded once and kept
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What defines a VAE and its training, beside the data. See PRESETS."""
-
-    block_out_channels: tuple[int, ...]
-    layers_per_block: int
-    norm_groups: int
-    mid_attention: bool
-    initial_logvar: float
-    crop: int
-    batch: int
-    steps: int
-    learning_rate: float
-    warmup: int
-    schedule: Literal["constant", "cosine"]
-    beta2: float
-    perceptual: str
-    perceptual_weight: float
-    adversarial_start: int
-    validate_every: int
-    log_every: int
-    kl_weight: float = 1e-6
-    adversarial_weight: float = 0.5
-    latent_channels: int = 4
-
-
-PRESETS = {
-    # Small enough for two CPU cores: f = 4, so 64 px become 16 x 16 x 4; trained on 32-px crops.
-    "mini": Recipe(
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        norm_groups=8,
-        mid_attention=False,
-        initial_logvar=-5.0,
-        crop=32,
-        batch=8,
-        steps=400,
-        learning_rate=4e-3,
-        warmup=20,
-        schedule="cosine",
-        beta2=0.99,
-        perceptual="gradient",
-        perceptual_weight=0.5,
-        adversarial_start=0,
-        validate_every=100,
-        log_every=10,
-    ),
-    # The first stage of latent diffusion with f = 8, z = 4 (Rombach et al. 2022): channels 128
-    # times 1, 2, 4, 4, two residual blocks; rate 4.5e-6 times batch 24; GAN after 50K steps.
-    "kl-f8": Recipe(
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        norm_groups=32,
-        mid_attention=True,
-        initial_logvar=0.0,
-        crop=256,
-        batch=24,
-        steps=100_000,
-        learning_rate=1.08e-4,
-        warmup=0,
-        schedule="constant",
-        beta2=0.9,
-        perceptual="lpips-vgg",
-        perceptual_weight=1.0,
-        adversarial_start=50_001,
-        validate_every=2_500,
-        log_every=50,
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +60,7 @@ class TrainVaeConfig:
     crop: int | None = None
     """Side of the random training crops (pixels); the preset's, or the image if smaller."""
     learning_rate: float | None = None
-    """Adam's rate (betas 0.5 and 0.9, or the preset's second)."""
+    """Adam's rate, at its height; the preset's by default."""
     perceptual: Literal["gradient", "lpips-vgg", "lpips-alex", "none"] | None = None
     """Perceptual term. lpips-* needs pretrained weights (cached or downloaded); gradient, which
     compares differences of neighbouring pixels at three scales, needs none."""

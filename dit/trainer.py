@@ -71,8 +71,7 @@ def train(
     accelerator = _accelerator(config)
     device, main = accelerator.device, accelerator.is_main_process
     mine, micro = _shares(config, accelerator.process_index, accelerator.num_processes)
-    n = len(source.keys)
-    if n == 0:
+    if (n := len(source.keys)) == 0:
         raise UserError(f"{out}: nothing to train on, the latents are empty")
     newest = _open(stage, out, accelerator)
 
@@ -92,13 +91,12 @@ def train(
     ema = Ema(parameters, config.ema_decay, config.ema_warmup)
     meter = Meter(device)
 
-    run = digest_of({"params": stage.params, "inputs": stage.inputs})
-    start = 0
+    start, run = 0, digest_of({"params": stage.params, "inputs": stage.inputs})
     if newest is not None:
         start = _resume(newest, run, bare, optimizer, ema, meter)
         accelerator.print(f"[{stage.name}] continuing from step {start:,} ({newest})", flush=True)
 
-    def save(done: int) -> Path:
+    def save(done: int) -> None:
         state = {
             "samples": done * config.batch,
             **extra_state,
@@ -112,7 +110,7 @@ def train(
             "ema": {**bare.state_dict(), **ema.average},
             "optimizer": checkpoint.optimizer_tensors(optimizer, parameters),
         }
-        return checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
+        checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
 
     def load(step: int) -> list[dict[str, Tensor]]:
         share = picks(config.seed, step, config.batch, n, mine, config.flip)
@@ -152,8 +150,8 @@ def train(
             if processes > 1:
                 totals = accelerator.reduce(totals, "mean")
 
-            # A step that is not finite is left out, on the device and on all processes alike:
-            # the fused optimiser changes nothing where found_inf is 1.
+            # Not finite: left out on all processes alike. Where found_inf is 1, the fused
+            # optimiser changes nothing, and the host need not know.
             norm = torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
             if config.clip:
                 torch.nn.utils.clip_grads_with_norm_(weights, config.clip, norm)
@@ -192,8 +190,8 @@ def train(
     if log is not None:
         log.close(RUN_AGAIN if stopping else 0)
         if stopping:
-            where = f"[{stage.name}] stopped at step {done:,} of {config.steps:,} as asked"
-            print(f"{where}; run the same command again to continue", flush=True)
+            where = f"[{stage.name}] stopped at step {done:,} of {config.steps:,}"
+            print(f"{where} as asked; run the same command again to continue", flush=True)
             stage.close()
         else:
             _finish(stage, out, log.last, bare)

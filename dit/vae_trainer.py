@@ -25,10 +25,11 @@ from data.errors import UserError
 from data.progress import progress
 from dit.order import Picks, Stream
 from dit.vae import to_uint8, to_unit
+from dit.vae_init import start_as_pyramid
 from dit.vae_losses import PatchDiscriminator, adaptive_weight, hinge_loss, make_perceptual
 
 if TYPE_CHECKING:
-    from dit.train_vae import Recipe
+    from dit.vae_recipes import Recipe
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -55,10 +56,8 @@ def build(recipe: Recipe, channels: int, seed: int) -> Any:
             mid_block_add_attention=recipe.mid_attention,
             sample_size=recipe.crop,
         )
-        # A posterior that starts narrow learns at once from a clean signal; with a variance of
-        # one the noise hides the image until the means have grown, which takes long.
-        with torch.no_grad():
-            model.quant_conv.bias[recipe.latent_channels :] += recipe.initial_logvar
+    if recipe.start == "pyramid":
+        start_as_pyramid(model, logvar=-6.0)  # noise of 1/20: the image is not lost in it
     return model
 
 
@@ -66,7 +65,7 @@ class VaeTrainer:
     """Everything a run carries from step to step.
 
     Args:
-        recipe: the settings (see dit.train_vae.Recipe).
+        recipe: the settings (see dit.vae_recipes.Recipe).
         channels: image bands, 3 or 4.
         seed: of the initial weights.
         folder: where checkpoint, best weights and stats go.
@@ -102,7 +101,7 @@ class VaeTrainer:
         self.best: dict[str, float] = {}
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
-        betas = (0.5, self.recipe.beta2)
+        betas = (self.recipe.beta1, self.recipe.beta2)
         return torch.optim.Adam(module.parameters(), lr=self.recipe.learning_rate, betas=betas)
 
     def learning_rate(self, step: int) -> float:

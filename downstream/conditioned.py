@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -47,8 +46,9 @@ class MaskEmbed(nn.Module):
         self.conv.bias.zero_()
 
     def forward(self, ids: Tensor) -> Tensor:
-        one_hot = F.one_hot(ids.long(), self.classes).permute(0, 3, 1, 2)
-        return self.conv(one_hot.to(self.conv.weight.dtype))
+        count, height, width = ids.shape
+        one_hot = self.conv.weight.new_zeros(count, self.classes, height, width)
+        return self.conv(one_hot.scatter_(1, ids[:, None].long(), 1.0))
 
 
 class ConditionedDiT(nn.Module):

@@ -222,7 +222,7 @@ def _budget(table: dict[str, Any], arm: str) -> str:
     parts = []
     subset = table["subsets"].get(arm)
     if subset:
-        parts.append(f"{subset['rows']:,} training images")
+        parts.append(f"{subset['counts']['B']:,} training images")
     for row in table["rows"]:
         for cell in row["cells"]:
             if cell["arm"] == arm and cell["ours"] is not None:

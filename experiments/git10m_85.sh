@@ -30,7 +30,8 @@ python -m data.holdout --scores "$RUN/scores" --n "$HOLDOUT" --out "$RUN/holdout
 python -m prune.embed --reference "$REFERENCE" "${ENCODER[@]}" --out "$RUN/reference"
 python -m prune.embed --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
     --keep "$KEEP" "${ENCODER[@]}" --out "$RUN/embeddings"
-python -m prune.centroids --embeddings "$RUN/reference" --clusters "$CLUSTERS" --out "$RUN/centroids"
+python -m prune.centroids --embeddings "$RUN/reference" --clusters "$CLUSTERS" --whiten "$WHITEN" \
+    --out "$RUN/centroids"
 python -m prune.assign --embeddings "$RUN/embeddings" --centroids "$RUN/centroids" --out "$RUN/assignments"
 
 train_vae # mini trains a small VAE; paper uses sd-vae-ft-ema as published

@@ -97,18 +97,22 @@ def judge(
 
     Returns 'pool', 'stage1' and each method under 'methods' (see `describe`), 'drops' (see
     `stage1_drops`), 'dropped' (their share over all dull scenes and blanks, None without any) and
-    'lost': scenes that survive Stage I but are absent from a method's subset.
+    'lost': for each method the scenes that survive Stage I but are absent from its subset, with
+    the number of their survivors.
     """
     drops = stage1_drops(pool, survivors, truth)
     total = sum(count for _, count in drops.values())
-    alive = set(scenes(survivors, truth))
+    alive = scenes(survivors, truth)
     return {
         "pool": describe(pool, truth),
         "stage1": describe(survivors, truth),
         "drops": {kind: list(pair) for kind, pair in drops.items()},
         "dropped": round(sum(n for n, _ in drops.values()) / total, 4) if total else None,
         "methods": {name: describe(keys, truth) for name, keys in subsets.items()},
-        "lost": {name: sorted(alive - set(scenes(keys, truth))) for name, keys in subsets.items()},
+        "lost": {
+            name: {scene: alive[scene] for scene in sorted(set(alive) - set(scenes(keys, truth)))}
+            for name, keys in subsets.items()
+        },
     }
 
 
@@ -119,7 +123,8 @@ def failures(result: Mapping[str, Any]) -> list[str]:
         share = "none" if result["dropped"] is None else f"{result['dropped']:.1%}"
         found.append(f"Stage I dropped {share} of dull and blank tiles, wanted {WANTED_DROP:.0%}")
     if result["lost"]["rsprune"]:
-        found.append(f"RS-Prune lost {', '.join(result['lost']['rsprune'])}")
+        lost = (f"{scene} ({n} tiles)" for scene, n in result["lost"]["rsprune"].items())
+        found.append(f"RS-Prune lost scenes that survived Stage I: {', '.join(lost)}")
     ours, uniform = (result["methods"][name] for name in ("rsprune", "random"))
     if ours["images"] != uniform["images"]:
         found.append(f"RS-Prune has {ours['images']} images, Random {uniform['images']}")

@@ -62,9 +62,7 @@ def stage1(pool: pa.Table, keep: float | str | Fraction) -> pa.Table:
         )
     count = share(pool.num_rows, keep)
     if count == 0:
-        raise UserError(
-            f"keep={keep} of {pool.num_rows:,} images keeps none of them; raise it"
-        )
+        raise UserError(f"keep={keep} of {pool.num_rows:,} images keeps none of them; raise it")
     order = pc.sort_indices(pool, sort_keys=[("entropy", "descending"), ("key", "ascending")])
     kept = pool.take(order[:count])
     return kept.sort_by([("shard", "ascending"), ("row", "ascending")])

@@ -36,9 +36,9 @@ class WorldConfig:
     """Share of PNG among the sound corpus files; the rest is JPEG of quality 85 to 95."""
     reference_per_class: int = 40
     """Images of each class in reference/ (D_ref)."""
-    sr_images: int = 96
+    sr_images: int = 64
     """Places in sr/, each at two dates; a third of them under test/ (SECOND's layout)."""
-    sis_pairs: int = 96
+    sis_pairs: int = 64
     """Image and mask pairs in sis/, test images without masks not counted (OpenEarthMap's)."""
     pair_size: int = 128
     """Side of an SR or SIS tile (pixels)."""

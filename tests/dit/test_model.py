@@ -78,13 +78,13 @@ def test_initialisation():
     model = build("DiT-mini/2", 16, 4)
     out = model(torch.randn(2, 4, 16, 16), torch.tensor([0, 999]))
     assert torch.equal(out, torch.zeros(2, 8, 16, 16))  # zero final layer
-    tokens, c = torch.randn(2, 64, 192), torch.randn(2, 192)
+    tokens, c = torch.randn(2, 64, 128), torch.randn(2, 128)
     assert torch.equal(model.blocks[0](tokens, c), tokens)  # adaLN-zero
-    bound = (6 / (192 + 3 * 192)) ** 0.5
+    bound = (6 / (128 + 3 * 128)) ** 0.5
     weight = model.blocks[3].attn.qkv.weight
     assert bound * 0.99 < weight.abs().max() <= bound
     assert model.t_embedder.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.03)
-    patch_bound = (6 / (16 + 192)) ** 0.5
+    patch_bound = (6 / (16 + 128)) ** 0.5
     assert patch_bound * 0.98 < model.x_embedder.proj.weight.abs().max() <= patch_bound
     assert not model.pos_embed.requires_grad
 

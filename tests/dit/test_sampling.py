@@ -78,7 +78,7 @@ def test_ddpm_draws_the_data_distribution():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_belongs_to_its_slot(net, sampler):
-    y = torch.tensor([0, 1, 0, 1, 0, 1])
+    y = torch.tensor([0, 1, 0, 1, 1, 0])
     options = {"sampler": sampler, "steps": 5, "seed": 7}
     whole = sample_latents(net, SHAPE, 6, model_kwargs={"y": y}, **options)
     parts = sample_latents(net, SHAPE, 6, batch=4, model_kwargs={"y": y}, **options)

@@ -112,7 +112,12 @@ def make_embeddings(
         write_part(out, number, piece, schema)
         outputs += [name, part_path(out, number).name]
     stage.finish(
-        {"encoder": encoder or {"name": "fake"}, "dim": matrix.shape[1], "rows": count},
+        {
+            "encoder": encoder or {"name": "fake"},
+            "dim": matrix.shape[1],
+            "rows": count,
+            "parts": len(outputs) // 2,
+        },
         outputs,
         line="embeddings",
     )

@@ -43,8 +43,8 @@ def test_judge_and_what_fails():
     good = {"rsprune": ["city1", "port"], "random": ["sea1", "sea2"]}
     result = judge(TRUTH, survivors, good, TRUTH)
     assert result["dropped"] == 1.0 and result["lost"] == {
-        "rsprune": [],
-        "random": ["city", "harbour"],
+        "rsprune": {},
+        "random": {"city": 3, "harbour": 1},
     }
     assert result["methods"]["rsprune"]["bits"] == 1.0
     assert result["stage1"]["classes"] == 2 and result["pool"]["images"] == len(TRUTH)
@@ -54,5 +54,5 @@ def test_judge_and_what_fails():
     result = judge(TRUTH, [*survivors, "sea1", "blank"], bad, TRUTH)
     assert result["dropped"] == pytest.approx(1 / 3, abs=1e-4)
     text = "\n".join(failures(result))
-    assert "33.3% of dull" in text and "lost harbour, sea" in text
+    assert "33.3% of dull" in text and "harbour (1 tiles), sea (1 tiles)" in text
     assert "2 images, Random 3" in text and "0.000 bits, not above Random's 1.585" in text

@@ -1,0 +1,282 @@
+"""Embed what Stage I keeps, or a reference set (`python -m prune.embed --help`).
+
+Stage II compares the images of D_p%, the share of the pool that the entropy pre-filter keeps,
+with centroids of a labelled reference set, in the space of one encoder (Eq. 2). This command
+writes the features of either. Every part holds the images at the same 4,096 places whenever it
+is made, so a stopped run continues after its last whole part and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.cli import machine, parse, run, science
+from data.errors import UserError
+from data.parallel import available_cpus
+from data.stage import Stage, digest_of, identity, read_manifest
+from prune.encoders import Device, Encoder, Precision, open_encoder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data.scenes import Scenes
+    from prune.embed_pass import Part, Work
+
+PART = 4096  # images a part
+DIGESTS = ".weights.json"  # in the output folder: weight digests, so as to hash large files once
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+    """Settings of an embedding. Give --corpus with --scores, or --reference."""
+
+    out: Path
+    """Output folder: the embeddings, parts of 4,096 rows."""
+    corpus: Path | None = None
+    """Corpus that was scored. It is only read."""
+    scores: Path | None = None
+    """Score table of that corpus: a folder that prune.score made."""
+    holdout: Path | None = None
+    """Hold-out file of data.holdout; its images and their exact copies leave the pool."""
+    reference: Path | None = None
+    """Reference set instead of a corpus: ROOT/CLASS/IMAGE (D_ref)."""
+    keep: float = 0.30
+    """Stage I: share of the pool kept, by entropy, in (0, 1] (Sec. 4.4.1; the paper's best is
+    0.30). 1 embeds the whole pool, as baselines without Stage I need. Not used by --reference."""
+    encoder: str = "descriptor"
+    """descriptor: colour and texture, training-free, nothing to download. git-rsclip: the paper's
+    encoder."""
+    weights: str | None = machine(None)
+    """Weights of the encoder: local folder, or Hugging Face repository. Default: the encoder's own
+    repository. (Their digest, not their place, is part of the result's identity.)"""
+    revision: str | None = machine(None)
+    """Commit, tag or branch of the Hugging Face repository."""
+    workers: int = machine(available_cpus())
+    """Processes that decode (machine setting)."""
+    batch: int = machine(64)
+    """Images a batch (machine setting; may move features by rounding)."""
+    device: Device = machine("auto")  # noqa: RUF009
+    """Where the encoder runs (machine setting). auto: a GPU if there is one."""
+    precision: Precision = machine("auto")  # noqa: RUF009
+    """Arithmetic of the encoder (machine setting). auto: fp32 on CPU, bf16 on GPU."""
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """The command. Raises UserError for what the user can mend."""
+    config = parse(
+        EmbedConfig,
+        argv,
+        prog="python -m prune.embed",
+        description="Embed the images that Stage I keeps, or a labelled reference set.",
+    )
+    _check(config)
+    encoder = open_encoder(config.encoder, config.weights, config.revision, config.out / DIGESTS)
+    inputs = {"encoder": digest_of(encoder.core())}
+    params = science(config)
+    scenes = None
+    if config.reference is not None:
+        from data.scenes import open_scenes
+
+        scenes = open_scenes(config.reference)
+        inputs["reference"] = scenes.identity
+        del params["keep"]
+    else:
+        inputs["scores"] = identity(config.scores)  # type: ignore[arg-type]
+        inputs["holdout"] = "none" if config.holdout is None else identity(config.holdout)
+    stage = Stage(config.out, "prune.embed", params, inputs)
+    if stage.done():
+        return 0
+    # Before the output is begun: with mended weights, or another --keep, it could not go on.
+    encoder.load(config.device, config.precision)
+    if scenes is not None:
+        _embed_reference(config, scenes, encoder, stage)
+    else:
+        _embed_corpus(config, encoder, stage)
+    return 0
+
+
+def _check(config: EmbedConfig) -> None:
+    if (config.reference is None) == (config.corpus is None):
+        raise UserError("give either --corpus with --scores, or --reference")
+    if config.reference is not None and (config.scores or config.holdout):
+        raise UserError("--scores and --holdout belong to --corpus; a reference set has neither")
+    if config.corpus is not None and config.scores is None:
+        raise UserError("--corpus needs --scores: run python -m prune.score first")
+    if config.workers < 1 or config.batch < 1:
+        raise UserError("--workers and --batch must be at least 1")
+    images = config.corpus or config.reference
+    assert images is not None
+    if config.out.resolve().is_relative_to(images.resolve()):
+        raise UserError(f"--out {config.out} lies inside {images}, among its images; move it out")
+
+
+def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
+    from data.holdout import pool, read_holdout
+    from data.tables import read_parts
+    from prune.embed_pass import Work
+    from prune.stage1 import stage1, threshold
+
+    assert config.corpus is not None and config.scores is not None
+    scores = read_parts(config.scores, ["key", "shard", "row", "digest", "entropy", "status"])
+    holdout = None if config.holdout is None else read_holdout(config.holdout)
+    everything = pool(scores, holdout)
+    kept = stage1(everything, config.keep)
+    del scores
+    stage.open()
+    names = kept.select(["key", "shard", "row", "entropy"])
+
+    def load(number: int) -> Part:
+        part = kept.slice(number * PART, PART)
+        columns = (part[name].to_pylist() for name in ("key", "shard", "row"))
+        return list(zip(*columns, strict=True)), part["digest"].to_pylist()
+
+    limit = read_manifest(config.scores)["params"]["max_pixels"]
+    work = Work(str(config.corpus), encoder.prepare, max_pixels=limit)
+    counts, timing = _embed(config, encoder, work, names, load)
+    summary = {
+        **_summary(encoder, sum(counts), len(counts)),
+        "pool": everything.num_rows,
+        "keep": config.keep,
+        "tau": threshold(kept),
+        "timing": timing,
+    }
+    line = (
+        f"{kept.num_rows:,} of {everything.num_rows:,} images (entropy at least "
+        f"{summary['tau']:.3f} bits), {encoder.dim}-d {encoder.name}{_rate(timing)}"
+    )
+    stage.finish(summary, _outputs(len(counts)), line=line)
+
+
+def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stage: Stage) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data.atomic import atomic_path
+    from prune.embed_pass import Work
+
+    stage.open()
+    columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
+    names = pa.table({**columns, "label": scenes.labels}, schema=_reference_schema())
+
+    def load(number: int) -> Part:
+        part = scenes.locations[number * PART : (number + 1) * PART]
+        return part, [None] * len(part)
+
+    work = Work(str(config.reference), encoder.prepare, lenient=True)
+    counts, timing = _embed(config, encoder, work, names, load)
+    rejects = [
+        *({"key": key, "reason": "no-class", "detail": "not in a class folder"}
+          for key in scenes.loose),
+        *(reject for number in range(len(counts)) for reject in _rejects(config.out, number)),
+    ]  # fmt: skip
+    if not sum(counts):
+        raise UserError(
+            f"{config.reference}: none of its {len(scenes.locations):,} files is an image that can "
+            f"be read; the first: {rejects[0]['key']} ({rejects[0]['reason']})"
+        )
+    schema = pa.schema([(name, pa.string()) for name in ("key", "reason", "detail")])
+    with atomic_path(config.out / "rejects.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(rejects, schema), temporary)
+    summary = {
+        **_summary(encoder, sum(counts), len(counts)),
+        "classes": len(scenes.classes),
+        "rejected": len(rejects),
+        "empty_classes": scenes.empty,
+        "timing": timing,
+    }
+    line = (
+        f"{sum(counts):,} images of {len(scenes.classes)} classes, {len(rejects):,} rejected, "
+        f"{encoder.dim}-d {encoder.name}{_rate(timing)}"
+    )
+    if scenes.empty:
+        line += f"; no image in class {', '.join(scenes.empty)}"
+    stage.finish(summary, [*_outputs(len(counts)), "rejects.parquet"], line=line)
+
+
+def _embed(
+    config: EmbedConfig, encoder: Encoder, work: Work, names: pa.Table, load: Any
+) -> tuple[list[int], dict[str, Any]]:
+    """Write the parts that are not there yet. Returns rows of every part, and the timing."""
+    import pyarrow as pa
+
+    from data.embeddings import write_embeddings
+    from data.progress import progress
+    from prune.embed_pass import embed_parts
+
+    total = names.num_rows
+    counts = {n: _finished(config.out, n, names, encoder.dim) for n in range(-(-total // PART))}
+    left = [n for n, rows in counts.items() if rows is None]
+    todo = sum(min(PART, total - n * PART) for n in left)
+    workers = min(config.workers, -(-todo // config.batch) or 1)
+    clock = time.monotonic()
+    with progress(total=total, initial=total - todo, name="embed") as bar:
+        for number, rows, rejects in embed_parts(
+            encoder, work, left, load, batch=config.batch, workers=workers, on_batch=bar.update
+        ):
+            place = names.slice(number * PART, PART)
+            bad = [
+                {"key": place["key"][i].as_py(), "reason": why[0], "detail": why[1]}
+                for i, why in enumerate(rejects)
+                if why is not None
+            ]
+            part = place.filter(pa.array([why is None for why in rejects]))
+            part = part.replace_schema_metadata({"rejects": json.dumps(bad)} if bad else None)
+            write_embeddings(config.out, number, rows, part)
+            counts[number] = part.num_rows
+    seconds = time.monotonic() - clock
+    rate = round(todo / seconds, 1) if todo else None
+    timing = {"images": todo, "seconds": round(seconds, 3), "images_per_second": rate}
+    return [rows or 0 for rows in counts.values()], timing
+
+
+def _finished(out: Path, number: int, names: pa.Table, dim: int) -> int | None:
+    """Rows of a part that is there, whole, and about the right images; None otherwise."""
+    from data.embeddings import part_is_whole
+    from data.tables import part_path, read_part
+
+    if not part_is_whole(out, number, dim):
+        return None
+    keys = read_part(part_path(out, number), ["key"])["key"].to_pylist()
+    expected = names["key"].slice(number * PART, PART).to_pylist()
+    rejected = {reject["key"] for reject in _rejects(out, number)}
+    return len(keys) if keys == [key for key in expected if key not in rejected] else None
+
+
+def _rejects(out: Path, number: int) -> list[dict[str, str]]:
+    """What a part of a reference set left out: it is kept with the part, as a part may be the
+    last thing that a killed run wrote."""
+    import pyarrow.parquet as pq
+
+    from data.tables import part_path
+
+    metadata = pq.read_schema(part_path(out, number)).metadata or {}
+    return json.loads(metadata.get(b"rejects", b"[]"))
+
+
+def _reference_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema([("key", text), ("shard", text), ("row", pa.int64()), ("label", text)])
+
+
+def _summary(encoder: Encoder, rows: int, parts: int) -> dict[str, Any]:
+    return {"encoder": encoder.identity(), "dim": encoder.dim, "rows": rows, "parts": parts}
+
+
+def _outputs(parts: int) -> list[str]:
+    return [f"part-{n:05d}.{suffix}" for n in range(parts) for suffix in ("npy", "parquet")]
+
+
+def _rate(timing: dict[str, Any]) -> str:
+    rate = timing["images_per_second"]
+    return f" at {rate:,.0f} images/s" if rate else ""
+
+
+if __name__ == "__main__":
+    run(main)

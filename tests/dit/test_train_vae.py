@@ -1,0 +1,339 @@
+"""Training a VAE: its losses, its bookkeeping, and a run that is killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import UserError
+from data.stage import identity, read_manifest
+from data.tables import SCORES, write_part
+from dit import train_vae
+from dit.order import picks
+from dit.train_vae import PRESETS, TrainVaeConfig, compare, split
+from dit.vae import load_vae, to_unit
+from dit.vae_losses import (
+    GradientDistance,
+    LpipsDistance,
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_loss,
+    make_perceptual,
+)
+from dit.vae_trainer import VaeTrainer, augment, build
+
+TINY = dataclasses.replace(
+    PRESETS["mini"],
+    block_out_channels=(8, 8, 8),
+    norm_groups=1,
+    crop=8,
+    batch=4,
+    steps=9,
+    validate_every=3,
+    log_every=1,
+)
+
+
+def test_gradient_distance_sees_blur_and_not_brightness() -> None:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    distance = GradientDistance()
+    assert torch.allclose(distance(x, x + 0.3), torch.zeros(2), atol=1e-6)
+    blurred = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+    assert (distance(x, blurred) > 0.1).all()
+    step = torch.zeros(1, 1, 8, 8)
+    step[..., 4:] = 1.0  # one edge of height 1 in 7, 3 and 1 differences of a row
+    expected = (1 / 7 + 1 / 3 + 1) / 3
+    assert distance(torch.zeros_like(step), step).item() == pytest.approx(expected)
+
+
+def test_lpips_without_its_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(UserError, match=r"vgg16-397923af\.pth.*--perceptual gradient"):
+        make_perceptual("lpips-vgg", "cpu")
+
+
+def test_lpips_of_four_bands_is_the_mean_of_rgb_and_cir() -> None:
+    class Metric(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            weights = torch.tensor([1.0, 10.0, 100.0])
+            return ((x - y).abs().mean((2, 3)) * weights).sum(1).view(-1, 1, 1, 1)
+
+    distance = LpipsDistance.__new__(LpipsDistance)
+    torch.nn.Module.__init__(distance)
+    distance.metric = Metric()
+    x, y = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    y[:, 3] = 1.0  # an error in the near infrared alone: first band of (NIR, R, G)
+    assert distance(x, y).tolist() == [0.5]
+    assert distance(x[:, :3], y[:, :3]).tolist() == [0.0]
+
+
+def test_adversarial_parts() -> None:
+    discriminator = PatchDiscriminator(4, width=8)
+    assert discriminator(torch.rand(2, 4, 64, 64)).shape == (2, 1, 6, 6)
+    assert hinge_loss(torch.tensor([0.0, 2.0]), torch.tensor([0.0, -2.0])).item() == 0.5
+    last = torch.nn.Parameter(torch.ones(3))
+    weight = adaptive_weight((last * 4.0).sum(), (last * 2.0).sum(), last)
+    assert weight.item() == pytest.approx(2.0, rel=1e-3) and not weight.requires_grad
+
+
+def test_crops_and_flips_follow_the_picks() -> None:
+    chosen = picks(seed=1, step=0, batch=16, n=16)
+    images = np.arange(16 * 6 * 6, dtype=np.uint8).reshape(16, 6, 6, 1).repeat(3, axis=3)
+    out = augment(images, chosen, 4)
+    corners = set()
+    for row in range(16):
+        top, left = (int(u * 3) for u in chosen.uniforms[row, :2])
+        corners.add((top, left))
+        part = images[row, top : top + 4, left : left + 4]
+        assert (out[row] == (part[:, ::-1] if chosen.flips[row] else part)).all()
+    assert len(corners) > 4 and 0 < chosen.flips.sum() < 16
+
+
+def test_validation_split_is_a_function_of_the_key() -> None:
+    places = [(f"image{i}", "files-00000", i) for i in range(100)]
+    training, held = split(places, 10, seed=0)
+    assert len(held) == 10 and not set(held) & set(training) and len(training) == 90
+    assert split(places[::-1], 10, seed=0)[1] == held
+    assert split(places, 10, seed=1)[1] != held
+    fewer = [p for p in places if p not in training[:40]]
+    assert split(fewer, 10, seed=0)[1] == held
+
+
+def test_quality_figures() -> None:
+    images = np.full((2, 4, 4, 3), 100, dtype=np.uint8)
+    rebuilt = images.copy()
+    rebuilt[..., 1] += 10
+    figures = compare(images, rebuilt)
+    assert figures["psnr_band"] == [60.0, pytest.approx(28.1308), 60.0]
+    assert figures["l1_band"] == [0.0, 10.0, 0.0]
+    assert figures["psnr"] == pytest.approx(32.9020, abs=1e-3)
+
+
+def test_presets_build_what_they_say() -> None:
+    mini = build(PRESETS["mini"], 3, seed=0)
+    assert mini.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean.shape == (1, 4, 16, 16)
+    same, other = build(PRESETS["mini"], 3, seed=0), build(PRESETS["mini"], 3, seed=1)
+    name = "encoder.conv_in.weight"
+    assert torch.equal(mini.state_dict()[name], same.state_dict()[name])
+    assert not torch.equal(mini.state_dict()[name], other.state_dict()[name])
+    with torch.device("meta"):
+        large = build(PRESETS["kl-f8"], 3, seed=0)
+    assert sum(p.numel() for p in large.parameters()) == 83_653_863  # Stable Diffusion's VAE
+
+
+@pytest.mark.parametrize(
+    ("channels", "latents", "widths", "groups"),
+    [(3, 4, (16, 32, 64), 2), (4, 4, (16, 16, 32), 2), (3, 3, (8, 8), 1)],
+)
+def test_the_pyramid_start_passes_colours_through(
+    channels: int, latents: int, widths: tuple[int, ...], groups: int
+) -> None:
+    """Untrained, the latent is the reduced image and the decoder enlarges it again."""
+    recipe = dataclasses.replace(
+        PRESETS["mini"], block_out_channels=widths, norm_groups=groups, latent_channels=latents
+    )
+    model = build(recipe, channels, seed=0)
+    factor = 2 ** (len(widths) - 1)
+    wave = torch.linspace(0, 2 * torch.pi, 64)
+    image = torch.stack(
+        [0.6 * torch.sin(wave + band).outer(torch.cos(0.5 * wave)) for band in range(channels)]
+    )[None]
+    with torch.no_grad():
+        posterior = model.encode(image).latent_dist
+        rebuilt = model.decode(posterior.mean).sample
+    reduced = torch.nn.functional.avg_pool2d(image, factor)
+    inside = (..., slice(2, -2), slice(2, -2))  # the network pads with zeros
+    assert (posterior.mean[:, :channels] / 2 - reduced)[inside].abs().max() < 0.12
+    inside = (..., slice(12, -12), slice(12, -12))
+    assert (rebuilt - image)[inside].abs().mean() < 0.06
+    assert posterior.logvar.unique().tolist() == [-6.0]
+
+
+def test_a_model_too_narrow_for_the_pyramid_is_refused() -> None:
+    recipe = dataclasses.replace(PRESETS["mini"], block_out_channels=(8, 8), norm_groups=1)
+    with pytest.raises(ValueError, match="4 bands need 16 channels"):
+        build(recipe, 4, seed=0)
+
+
+def test_flags_override_the_preset(tmp_path: Path) -> None:
+    config = TrainVaeConfig(corpus=tmp_path, out=tmp_path, steps=7, perceptual="none")
+    assert config.recipe() == dataclasses.replace(PRESETS["mini"], steps=7, perceptual="none")
+    small = TrainVaeConfig(corpus=tmp_path, out=tmp_path, image_size=16)
+    assert small.recipe().crop == 16
+    for wrong in ({"crop": 128}, {"crop": 30}, {"image_size": 62}, {"steps": 0}, {"batch": -1}):
+        with pytest.raises(UserError):
+            TrainVaeConfig(**{"corpus": tmp_path, "out": tmp_path, **wrong}).recipe()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_training_learns_with_gan_and_any_bands(tmp_path: Path, channels: int) -> None:
+    widths = (8, 8, 8) if channels == 3 else (16, 16, 16)
+    recipe = dataclasses.replace(TINY, block_out_channels=widths, norm_groups=channels - 2)
+    recipe = dataclasses.replace(recipe, crop=32, steps=6, adversarial_start=5, validate_every=6)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 1, 1, channels), dtype=np.uint8).repeat(32, 1).repeat(32, 2)
+    trainer = VaeTrainer(recipe, channels, 0, tmp_path)
+    before = trainer.evaluate(images)["val_loss"]
+    batches = ((chosen := picks(0, s, 4, 4), images[chosen.indices]) for s in range(6))
+    trainer.train(batches, images, checkpoint_every=0)
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [("discriminator" in line) for line in lines] == [False] * 4 + [True] * 2
+    assert lines[-1]["val_loss"] < before and lines[-1]["kl"] > 0
+    assert trainer.best["step"] == 6
+    resumed = VaeTrainer(recipe, channels, 5, tmp_path)
+    assert resumed.resume() and resumed.step == 6
+    assert resumed.discriminator is not None and trainer.discriminator is not None
+    for mine, theirs in zip(
+        resumed.discriminator.state_dict().values(),
+        trainer.discriminator.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(
+        VaeTrainer, "evaluate", lambda self, images: {"val_loss": next(losses), "val_psnr": 0.0}
+    )
+    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    trainer = VaeTrainer(TINY, 3, 0, tmp_path)
+    at: dict[int, torch.Tensor] = {}
+
+    def batches():
+        for step in range(9):
+            at[step] = trainer.model.decoder.conv_out.weight.detach().clone()
+            yield picks(0, step, 4, 4), images
+        at[9] = trainer.model.decoder.conv_out.weight.detach().clone()
+
+    trainer.train(batches(), images, checkpoint_every=0)
+    assert trainer.best["step"] == 6
+    trainer.load_best()
+    assert torch.equal(trainer.model.decoder.conv_out.weight, at[6])
+    assert not torch.equal(at[6], at[8])
+
+
+def test_latent_scale_is_one_over_the_spread_of_samples(tmp_path: Path) -> None:
+    trainer = VaeTrainer(TINY, 3, 0, tmp_path)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+    scale = trainer.latent_scale(iter([images[:40], images[40:]]))
+    with torch.no_grad():
+        posterior = trainer.model.encode(to_unit(images)).latent_dist
+        samples = torch.cat([posterior.mean + posterior.std * torch.randn(64, 4, 2, 2)] * 1)
+    assert scale * samples.std().item() == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 images and their score table, one rejected."""
+    root = tmp_path_factory.mktemp("vae-corpus")
+    rng = np.random.default_rng(0)
+    columns: dict[str, list] = {name: [] for name in SCORES.names}
+    for row in range(30):
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(3, 0).repeat(3, 1)
+        (root / "corpus").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(root / "corpus" / f"{row:02d}.png")
+        status = "rejected" if row == 7 else "ok"
+        values = (f"{row:02d}.png", "files-00000", row, f"{row:064d}", 10, 12, 12, 7.0, status)
+        for name, value in zip(SCORES.names, (*values, "", ""), strict=True):
+            columns[name].append(value)
+    from data.stage import Stage
+
+    stage = Stage(root / "scores", "prune.score", {}, {})
+    stage.open()
+    part = write_part(root / "scores", 0, columns, SCORES)
+    stage.finish({}, [part.name], "scored")
+    return root
+
+
+def command(root: Path, out: Path, *more: str) -> list[str]:
+    flags = f"--corpus {root / 'corpus'} --scores {root / 'scores'} --out {out} --image-size 12"
+    return [*f"{flags} --crop 8 --steps 8 --batch 4 --device cpu".split(), *more]
+
+
+EVERY = ("--validate-every", "3")
+
+
+def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    slow = (  # killed in step 6: after the checkpoint of step 3 and the stats of step 5
+        "import os, sys; from dit import train_vae, vae_trainer\n"
+        "real = vae_trainer.VaeTrainer._update\n"
+        "def update(self, picks, images):\n"
+        "    if self.step == 5: print('FIVE', flush=True); import time; time.sleep(60)\n"
+        "    return real(self, picks, images)\n"
+        "vae_trainer.VaeTrainer._update = update; train_vae.PRESETS['mini'] = "
+        "__import__('dataclasses').replace(train_vae.PRESETS['mini'], log_every=1)\n"
+        "train_vae.main(sys.argv[1:])"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *command(corpus, broken, *EVERY)],
+        stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any("FIVE" in line for line in process.stdout)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    steps = [json.loads(line)["step"] for line in (broken / "stats.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5] and (broken / "checkpoint.pt").exists()
+    assert not (broken / "config.json").exists()
+    preset = dataclasses.replace(PRESETS["mini"], log_every=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train_vae.PRESETS, "mini", preset)
+        assert train_vae.main(command(corpus, broken, *EVERY)) == 0
+        assert train_vae.main(command(corpus, whole, *EVERY)) == 0
+    assert identity(whole) == identity(broken)
+    for path in whole.iterdir():
+        if (
+            path.suffix in (".json", ".jsonl", ".safetensors", ".png")
+            and "manifest" not in path.name
+        ):
+            assert path.read_bytes() == (broken / path.name).read_bytes(), path.name
+    manifest = read_manifest(whole)
+    assert manifest["summary"]["images"] == {"training": 27, "validation": 2}  # 29 usable
+    assert manifest["summary"]["perceptual"] == "gradient"
+    scale = manifest["summary"]["scaling_factor"]
+    vae = load_vae(whole)
+    assert vae.scale == scale and vae.factor == 4
+    assert not (whole / "checkpoint.pt").exists() and (whole / "reconstructions.png").exists()
+
+
+def test_the_command_refuses_what_makes_no_sense(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="either --scores"):
+        train_vae.main(["--corpus", str(corpus / "corpus"), "--out", str(tmp_path / "v")])
+    (tmp_path / "odd").mkdir()
+    with pytest.raises(UserError, match="not a finished stage"):
+        train_vae.main(command(corpus, tmp_path / "v", "--scores", str(tmp_path / "odd")))
+
+
+def test_a_finished_vae_answers_without_the_heavy_imports(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vae"
+    arguments = command(corpus, out, "--perceptual", "none")
+    train_vae.main(arguments)
+    light = (
+        "import sys; from dit import train_vae; train_vae.main(sys.argv[1:])\n"
+        "assert not {'torch', 'diffusers', 'PIL'} & set(sys.modules), 'slow to import'"
+    )
+    run = [sys.executable, "-c", light, *arguments]
+    answer = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert "already done" in answer.stdout
+    with pytest.raises(UserError, match="other settings"):
+        train_vae.main([*arguments, "--seed", "3"])
