@@ -64,7 +64,6 @@ def main(argv: list[str] | None = None) -> int:
 def entropy_picture(run: Path, corpus: str, arm: str, out: Path) -> Path:
     """Histogram of H(I) with the Stage I threshold, and tiles dropped, kept and selected."""
     import matplotlib.pyplot as plt
-    import pyarrow.parquet as pq
 
     from data.index import read_index
     from data.tables import read_parts
@@ -73,7 +72,7 @@ def entropy_picture(run: Path, corpus: str, arm: str, out: Path) -> Path:
     scores = scores.filter(np.asarray(scores["status"].to_pylist()) == "ok")
     entropy = scores["entropy"].to_numpy()
     index, _ = read_index(run / "subsets" / f"{arm}.parquet")
-    survivors = pq.read_table(run / "assignments", columns=["key"])["key"].to_pylist()
+    survivors = read_parts(run / "assignments", columns=["key"])["key"].to_pylist()
     keys = scores["key"].to_numpy(zero_copy_only=False)
     kept = np.isin(keys, survivors)
     chosen = np.isin(keys, index["key"].to_pylist())
