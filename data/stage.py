@@ -80,6 +80,13 @@ def code_version() -> str:
         return "unknown"
 
 
+class DoneElsewhere(SystemExit):
+    """Another process finished the stage while this one waited: nothing is left to do (exit 0)."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
 class Stage:
     """One stage's output: its parameters and inputs, its lock, and its manifest.
 
@@ -138,7 +145,9 @@ class Stage:
     def open(self) -> None:
         """Take the stage's lock, clear what a killed run left, and record what is being made.
 
-        Raises UserError when another process is writing the same output.
+        Waits while another process writes the same output: after a kill of a script, the stage
+        that it had started may still be running. Raises DoneElsewhere when that one finished it,
+        and UserError when it began it with other parameters or inputs.
         """
         folder = self.manifest.parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +155,11 @@ class Stage:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{self.out}: another process is writing it; wait for it") from None
+            print(f"[{self.name}] {self.out}: another process is writing it; waiting", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self.manifest.exists() and self.done():
+                self.close()
+                raise DoneElsewhere from None
         remove_stale(folder)
         if self.started.exists() and not self._empty():
             self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)

@@ -24,6 +24,7 @@ MODELS: dict[str, dict[str, int]] = {
     "DiT-B/2": {"patch_size": 2, "depth": 12, "hidden_size": 768, "num_heads": 12},
     "DiT-S/2": {"patch_size": 2, "depth": 12, "hidden_size": 384, "num_heads": 6},
     "DiT-mini/2": {"patch_size": 2, "depth": 4, "hidden_size": 128, "num_heads": 4},
+    "DiT-mini/4": {"patch_size": 4, "depth": 4, "hidden_size": 128, "num_heads": 4},
 }
 
 

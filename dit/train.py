@@ -45,7 +45,8 @@ class Config(TrainConfig):
     out: Path
     """Run folder."""
     model: str = "DiT-XL/2"
-    """Network: DiT-XL/2 (the paper's), DiT-L/2, DiT-B/2, DiT-S/2 or DiT-mini/2."""
+    """Network: DiT-XL/2 (the paper's), DiT-L/2, DiT-B/2, DiT-S/2, DiT-mini/2 or
+    DiT-mini/4 (those two for a CPU)."""
     freq_shift: int = 0
     """Timestep frequencies: 0 as published; 1 as in diffusers, for an export without a patch."""
     vae: str = machine("")

@@ -24,7 +24,7 @@ from data.atomic import write_json
 from data.cli import science
 from data.errors import UserError
 from data.progress import progress
-from data.stage import Stage, digest_of
+from data.stage import DoneElsewhere, Stage, digest_of
 from dit import checkpoint
 from dit.config import TrainConfig
 from dit.diffusion import Diffusion
@@ -227,14 +227,18 @@ def _shares(config: TrainConfig, rank: int, processes: int) -> tuple[slice, int]
 
 def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
     """Take the run folder and find its newest whole checkpoint, the same on all processes."""
-    found: list[Any] = [None, None]
+    found: list[Any] = [None, None, False]
     if accelerator.is_main_process:
         try:
             stage.open()
             found[0] = checkpoint.latest(out)
         except UserError as error:
             found[1] = str(error)
+        except DoneElsewhere:
+            found[2] = True
     broadcast_object_list(found)
+    if found[2]:
+        raise DoneElsewhere
     if found[1] is not None:
         raise UserError(found[1])
     return found[0]

@@ -6,7 +6,7 @@
 #                                                          paper: the real thing
 #   PROFILE=mini GIT10M_ROOT=... bash experiments/git10m_85.sh   small models on real images
 #
-# mini  : two CPU cores, about five minutes, 200 MB. Its numbers show that the river flows, no more.
+# mini  : two CPU cores, about six minutes, 200 MB. Its numbers show that the river flows, no more.
 # paper : 10.5 M images (394 GB), 4 x H100. By arithmetic, not measured: Stage I 1 h on 4 cores, embedding
 #         of the 30 % that Stage I keeps 3 GPU-hours, selection minutes, latents of 1.57 M images (51 GB)
 #         4 GPU-hours, 100K steps of DiT-XL/2 at batch 256 3 to 10 hours, fine-tuning 2 x 5K steps 1 hour.
@@ -36,7 +36,8 @@ python -m prune.assign --embeddings "$RUN/embeddings" --centroids "$RUN/centroid
 
 train_vae # mini trains a small VAE; paper uses sd-vae-ft-ema as published
 
-for ARM in $ARMS; do # rsprune, random
+arm() { # ARM: rsprune or random; from its subset to its metrics
+    local ARM="$1" TASK
     select_subset "$ARM"
     python -m dit.encode --corpus "$CORPUS" --subset "$RUN/subsets/$ARM.parquet" --vae "$VAE" \
         --image-size "$IMAGE_SIZE" --out "$RUN/latents/$ARM"
@@ -53,7 +54,8 @@ for ARM in $ARMS; do # rsprune, random
             --vae "$VAE" "${DOWNSTREAM_SAMPLING[@]}" --out "$RUN/$TASK-eval/$ARM"
         python -m eval.evaluate --pairs "$RUN/$TASK-eval/$ARM" "${JUDGE[@]}" --out "$RUN/metrics/$ARM-$TASK.json"
     done
-done
+}
+each_arm arm # one after the other; in mini side by side
 
 python -m eval.pictures --run "$RUN" --corpus "$CORPUS" --arms $ARMS --out "$RUN/pictures"
 python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --arms $ARMS --profile "$PROFILE" --out "$RUN/table.md"

@@ -11,14 +11,14 @@ case "$PROFILE" in
 mini) # everything small enough for two CPU cores; nothing faked
     # One variable for each thing that a curious user may want to turn.
     HOLDOUT="${HOLDOUT:-128}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" ARMS="${ARMS:-rsprune random}"
-    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-300}" BATCH="${BATCH:-32}"
+    MODEL="${MODEL:-DiT-mini/4}" STEPS="${STEPS:-1000}" BATCH="${BATCH:-32}"
     # The hand-made descriptor needs whitening (K and D as in prune.judge); Git-RSCLIP is used as it is.
     ENCODER=(--encoder descriptor) WHITEN="${WHITEN:-32}"
-    TRAINING=(--learning-rate 1e-3 --ema-decay 0.98 --log-every 50 --checkpoint-every 100)
+    TRAINING=(--learning-rate 2e-3 --ema-decay 0.99 --log-every 100 --checkpoint-every 200)
     SAMPLING=(--weights ema --sampler ddim --steps 25)
-    FINETUNE=(--image-size "$IMAGE_SIZE" --steps 50 --batch 16 --learning-rate 1e-3 --ema-decay 0.9
-        --log-every 10 --checkpoint-every 25 --hr-size 128 --tile-size 128 --factor 4)
-    DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20)
+    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-300}" --batch 16 --learning-rate 2e-3
+        --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
+    DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid)
     JUDGE=(--extractor descriptor --lpips-backbone random)
     ;;
 paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --help
@@ -82,6 +82,54 @@ select_subset() { # ARM: rsprune or random
         ${inputs[@]+"${inputs[@]}"} --ratio "$RATIO" --out "$RUN/subsets/$1.parquet"
 }
 
+each_arm() { # FUNCTION: call it with every arm. mini: all at once, each on its share of the cores, because
+    # starting Python is most of a small stage's time; the first in the terminal, the others in log files.
+    local arm i log arms processes=() status=0
+    read -ra arms <<<"$ARMS"
+    if [ "$PROFILE" != mini ] || [ "${#arms[@]}" = 1 ] || [ "$(nproc)" = 1 ]; then
+        for arm in "${arms[@]}"; do "$1" "$arm"; done
+        return 0
+    fi
+    mkdir -p "$RUN/logs"
+    export OMP_NUM_THREADS=$((($(nproc) + ${#arms[@]} - 1) / ${#arms[@]}))
+    trap 'end_children; exit 130' INT TERM
+    for arm in "${arms[@]}"; do
+        if [ "$arm" = "${arms[0]}" ]; then
+            "$1" "$arm" &
+        else
+            echo "Beside ${arms[0]} runs $arm; its progress: $RUN/logs/$arm.log"
+            "$1" "$arm" >"$RUN/logs/$arm.log" 2>&1 &
+        fi
+        processes+=("$!")
+    done
+    for i in "${!arms[@]}"; do
+        arm="${arms[$i]}" log="$RUN/logs/${arms[$i]}.log"
+        if [ "$i" != 0 ]; then echo "Waiting for $arm; its progress: $log"; fi
+        wait "${processes[$i]}" || status=$?
+        if [ "$i" != 0 ]; then { if [ "$status" = 0 ]; then tr '\r' '\n' <"$log" | grep ' s -> '; else tail -n 5 "$log"; fi; } || true; fi
+        if [ "$status" != 0 ]; then
+            echo "error: $arm stopped with exit code $status; the same command continues" >&2
+            end_children
+            return "$status"
+        fi
+    done
+    trap - INT TERM
+    unset OMP_NUM_THREADS
+}
+
+end_children() { # ask all descendants of this shell to stop (training writes a checkpoint first), and wait
+    python - $$ <<'END'
+import os, psutil, sys
+for child in psutil.Process(int(sys.argv[1])).children(recursive=True):
+    if child.pid != os.getpid():
+        try:
+            child.terminate()
+        except psutil.NoSuchProcess:
+            pass
+END
+    wait
+}
+
 task_data() { # TASK: sr or sis
     case "$1" in
     sr) echo "${SECOND_ROOT:-$RUN/world/sr}" ;;
@@ -97,7 +145,7 @@ launch() { # MODULE ARGS: through accelerate on every GPU of this machine, or on
     local gpus arguments=(--num_machines 1 --dynamo_backend no)
     gpus="${GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)}"
     if [ "${gpus:-0}" = 0 ]; then
-        arguments+=(--cpu --num_processes 1 --num_cpu_threads_per_process "$(nproc)" --mixed_precision no)
+        arguments+=(--cpu --num_processes 1 --num_cpu_threads_per_process "${OMP_NUM_THREADS:-$(nproc)}" --mixed_precision no)
     else
         arguments+=(--num_processes "$gpus" --mixed_precision no) # the trainer sets precision itself (--precision)
         if [ "$gpus" -gt 1 ]; then arguments+=(--multi_gpu); fi

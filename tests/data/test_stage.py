@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data.atomic import atomic_path, remove_stale
 from data.errors import UserError
-from data.stage import Stage, identity, read_manifest
+from data.stage import DoneElsewhere, Stage, identity, read_manifest
 
 
 def make(out: Path, *, seed: int = 0, source: str = "a", content: str = "x", **options) -> Stage:
@@ -89,13 +91,36 @@ def test_replace_makes_again_instead_of_refusing(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out")["params"] == {"seed": 1}
 
 
-def test_two_writers_are_refused(tmp_path: Path) -> None:
-    first = Stage(tmp_path / "out", "test.stage", {}, {})
-    first.open()
-    with pytest.raises(UserError, match="another process"):
-        Stage(tmp_path / "out", "test.stage", {}, {}).open()
-    first.close()
-    Stage(tmp_path / "out", "test.stage", {}, {}).open()
+def _write_slowly(out: Path, opened: Any, finish: bool) -> None:
+    stage = Stage(out, "test.stage", {}, {})
+    stage.open()
+    opened.set()
+    time.sleep(0.5)
+    if finish:
+        (out / "result").write_text("x")
+        stage.finish({}, ["result"], "done")
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_second_writer_waits_for_the_first(tmp_path: Path, finish: bool, capsys: Any) -> None:
+    context = multiprocessing.get_context("spawn")
+    opened = context.Event()
+    first = context.Process(target=_write_slowly, args=(tmp_path / "out", opened, finish))
+    first.start()
+    assert opened.wait(30)
+    second = Stage(tmp_path / "out", "test.stage", {}, {})
+    assert not second.done()
+    if finish:
+        with pytest.raises(DoneElsewhere) as ended:
+            second.open()
+        assert ended.value.code == 0
+        assert "already done" in capsys.readouterr().out
+    else:  # the first one died half-way: the second takes over
+        second.open()
+        assert second.started.exists()
+        assert "waiting" in capsys.readouterr().out
+        second.close()
+    first.join()
 
 
 def test_single_file_outputs_keep_their_manifest_beside_them(tmp_path: Path) -> None:
