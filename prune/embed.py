@@ -186,8 +186,8 @@ def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stag
     ]  # fmt: skip
     if not sum(counts):
         raise UserError(
-            f"{' '.join(config.reference)}: none of its {len(locations):,} files is an image that can "
-            f"be read; the first: {rejects[0]['key']} ({rejects[0]['reason']})"
+            f"{' '.join(config.reference)}: none of its {len(locations):,} files is an image that "
+            f"can be read; the first: {rejects[0]['key']} ({rejects[0]['reason']})"
         )
     schema = pa.schema([(name, pa.string()) for name in ("key", "reason", "detail")])
     with atomic_path(config.out / "rejects.parquet") as temporary:
