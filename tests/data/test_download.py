@@ -111,7 +111,7 @@ class TestFile:
         monkeypatch.setattr(fetch, "ATTEMPTS", 1)
         server.cuts = [400_000]
         file = File(server.url(), "a.bin", None, None)
-        with pytest.raises(UserError, match="400,000 bytes are in .*the same command continues"):
+        with pytest.raises(UserError, match=r"400,000 bytes are in .*the same command continues"):
             fetch_file(file, tmp_path, Record(tmp_path))
         assert not (tmp_path / "a.bin").exists()
         assert fetch_file(file, tmp_path, Record(tmp_path)).read_bytes() == CONTENT
