@@ -48,8 +48,8 @@ class HoldoutConfig:
     seed: int = 0
     """Seed of the draw: the N images with the smallest SHA-256 of 'seed|key'."""
     choice: Choice = "random"
-    """random: uniformly. quality: the highest quality scores of the corpus itself (Git-10M has them).
-    entropy: the highest entropy. Both for a second hold-out; equal values go by the hash."""
+    """random: uniformly. quality: the highest of the corpus's own quality scores, as Git-10M has
+    them. entropy: the highest entropy. Both for a second hold-out; equal values go by the hash."""
     besides: Path | None = None
     """Hold-out whose images, and copies of them, are not chosen again."""
     join: tuple[Path, ...] = ()
