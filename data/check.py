@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,23 +58,18 @@ def _how(source: Source) -> str:
 
 
 def _corpus(source: Source, value: str) -> Finding:
-    folder = Path(value)
-    if not folder.is_dir():
-        raise UserError("no such folder")
     images = shards = size = 0
     suffixes: set[str] = set()
-    for base, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            suffix = Path(name).suffix.lower()
-            if suffix in SHARDS:
-                shards += 1
-                suffixes.add(suffix)
-                size += (Path(base) / name).stat().st_size
-            elif is_image_name(name) or not suffix:
-                images += 1
-        if images >= ENOUGH:
-            break
+    for path in _files(value):
+        suffix = path.suffix.lower()
+        if suffix in SHARDS:
+            shards += 1
+            suffixes.add(suffix)
+            size += path.stat().st_size
+        elif is_image_name(path.name) or not suffix:
+            images += 1
+            if images >= ENOUGH:
+                break
     notes = []
     if not images and not shards:
         raise UserError("no images, and no tar, Arrow or Parquet files in it")
@@ -91,6 +86,24 @@ def _corpus(source: Source, value: str) -> Finding:
         if source.images and images < ENOUGH and images != source.images:
             notes.append(f"{images:,} images, {source.images:,} are published")
     return Finding(source, "odd" if notes else "found", f"{value}: {there}", notes)
+
+
+def _files(spec: str) -> Iterator[Path]:
+    """The files of a corpus: of a folder, of a pattern, or of what comes after 'preset:'."""
+    from data.readers.specs import expand, split_options
+
+    place = split_options(spec)[0]
+    head, _, rest = place.partition(":")
+    if rest and head.isalnum() and not Path(place).exists():
+        place = rest
+    if any(character in place for character in "*?[{"):
+        yield from expand(place)
+        return
+    if not Path(place).is_dir():
+        raise UserError("no such folder")
+    for base, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(base) / name for name in names)
 
 
 def _reference(source: Source, value: str) -> Finding:

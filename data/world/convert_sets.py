@@ -112,7 +112,7 @@ def _reference_parquet(world: Path, out: Path) -> list[Path]:
     total = -(-len(files) // ROWS)
     for number, start in enumerate(range(0, len(files), ROWS)):
         part = files[start : start + ROWS]
-        columns = {
+        columns: dict[str, list[Any]] = {
             "image": [path.read_bytes() for path in part],
             "label": [names.index(path.parent.name) for path in part],
         }
@@ -237,7 +237,7 @@ def _openearthmap_parquet(world: Path, out: Path) -> list[Path]:
     for split in ("train", "val"):
         listed = (root / f"{split}.txt").read_text(encoding="utf-8").split()
         paths = [by_name[name] for name in listed if name in by_name]
-        columns = {
+        columns: dict[str, list[Any]] = {
             "image": [path.read_bytes() for path in paths],
             "mask": [(p.parent.parent / "labels" / p.name).read_bytes() for p in paths],
             "image_name": [path.name for path in paths],

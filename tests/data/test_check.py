@@ -81,6 +81,9 @@ def test_corpora(tmp_path, monkeypatch):
     assert any("128 are published" in note for note in odd.notes)
     monkeypatch.setenv("GIT10M_ROOT", str(touch(tmp_path / "git", "images/a", "images/b.jpg")))
     assert check(find_source("git10m")).notes == ["2 images, 10,503,567 are published"]
+    for spec in (f"git10m:{tmp_path / 'git'}", f"{tmp_path / 'git'}/images/*"):
+        monkeypatch.setenv("GIT10M_ROOT", spec)
+        assert check(find_source("git10m")).notes == ["2 images, 10,503,567 are published"]
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("USA1M_ROOT", str(tmp_path / "empty"))
     assert check(find_source("usa1m")).state == "missing"
