@@ -17,9 +17,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from data.cli import LOCATION, parse, run, science
+from data.cli import LOCATION, machine, parse, run, science
 from data.errors import UserError
 from data.stage import Stage, digest_of, identity
 
@@ -55,6 +55,8 @@ class LeakageConfig:
     """Cosine from which two images are near. It depends on the encoder: look at the examples."""
     most: int = 100_000
     """Near pairs kept, the nearest first (all are counted)."""
+    device: Literal["auto", "cpu", "cuda"] = machine("auto")
+    """Where cosines are computed (machine setting). auto: a GPU if there is one."""
     drop: Path | None = None
     """Also write the corpus images near a held-out one to this file, in a hold-out's form, so that
     data.holdout --join can take them out of the pool too."""
@@ -93,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     report = {"sets": sizes, "exact": exact, "near": near, "held_in_index": len(held)}
     _write(config, report, pairs)
     print(_told(report, held))
+    for state in config.out.glob(".near-*.json"):
+        state.unlink()
     outputs: list[Path | str] = ["leakage.json", "pairs.parquet"]
     total = sum(entry["pairs"] for entry in exact), sum(entry["pairs"] for entry in near)
     line = f"{len(sizes)} sets: {total[0]:,} exact and {total[1]:,} near pairs"

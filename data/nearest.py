@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data.atomic import write_json
 from data.embeddings import Embeddings, require_same_encoder
 from data.errors import UserError
 from data.progress import progress
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 BLOCK = 4096  # rows of either side that are multiplied at a time: 64 MB of cosines
 EXAMPLES = 5
+SAVE_EVERY = 60.0  # seconds between two savings of what was found
 
 
 class Blocks(Protocol):
@@ -87,12 +91,14 @@ def compare_embeddings(
         sets[name] = PartBlocks(embeddings, held, None)
     if len(sets) < 2:
         raise UserError("--embeddings: one set alone; give another, or a corpus= with --holdout")
+    best = choose_best(config.device)
     order = sorted(sets, key=lambda name: (name != "corpus", -sets[name].rows, name))
     summaries: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     for a, b in itertools.combinations(order, 2):
         near = Near(config.threshold, config.most)
-        near.compare(sets[a], sets[b], f"{a} and {b}")
+        state = config.out / f".near-{a}-{b}.json".replace("/", "_")
+        near.compare(sets[a], sets[b], f"{a} and {b}", state, best)
         if near.count:
             summaries.append(near.summary(a, b))
             pairs += near.pairs(a, b)
@@ -111,6 +117,54 @@ def _keys(path: Path | None, kind: str) -> pa.Array | None:
     return read_holdout(path)["key"].combine_chunks() if kind == "holdout" else _index_keys(path)
 
 
+Best = Callable[
+    [NDArray[np.float32], NDArray[np.float32], float],
+    tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]],
+]
+
+
+def numpy_best(
+    rows: NDArray[np.float32], others: NDArray[np.float32], threshold: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+    """(highest cosine of each row, place of it among the others, others that any row is near to).
+
+    Cosines are rounded to what float16 rows can tell, so that blocks of any size agree.
+    """
+    cosine = np.round(rows @ others.T, 4)
+    place = cosine.argmax(axis=1)
+    hit = (cosine >= np.float32(threshold)).any(axis=0)
+    return cosine[np.arange(len(rows)), place], place, hit
+
+
+def torch_best(device: str) -> Best:
+    """`numpy_best` on a device of torch's: a GPU does what takes one core an hour in seconds."""
+    import torch
+
+    def best(
+        rows: NDArray[np.float32], others: NDArray[np.float32], threshold: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+        left, right = (torch.from_numpy(x).to(device) for x in (rows, others))
+        cosine = torch.round(left @ right.T, decimals=4)
+        value, place = cosine.max(dim=1)
+        hit = (cosine >= float(np.float32(threshold))).any(dim=0)
+        return value.cpu().numpy(), place.cpu().numpy(), hit.cpu().numpy()
+
+    return best
+
+
+def choose_best(device: str) -> Best:
+    """The arithmetic for 'cpu', 'cuda' or 'auto' (a GPU if there is one and torch sees it)."""
+    if device == "cpu":
+        return numpy_best
+    import torch
+
+    if not torch.cuda.is_available():
+        if device == "cuda":
+            raise UserError("--device cuda: torch sees no GPU here; leave the flag out")
+        return numpy_best
+    return torch_best("cuda")
+
+
 class Near:
     """Pairs of two sets at or above a threshold: for each image of the first its nearest in the
     second. All are counted; the nearest `most` are kept."""
@@ -121,31 +175,60 @@ class Near:
         self.others: set[str] = set()
         self.kept: list[tuple[float, str, str]] = []
 
-    def compare(self, large: Blocks, small: Blocks, name: str) -> None:
-        """Go through the first set once, and for each block of it through the second."""
-        bar = progress(total=large.rows, name=f"near: {name}")
+    def compare(
+        self, large: Blocks, small: Blocks, name: str, state: Path, best: Best | None = None
+    ) -> None:
+        """Go through the first set once, and for each block of it through the second.
+
+        Args:
+            large, small: the sets; memory does not depend on the size of either.
+            name: of the progress bar.
+            state: file in which what was found is kept from time to time, so that a stopped run
+                goes on from there.
+            best: the arithmetic; numpy by default.
+        """
+        best = best or numpy_best
+        done = self._load(state)
+        bar = progress(total=large.rows, initial=done, name=f"near: {name}")
+        seen, clock = 0, time.monotonic()
         for rows, keys in large:
-            best = np.full(len(rows), -np.inf, np.float32)
+            seen += len(rows)
+            if seen <= done:
+                continue
+            highest = np.full(len(rows), -np.inf, np.float32)
             which = np.empty(len(rows), object)
             for others, names in small:
-                cosine = rows @ others.T
-                # Rounded to what float16 rows can tell, so that blocks of any size agree.
-                np.round(cosine, 4, out=cosine)
-                near = cosine >= self.threshold
-                self.others.update(names[i] for i in np.flatnonzero(near.any(axis=0)))
-                place = cosine.argmax(axis=1)
-                value = cosine[np.arange(len(rows)), place]
-                better = value > best
-                best[better] = value[better]
+                value, place, hit = best(rows, others, self.threshold)
+                self.others.update(names[i] for i in np.flatnonzero(hit))
+                better = value > highest
+                highest[better] = value[better]
                 which[better] = np.asarray(names, object)[place[better]]
-            hits = np.flatnonzero(best >= self.threshold)
+            hits = np.flatnonzero(highest >= np.float32(self.threshold))
             self.count += len(hits)
-            self.kept += [(float(best[i]), keys[i], which[i]) for i in hits]
+            self.kept += [(float(highest[i]), keys[i], which[i]) for i in hits]
             if len(self.kept) > 2 * self.most:
                 self._trim()
             bar.update(len(rows))
+            if time.monotonic() - clock > SAVE_EVERY:
+                self._save(state, seen)
+                clock = time.monotonic()
         bar.close()
         self._trim()
+        self._save(state, large.rows)
+
+    def _load(self, state: Path) -> int:
+        """Take up what a stopped run had found. Returns the rows that it had gone through."""
+        try:
+            saved = json.loads(state.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 0
+        self.count, self.others = saved["count"], set(saved["others"])
+        self.kept = [(similarity, a, b) for similarity, a, b in saved["kept"]]
+        return int(saved["rows"])
+
+    def _save(self, state: Path, rows: int) -> None:
+        found = {"rows": rows, "count": self.count, "others": sorted(self.others)}
+        write_json(state, {**found, "kept": self.kept})
 
     def _trim(self) -> None:
         self.kept.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))

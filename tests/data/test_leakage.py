@@ -235,6 +235,51 @@ def test_only_the_nearest_pairs_are_kept_but_all_are_counted(world):
     assert len(pairs) == 4 and similarity == sorted(similarity, reverse=True)
 
 
+def test_a_stopped_comparison_goes_on(world, monkeypatch):
+    monkeypatch.setattr(nearest, "BLOCK", 7)
+    monkeypatch.setattr(nearest, "SAVE_EVERY", 0.0)
+    rows = 0.7 + 0.05 * np.random.default_rng(0).normal(size=(N, 8))
+    keys = [f"k{i:02}" for i in range(N)]
+    more = ["--embeddings", world.embed("one", keys, rows),
+            world.embed("two", keys[::-1][:9], rows[:9] * [1, 1, 1, 1, 1, 1, 1, 0.8]),
+            "--threshold", "0.995", "--device", "cpu"]  # fmt: skip
+    main([*more, "--out", str(world.root / "whole")])
+    best, calls = nearest.numpy_best, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return best(*arguments)
+
+    monkeypatch.setattr(nearest, "numpy_best", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main([*more, "--out", str(world.root / "cut")])
+    monkeypatch.setattr(nearest, "numpy_best", best)
+    done = json.loads((world.root / "cut" / ".near-one-two.json").read_text())
+    assert 0 < done["rows"] < N
+    main([*more, "--out", str(world.root / "cut")])
+    one, two = (
+        {p.name: p.read_bytes() for p in (world.root / n).iterdir() if p.name[0] in "lp"}
+        for n in ("whole", "cut")
+    )
+    assert one == two and set(one) == {"leakage.json", "pairs.parquet"}
+    assert 0 < world.report("cut")["near"][0]["images_a"] < N
+    assert not list((world.root / "cut").glob(".near*"))
+
+
+def test_torch_and_numpy_find_the_same():
+    random = np.random.default_rng(1)
+    rows, others = (random.normal(size=(n, 16)).astype(np.float32) for n in (40, 23))
+    others[5] = rows[7]
+    rows, others = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows, others))
+    expected = nearest.numpy_best(rows, others, 0.6)
+    found = nearest.torch_best("cpu")(rows, others, 0.6)
+    assert expected[1][7] == 5 and 0 < expected[2].sum() < 23
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=1.1e-4)
+
+
 def test_flags_that_make_no_sense(world, tmp_path):
     one = world.embed("corpus", ["a"], np.ones((1, 4)))
     for flags, message in (
