@@ -257,7 +257,10 @@ def _patiently(hub: Hub, action: Callable[[], T]) -> T:
         except Exception as error:  # its own errors, httpx's, the system's
             status = getattr(getattr(error, "response", None), "status_code", None)
             offline = "offline" in f"{type(error).__name__} {error}".lower()
-            if attempt == ATTEMPTS - 1 or status in (401, 403, 404) or offline:
+            hopeless = offline or status in (401, 403, 404) or isinstance(error, ValueError)
+            if isinstance(error, TypeError | LookupError | AttributeError):
+                raise  # a fault of a program, not of the line
+            if attempt == ATTEMPTS - 1 or hopeless:
                 why = " ".join(str(error).split())[:300]
                 raise UserError(
                     f"{hub.repo}: {type(error).__name__}: {why}. The same command continues; where "

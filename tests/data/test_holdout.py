@@ -124,7 +124,7 @@ def test_the_best_beside_the_random_ones(tmp_path, choice):
     values = [float(n // 2) if n != 46 else None for n in range(50)]
     with_column(tmp_path / "s", rows, values, choice)
     first, best, both = (tmp_path / f"{n}.parquet" for n in ("first", "best", "both"))
-    main(["--scores", str(tmp_path / "s"), "--n", "6", "--out", str(first)])
+    main(["--scores", str(tmp_path / "s"), "--n", "25", "--out", str(first)])
     flags = ["--choice", choice, "--besides", str(first), "--n", "5", "--out", str(best)]
     main(["--scores", str(tmp_path / "s"), *flags])
     drawn, chosen = (read_holdout(path)["key"].to_pylist() for path in (first, best))
