@@ -48,10 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(_then(source, folder))
         return 1
     fetch(source, folder)
+    if source.kind == "reference":
+        _look(source, folder)
     if source.note:
         print(_filled(source.note))
     print(_then(source, folder))
     return 0
+
+
+def _look(source: Source, folder: Path) -> None:
+    """Say what a reference set that has just come holds."""
+    from data.scenes import open_scenes
+
+    scenes = open_scenes(f"{source.name}:{folder}?n=all")
+    print(f"{len(scenes.locations):,} images of {len(scenes.classes)} classes")
+    for note in scenes.notes:
+        print(f"note: {note}")
 
 
 def default_folder(source: Source) -> Path:

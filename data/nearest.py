@@ -132,7 +132,7 @@ def numpy_best(
     """
     cosine = np.round(rows @ others.T, 4)
     place = cosine.argmax(axis=1)
-    hit = (cosine >= np.float32(threshold)).any(axis=0)
+    hit = np.asarray((cosine >= np.float32(threshold)).any(axis=0))
     return cosine[np.arange(len(rows)), place], place, hit
 
 

@@ -312,7 +312,7 @@ class TestCommand:
         server.files["/s.zip"], server.cuts = pack, [50]
         file = File(server.url("/s.zip"), "s.zip", len(pack), sha(pack))
         source = Source(
-            "s", "S", "reference", "--reference FOLDER", (), "1 kB", "MIT", variable="S_ROOT",
+            "ucm", "S", "reference", "--reference FOLDER", (), "1 kB", "MIT", variable="S_ROOT",
             files=(file,), unpack=True,
         )  # fmt: skip
         monkeypatch.setattr(download, "find_source", lambda name: source)
@@ -320,6 +320,7 @@ class TestCommand:
         assert download.main(["s", "--out", str(out)]) == 0
         printed = capsys.readouterr().out
         assert f"export S_ROOT={out}" in printed and "--reference" in printed
+        assert "2 images of 2 classes" in printed and "ucm: 2 images, 2,100" in printed
         assert sorted(p.name for p in out.iterdir()) == [".download", "Images"]
         assert not list(out.rglob("*.zip"))
         sent = len(server.requests)

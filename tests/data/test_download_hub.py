@@ -110,9 +110,9 @@ def download(hub: Hub, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "data.download", "sd-vae", "--out", str(out)],
         text=True, capture_output=True, cwd=ROOT, check=False, timeout=120,
-        env={**kept, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_DISABLE_XET": "1",
-             "HF_HOME": str(out.parent / "home"), "HF_HUB_DISABLE_TELEMETRY": "1",
-             "NO_PROXY": "127.0.0.1"},
+        env={**kept, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+             "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(out.parent / "home"),
+             "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"},
     )  # fmt: skip
 
 

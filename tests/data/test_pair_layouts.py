@@ -133,6 +133,7 @@ class TestOpenEarthMap:
     IMAGE = np.random.default_rng(0).integers(0, 256, (96, 80, 3), dtype=np.uint8)
     IDS = np.arange(96 * 80).reshape(96, 80).astype(np.uint8) % 9
 
+    @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # rasterio's own
     @pytest.mark.parametrize(
         "options",
         [
