@@ -23,8 +23,8 @@ from data.stage import digest_of
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 TEST_FRACTION = 0.2  # of the images, or groups, of a set that comes without a split of its own
 
-_IMAGES = ("images", "image", "imgs", "img")
-_MASKS = ("masks", "mask", "labels", "label")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+MASK_FOLDERS = ("masks", "mask", "labels", "label")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 
 
@@ -121,19 +121,20 @@ class Listing:
 def open_sr(root: Path | str, dates: Sequence[str] = ("im1", "im2")) -> Listing:
     """High-resolution images for super-resolution: SECOND's layout, else a folder of images.
 
-    SECOND: `im1/ im2/` at the root (or below `train/`) are the training pairs and `test/im1
-    test/im2` the test pairs, in any case of letters; every date in `dates` gives an image, and
-    a pair never has its dates on two sides. Elsewhere a fifth of the images, those with the
-    smallest SHA-256 of their key, are the test split.
+    SECOND (see data/pair_layouts.py): every date in `dates` gives an image, and a pair never has
+    its dates on two sides. Elsewhere a fifth of the images, those with the smallest SHA-256 of
+    their key, are the test split.
 
     Raises UserError for a missing folder, an unknown date, or a folder without images.
     """
     root = _folder(root)
     if not dates or any(date not in ("im1", "im2") for date in dates):
         raise UserError(f"dates {list(dates)}: expected im1, im2 or both")
-    train = root if _child(root, ("im1",)) else _child(root, ("train",))
-    if train is not None and _child(train, ("im1",)):
-        return _second(root, train, dates)
+    from data.pair_layouts import second  # layouts build on this module
+
+    found = second(root, dates)
+    if found is not None:
+        return found
     report = Report()
     paths = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
     if not paths:
@@ -141,48 +142,14 @@ def open_sr(root: Path | str, dates: Sequence[str] = ("im1", "im2")) -> Listing:
     keys = [path.relative_to(root).as_posix() for path in paths]
     items = [Item(key, path, None, key) for key, path in zip(keys, paths, strict=True)]
     report.note(f"{root}: a folder of {len(items):,} images")
-    return Listing(root, "folder", _hash_split(items, "test", report), report)
-
-
-def _second(root: Path, train: Path, dates: Sequence[str]) -> Listing:
-    report = Report()
-    splits = {"train": _second_side(root, train, dates, report)}
-    test = _child(root, ("test",)) or _child(root, ("val",))
-    if test is not None and _child(test, ("im1",)):
-        splits["test"] = _second_side(root, test, dates, report)
-        report.note(f"{root}: SECOND layout with its own split")
-    else:
-        report.note(f"{root}: SECOND layout without a test folder")
-        splits = _hash_split(splits["train"], "test", report)
-    return Listing(root, "second", splits, report)
-
-
-def _second_side(root: Path, side: Path, dates: Sequence[str], report: Report) -> list[Item]:
-    by_date = {}
-    for date in dates:
-        folder = _child(side, (date,))
-        if folder is None:
-            raise UserError(f"{side}: SECOND layout, but no {date}/ (dates: {', '.join(dates)})")
-        by_date[date] = _by_stem(folder, report)
-    items = []
-    for stem in sorted(set().union(*by_date.values())):
-        found = {date: files[stem] for date, files in by_date.items() if stem in files}
-        if len(found) < len(dates):
-            report.add("pair without its other date", next(iter(found.values())).name)
-            continue
-        place = (side / stem).relative_to(root).as_posix()
-        items += [
-            Item(path.relative_to(root).as_posix(), path, None, place) for path in found.values()
-        ]
-    return sorted(items, key=lambda item: item.key)
+    return Listing(root, "folder", hash_split(items, "test", report), report)
 
 
 def open_sis(root: Path | str) -> Listing:
-    """Images with class masks: OpenEarthMap's layout, else `<group>/{images,masks}`.
+    """Images with class masks: OpenEarthMap, else SECOND, else `<group>/{images,masks}`.
 
-    OpenEarthMap: `<region>/{images,labels}/<region>_<n>.tif` with train.txt, val.txt and
-    test.txt of bare file names. Names that are listed but absent (the xBD images, which are
-    distributed apart) and images without a label (the test split's are withheld) are counted.
+    OpenEarthMap and SECOND: see data/pair_layouts.py. SECOND's labels name the classes of what
+    changed between the dates and nothing else.
 
     Groups: image and mask are paired by stem. The split goes by group (tile, region, scene):
     folders called train and val say it themselves; else the last fifth of the groups, in
@@ -191,56 +158,16 @@ def open_sis(root: Path | str) -> Listing:
     Raises UserError for a missing folder or one in neither layout.
     """
     root = _folder(root)
-    for candidate in (root, *(path for path in sorted(root.iterdir()) if path.is_dir())):
-        if (candidate / "train.txt").is_file():
-            return _open_earth_map(candidate)
-    return _groups(root)
+    from data.pair_layouts import open_earth_map, second  # layouts build on this module
 
-
-def _open_earth_map(root: Path) -> Listing:
-    report = Report()
-    images: dict[str, Path] = {}
-    for region in sorted(path for path in root.iterdir() if path.is_dir()):
-        folder = _child(region, _IMAGES)
-        for path in sorted(folder.iterdir()) if folder else ():
-            if path.suffix.lower() in SUFFIXES and path.name[0] != ".":
-                if path.name in images:
-                    raise UserError(f"{path}: its name is taken by {images[path.name]}")
-                images[path.name] = path
-    splits: dict[str, list[Item]] = {}
-    seen: set[str] = set()
-    for split in ("val", "test", "train"):  # an image in two lists stays out of training
-        items = []
-        for name in _listed_names(root / f"{split}.txt"):
-            found = images.get(name) or images.get(f"{name}.tif")
-            if found is None:
-                report.add(f"listed in {split}.txt, not on disk", name)
-                continue
-            if found.name in seen:
-                report.add("listed twice", name)
-                continue
-            seen.add(found.name)
-            # The label's path is built from the region's folder: replacing 'images' in the
-            # whole path would break below any parent of that name.
-            region = found.parent.parent
-            folder = _child(region, _MASKS)
-            mask = _partner(folder, found) if folder else None
-            if mask is None:
-                report.add(f"{split} image without a label", name)
-                continue
-            items.append(Item(found.relative_to(root).as_posix(), found, mask, region.name))
-        splits[split] = sorted(items, key=lambda item: item.key)
-    for name in sorted(set(images) - seen):
-        report.add("on disk, in no split list", name)
-    report.note(f"{root}: OpenEarthMap layout with its own split")
-    return Listing(root, "openearthmap", {s: splits[s] for s in ("train", "val", "test")}, report)
+    return open_earth_map(root) or second(root, ("im1", "im2"), labels=True) or _groups(root)
 
 
 def _groups(root: Path) -> Listing:
     report = Report()
     groups: dict[str, list[Item]] = {}
     for folder in _folders(root):
-        images, masks = _child(folder, _IMAGES), _child(folder, _MASKS)
+        images, masks = child(folder, IMAGE_FOLDERS), child(folder, MASK_FOLDERS)
         if images is None or masks is None:
             continue
         group = folder.relative_to(root).as_posix()
@@ -248,7 +175,7 @@ def _groups(root: Path) -> Listing:
     if not groups:
         raise UserError(
             f"{root}: neither OpenEarthMap (train.txt beside <region>/images, <region>/labels) "
-            "nor <group>/images with <group>/masks"
+            "nor SECOND (im1, im2, label1, label2) nor <group>/images with <group>/masks"
         )
     stated = {group: _SPLITS.get(group.split("/")[0].lower()) for group in groups}
     splits: dict[str, list[Item]] = {"train": [], "val": []}
@@ -263,7 +190,7 @@ def _groups(root: Path) -> Listing:
         (items,) = groups.values()
         report.note(f"{root}: a single group, so parts of one tile may fall on both sides")
         alone = [dataclasses.replace(item, group=item.key) for item in items]
-        splits = _hash_split(alone, "val", report)
+        splits = hash_split(alone, "val", report)
     else:
         names = sorted(groups, key=natural)
         val = set(names[-max(1, round(TEST_FRACTION * len(names))) :])
@@ -280,7 +207,7 @@ def _groups(root: Path) -> Listing:
 
 
 def _pair_up(root: Path, images: Path, masks: Path, group: str, report: Report) -> list[Item]:
-    image_of, mask_of = _by_stem(images, report), _by_stem(masks, report)
+    image_of, mask_of = by_stem(images, report), by_stem(masks, report)
     for stem in sorted(set(image_of) - set(mask_of)):
         report.add("image without a mask", image_of[stem].relative_to(root).as_posix())
     for stem in sorted(set(mask_of) - set(image_of)):
@@ -310,7 +237,7 @@ def file_names(keys: Sequence[str]) -> list[str]:
     return names
 
 
-def _hash_split(items: list[Item], held: str, report: Report) -> dict[str, list[Item]]:
+def hash_split(items: list[Item], held: str, report: Report) -> dict[str, list[Item]]:
     """Hold out a fifth of the groups, by SHA-256 of their names, at least one of two."""
     names = {item.group for item in items}
     groups = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -330,7 +257,7 @@ def _folder(root: Path | str) -> Path:
     return root
 
 
-def _child(folder: Path, names: Iterable[str]) -> Path | None:
+def child(folder: Path, names: Iterable[str]) -> Path | None:
     """The child folder with the first of these names that exists, in any case of letters."""
     children = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     return next((children[name] for name in names if name in children), None)
@@ -351,7 +278,7 @@ def _walk(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _by_stem(folder: Path, report: Report) -> dict[str, Path]:
+def by_stem(folder: Path, report: Report) -> dict[str, Path]:
     """Image files directly in `folder` by stem; stems that two files share are left out."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
@@ -363,7 +290,7 @@ def _by_stem(folder: Path, report: Report) -> dict[str, Path]:
     return {stem: paths[0] for stem, paths in found.items() if len(paths) == 1}
 
 
-def _partner(folder: Path, image: Path) -> Path | None:
+def partner(folder: Path, image: Path) -> Path | None:
     """The file of `folder` with the image's name, or else its stem, if there is one."""
     if (folder / image.name).is_file():
         return folder / image.name
@@ -371,7 +298,7 @@ def _partner(folder: Path, image: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _listed_names(path: Path) -> list[str]:
+def listed_names(path: Path) -> list[str]:
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8-sig")

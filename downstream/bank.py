@@ -170,7 +170,7 @@ def choose_palette(
     """The palette that the masks speak of themselves. Raises UserError when they do not.
 
     Colours decide (data.palettes.detect). Masks of bare class ids name no palette, unless the
-    layout does: OpenEarthMap's.
+    layout does: OpenEarthMap's, SECOND's.
     """
     from data.palettes import PALETTES
 
@@ -196,7 +196,7 @@ def choose_palette(
 
     counts = census(found())
     bar.close()
-    prefer = "openearthmap" if layout == "openearthmap" else None
+    prefer = layout if layout in PALETTES else None  # OpenEarthMap's, SECOND's
     if counts:
         palette = detect(counts, prefer)
     elif prefer is not None:

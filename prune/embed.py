@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import machine, parse, run, science
+from data.cli import LOCATION, machine, parse, run, science
 from data.errors import UserError
 from data.parallel import available_cpus
 from data.stage import Stage, digest_of, identity, read_manifest
@@ -43,8 +44,9 @@ class EmbedConfig:
     """Score table of that corpus: a folder that prune.score made."""
     holdout: Path | None = None
     """Hold-out file of data.holdout; its images and their exact copies leave the pool."""
-    reference: Path | None = None
-    """Reference set instead of a corpus: ROOT/CLASS/IMAGE (D_ref)."""
+    reference: tuple[str, ...] = dataclasses.field(default=(), metadata=LOCATION)
+    """Reference set instead of a corpus (D_ref): class folders or Parquet with labels, FOLDER or
+    ucm:FOLDER, several together, or union5: as in Table 4; python -m data.scenes lists them."""
     keep: float = 0.30
     """Stage I: share of the pool kept, by entropy, in (0, 1] (Sec. 4.4.1; the paper's best is
     0.30). 1 embeds the whole pool, as baselines without Stage I need. Not used by --reference."""
@@ -79,10 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     inputs = {"encoder": digest_of(encoder.core())}
     params = science(config)
     scenes = None
-    if config.reference is not None:
+    if config.reference:
         from data.scenes import open_scenes
 
         scenes = open_scenes(config.reference)
+        _check_outside(config.out, *(Path(part.place.where) for part in scenes.parts))
+        for note in scenes.notes:
+            print(f"[prune.embed] note: {note}", file=sys.stderr)
         inputs["reference"] = scenes.identity
         del params["keep"]
     else:
@@ -101,18 +106,22 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def _check(config: EmbedConfig) -> None:
-    if (config.reference is None) == (config.corpus is None):
+    if bool(config.reference) == (config.corpus is not None):
         raise UserError("give either --corpus with --scores, or --reference")
-    if config.reference is not None and (config.scores or config.holdout):
+    if config.reference and (config.scores or config.holdout):
         raise UserError("--scores and --holdout belong to --corpus; a reference set has neither")
     if config.corpus is not None and config.scores is None:
         raise UserError("--corpus needs --scores: run python -m prune.score first")
     if config.workers < 1 or config.batch < 1:
         raise UserError("--workers and --batch must be at least 1")
-    images = config.corpus or config.reference
-    assert images is not None
-    if config.out.resolve().is_relative_to(images.resolve()):
-        raise UserError(f"--out {config.out} lies inside {images}, among its images; move it out")
+    if config.corpus is not None:
+        _check_outside(config.out, config.corpus)
+
+
+def _check_outside(out: Path, *images: Path) -> None:
+    for folder in images:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {out} lies inside {folder}, among its images; move it out")
 
 
 def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
@@ -162,12 +171,13 @@ def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stag
     stage.open()
     columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
     names = pa.table({**columns, "label": scenes.labels}, schema=_reference_schema())
+    locations = scenes.locations
 
     def load(number: int) -> Part:
-        part = scenes.locations[number * PART : (number + 1) * PART]
+        part = locations[number * PART : (number + 1) * PART]
         return part, [None] * len(part)
 
-    work = Work(str(config.reference), encoder.prepare, lenient=True)
+    work = Work(scenes.specs, encoder.prepare, lenient=True)
     counts, timing = _embed(config, encoder, work, names, load)
     rejects = [
         *({"key": key, "reason": "no-class", "detail": "not in a class folder"}
@@ -176,8 +186,8 @@ def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stag
     ]  # fmt: skip
     if not sum(counts):
         raise UserError(
-            f"{config.reference}: none of its {len(scenes.locations):,} files is an image that can "
-            f"be read; the first: {rejects[0]['key']} ({rejects[0]['reason']})"
+            f"{' '.join(config.reference)}: none of its {len(locations):,} files is an image that "
+            f"can be read; the first: {rejects[0]['key']} ({rejects[0]['reason']})"
         )
     schema = pa.schema([(name, pa.string()) for name in ("key", "reason", "detail")])
     with atomic_path(config.out / "rejects.parquet") as temporary:
@@ -187,6 +197,8 @@ def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stag
         "classes": len(scenes.classes),
         "rejected": len(rejects),
         "empty_classes": scenes.empty,
+        "sets": scenes.describe(),
+        "notes": scenes.notes,
         "timing": timing,
     }
     line = (

@@ -20,6 +20,7 @@ from data.corpus import Corpus, Location, open_corpus
 from data.decode import MAX_PIXELS, Reject, decode_rgb
 from data.errors import UserError
 from data.parallel import ordered_map
+from data.scenes import SceneReader, open_reader
 from prune.encoders import Encoder, Prepare
 
 Rejected = tuple[str, str]  # reason (a key of decode.REASONS), detail
@@ -31,13 +32,13 @@ class Work:
     """What a worker needs to know.
 
     Attributes:
-        corpus: specification for `open_corpus`.
+        corpus: specification for `open_corpus`; several (a tuple) are a reference set's.
         prepare: the encoder's function of one image.
         max_pixels: larger images are rejected undecoded.
         lenient: report images that cannot be used; otherwise they are a UserError.
     """
 
-    corpus: str
+    corpus: str | tuple[str, ...]
     prepare: Prepare
     max_pixels: int = MAX_PIXELS
     lenient: bool = False
@@ -127,5 +128,7 @@ def embed_parts(
 
 
 @functools.lru_cache(maxsize=2)
-def _corpus(spec: str) -> Corpus:
+def _corpus(spec: str | tuple[str, ...]) -> Corpus | SceneReader:
+    if isinstance(spec, tuple):
+        return open_reader(spec)
     return open_corpus(Path(spec))

@@ -130,6 +130,12 @@ def verify(argv: Sequence[str]) -> int:
         if metadata[name] != again[name]
     ]
     problems += row_differences(table, canonical(rows))
+    if config.holdout is not None:
+        from data.leakage import held_in_index
+
+        held = held_in_index(config.index, config.holdout, config.scores)
+        if held:
+            problems.append(f"{len(held):,} held-out images are in it, for example '{held[0]}'")
     if problems:
         print(f"{config.index}: does NOT follow from its inputs")
         for problem in problems:

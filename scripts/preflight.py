@@ -74,6 +74,25 @@ def check_folder(variable: str, what: str, wanted: int, how: str) -> Check:
     return Check(f"{variable} ({what})", count >= wanted, found, remedy)
 
 
+def check_reference(wanted: int) -> Check:
+    """REFERENCE_ROOT: a folder, or what prune.embed --reference takes (ucm:..., union5:)."""
+    from data.errors import UserError
+    from data.scenes import open_scenes
+
+    name, value = "REFERENCE_ROOT (reference set)", os.environ.get("REFERENCE_ROOT", "")
+    how = "bash scripts/download.sh nwpu --out DIR, and REFERENCE_ROOT=nwpu:DIR"
+    if not value:
+        return Check(name, False, "not set", how)
+    try:
+        scenes = open_scenes(value)
+    except UserError as error:
+        return Check(name, False, str(error), how)
+    found = f"{value}: {len(scenes.locations):,} images of {len(scenes.classes)} classes"
+    notes = "".join(f" ({note})" for note in scenes.notes)
+    remedy = f"at least {wanted:,} are needed; {how}"
+    return Check(name, len(scenes.locations) >= wanted, found + notes, remedy)
+
+
 def hub_reachable() -> bool:
     """Whether the model hub answers within two seconds."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
@@ -89,9 +108,12 @@ def check_model(variable: str, hub_id: str, size: str, reachable: bool) -> Check
     """Weights: a local folder named by a variable, the hub's cache, or a reachable hub."""
     value = os.environ.get(variable, hub_id)
     name = f"{variable} ({hub_id})"
+    from data.sources import sources
+
+    source = next((s.name for s in sources().values() if s.variable == variable), "")
     remedy = (
-        f"download {hub_id} ({size}) where there is a network (hf download {hub_id} "
-        f"--local-dir DIR) and set {variable}=DIR"
+        f"fetch {hub_id} ({size}) where there is a network (bash scripts/download.sh {source} "
+        f"--out DIR) and set {variable}=DIR"
     )
     if Path(value).is_dir():
         ok = (Path(value) / "config.json").is_file()
@@ -156,17 +178,14 @@ def main() -> int:
             "GIT10M_ROOT", "corpus", smallest,
             "get Git-10M (hf download lcybuaa/Git-10M --repo-type dataset, 394 GB) as image files",
         ),
-        check_folder(
-            "REFERENCE_ROOT", "NWPU-RESISC45, folders of classes", 2000,
-            "get NWPU-RESISC45 (31,500 images) and point to the folder of its 45 class folders",
-        ),
+        check_reference(2000),
         check_folder(
             "SECOND_ROOT", "super-resolution", 100,
-            "get SECOND (4,662 pairs; folders im1, im2, test) from its authors' page",
+            "bash scripts/download.sh second says how to get SECOND (4,662 pairs)",
         ),
         check_folder(
             "OEM_ROOT", "semantic image synthesis", 100,
-            "get OpenEarthMap (Zenodo record 7223446) and point to OpenEarthMap_wo_xBD",
+            "bash scripts/download.sh oem --out DIR fetches OpenEarthMap (9.1 GB)",
         ),
         check_model("GIT_RSCLIP", "lcybuaa/Git-RSCLIP", "2.8 GB", reachable),
         check_model("SD_VAE", "stabilityai/sd-vae-ft-ema", "335 MB", reachable),
@@ -182,6 +201,7 @@ def main() -> int:
             print(f"            -> {check.remedy}")
     if missing:
         print(f"{len(missing)} of {len(checks)} missing; nothing was started.")
+        print("What each data set is and how to get it: bash scripts/check_data.sh")
         print("Without them: PROFILE=mini runs small models, offline, on a CPU (same command).")
         return 1
     print("Everything is there.")

@@ -10,7 +10,7 @@ import pytest
 from data.errors import UserError
 from data.holdout import draw, main, pool, read_holdout
 from data.stage import Stage, read_manifest
-from data.tables import SCORES, write_part
+from data.tables import SCORES, read_parts, write_part
 
 
 def scores(folder, rows):
@@ -98,3 +98,61 @@ def test_missing_inputs_are_named(tmp_path):
         read_holdout(tmp_path / "absent.parquet")
     with pytest.raises(UserError, match="name a file"):
         main(["--scores", str(tmp_path), "--out", str(tmp_path / "folder")])
+
+
+def with_column(folder, rows, values, name="quality"):
+    """A score table whose rows carry a value each."""
+    table = scores(folder, rows)
+    values = pa.array(values, pa.float64())
+    table = (
+        table.append_column(name, values)
+        if name not in table.column_names
+        else table.set_column(table.column_names.index(name), name, values)
+    )
+    stage = Stage(folder, "prune.score", {}, {})
+    (folder / "manifest.json").unlink()
+    stage.open()
+    write_part(folder, 0, table)
+    stage.finish({}, ["part-00000.parquet"], "")
+    return table
+
+
+@pytest.mark.parametrize("choice", ["quality", "entropy"])
+def test_the_best_beside_the_random_ones(tmp_path, choice):
+    rows = [(f"k{n}", f"d{n}", "rejected" if n == 49 else "ok") for n in range(50)]
+    rows[7] = ("k7", "d48", "ok")  # a copy of the best usable one
+    values = [float(n // 2) if n != 46 else None for n in range(50)]
+    with_column(tmp_path / "s", rows, values, choice)
+    first, best, both = (tmp_path / f"{n}.parquet" for n in ("first", "best", "both"))
+    main(["--scores", str(tmp_path / "s"), "--n", "25", "--out", str(first)])
+    flags = ["--choice", choice, "--besides", str(first), "--n", "5", "--out", str(best)]
+    main(["--scores", str(tmp_path / "s"), *flags])
+    drawn, chosen = (read_holdout(path)["key"].to_pylist() for path in (first, best))
+    left = [n for n in range(49) if f"k{n}" not in drawn and n != 46]
+    if {"k7", "k48"} & set(drawn):
+        left = [n for n in left if n not in (7, 48)]
+    ranked = sorted(left, key=lambda n: (-values[n], hashed(f"k{n}")))
+    assert chosen == [f"k{n}" for n in ranked[:5]]
+    summary = read_manifest(best)["summary"]
+    assert summary["mean"] > summary["mean_of_all"] and summary["held"] == 5
+    assert main(["--join", str(first), str(best), str(first), "--out", str(both)]) == 0
+    joined = read_holdout(both)
+    assert joined["key"].to_pylist() == drawn + chosen
+    table = read_parts(tmp_path / "s")
+    remaining = pool(table, joined)
+    assert not set(remaining["key"].to_pylist()) & set(drawn + chosen)
+    assert summary["pool"] == remaining.num_rows
+
+
+def test_a_choice_that_the_scores_do_not_allow(tmp_path):
+    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(9)])
+    flags = ["--scores", str(tmp_path / "s"), "--out", str(tmp_path / "h.parquet"), "--n", "3"]
+    with pytest.raises(UserError, match="no column 'quality'"):
+        main([*flags, "--choice", "quality"])
+    with_column(tmp_path / "t", [(f"k{n}", f"d{n}", "ok") for n in range(9)], [None] * 8 + [1.0])
+    with pytest.raises(UserError, match="1 of 9 images have it; --n 3 asks for more"):
+        main(["--scores", str(tmp_path / "t"), *flags[2:], "--choice", "quality"])
+    with pytest.raises(UserError, match="give --scores"):
+        main(flags[2:])
+    with pytest.raises(UserError, match="draws nothing"):
+        main([*flags, "--join", str(tmp_path / "h.parquet")])

@@ -214,6 +214,30 @@ def test_reference_set_with_its_rejects(reference, tmp_path):
     assert pa.parquet.read_table(out / "rejects.parquet").to_pylist() == rejects
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_reference_of_several_sets(reference, tmp_path, capsys, workers):
+    images = [encoded(i, "JPEG") for i in (70, 71, 72)]
+    table = pa.table({"image": pa.array(images), "label": ["port", "river", "port"]})
+    pa.parquet.write_table(table, tmp_path / "whu.parquet")
+    out = tmp_path / "r"
+    places = [f"ucm:{reference}", f"whurs19:{tmp_path / 'whu.parquet'}"]
+    embed.main(["--reference", *places, "--out", str(out), "--workers", workers, "--batch", "4"])
+    found = Embeddings(out)
+    assert found.rows == 21
+    labels = dict(zip(*(found.table()[n].to_pylist() for n in ("key", "label")), strict=True))
+    assert labels["ucm/Port/0.jpg"] == "ucm/Port" and labels["whurs19/whu.parquet#1"] == (
+        "whurs19/river"
+    )
+    pixels = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in images]
+    np.testing.assert_allclose(found.matrix()[-3:], describe(pixels), atol=1e-3)
+    summary = read_manifest(out)["summary"]
+    assert [entry["set"] for entry in summary["sets"]] == ["ucm", "whurs19"]
+    assert any("ucm: 3 classes, 21 are published" in note for note in summary["notes"])
+    assert "3 classes, 21 are published" in capsys.readouterr().err
+    assert embed.main(["--reference", ",".join(places), "--out", str(out), "--workers", "1"]) == 0
+    assert "already done" in capsys.readouterr().out
+
+
 def test_reference_sets_that_are_none(reference, tmp_path):
     def attempt(root: Path) -> None:
         embed.main(["--reference", str(root), "--out", str(tmp_path / "x"), "--workers", "1"])

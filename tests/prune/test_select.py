@@ -13,6 +13,7 @@ import pytest
 
 from data.errors import UserError
 from data.index import METADATA, read_index, write_index
+from data.leakage import held_in_index
 from prune import index as index_command
 from prune.select import main
 from tests.prune.files import make_assignments, make_holdout, make_scores, places
@@ -150,6 +151,28 @@ def test_the_holdout_leaves_the_pool(world):
     assert metadata["counts"]["N"] == 177 and table.num_rows == 35
     assert not set(table["key"].to_pylist()) & {world.keys[i] for i in held}
     assert set(metadata["inputs"]) == {"scores", "assignments", "holdout"}
+
+
+@pytest.mark.parametrize("method", ["rsprune", "random", "entropy", "full"])
+def test_no_method_chooses_a_held_out_image_or_a_copy_of_one(world, method, capsys):
+    table = pq.read_table(world.scores / "part-00000.parquet")
+    digests = table["digest"].to_pylist()
+    digests[20:40] = digests[:20]  # row 20 + i is a copy of row i
+    at = table.column_names.index("digest")
+    copied = table.set_column(at, table.schema.field(at), pa.array(digests, pa.string()))
+    pq.write_table(copied, world.scores / "part-00000.parquet")
+    held = [i for i in world.ok if i % 5 == 0]
+    holdout = make_holdout(world.root / "holdout.parquet", world.scores, held)
+    flags = [] if method == "full" else ["--ratio", "0.8"]
+    more = ["--assignments", str(world.assignments), "--keep", "0.5"] * (method == "rsprune")
+    out = world.select("h", "--method", method, *flags, *more, "--holdout", str(holdout))
+    chosen = set(read_index(out)[0]["key"].to_pylist())
+    gone = set(held) | {i + 20 for i in held if i < 20} | {i - 20 for i in held if 20 <= i < 40}
+    assert chosen and not chosen & {world.keys[i] for i in gone}
+    assert held_in_index(out, holdout, world.scores) == []
+    given = ["--holdout", str(holdout), *more[:2]]
+    assert verify(world, out, *given) == 0
+    assert "verified" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

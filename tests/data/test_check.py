@@ -1,0 +1,129 @@
+"""What scripts/check_data.sh says: nothing set, found, odd, missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.check import check, main
+from data.sources import find_source, sources
+from tests.data.shards import write_tar
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch, tmp_path):
+    for source in sources().values():
+        if source.variable:
+            monkeypatch.delenv(source.variable, raising=False)
+    monkeypatch.delenv("REFERENCE_ROOT", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+def test_the_script_with_nothing_set(tmp_path):
+    keep = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RSPRUNE_PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "check_data.sh")], text=True, capture_output=True,
+        env=keep, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and not done.stderr
+    for source in sources().values():
+        assert (source.variable or source.name) in done.stdout
+    assert "download.sh nwpu" in done.stdout and "Follow the links" in done.stdout
+    assert "Nothing is set" in done.stdout
+
+
+def test_it_imports_little():
+    code = "import sys, data.check; data.check.main([]); print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, cwd=ROOT, check=True
+    )
+    loaded = done.stdout.splitlines()[-1]
+    for heavy in ("torch", "numpy", "pyarrow", "huggingface_hub", "tyro"):
+        assert f"'{heavy}'" not in loaded
+
+
+def test_found_odd_missing(tmp_path, monkeypatch, capsys):
+    names = [f"UC/Images/class{c:02}/{n:03}.tif" for c in range(21) for n in range(100)]
+    monkeypatch.setenv("UCM_ROOT", str(touch(tmp_path / "ucm", *names)))
+    assert check(find_source("ucm")).state == "found"
+    (tmp_path / "ucm" / names[0]).unlink()
+    odd = check(find_source("ucm"))
+    assert odd.state == "odd" and "2,099 images, 2,100 are published" in odd.notes
+    assert main([]) == 0  # odd is said, and is no failure
+    monkeypatch.setenv("NWPU_ROOT", str(tmp_path / "nowhere"))
+    missing = check(find_source("nwpu"))
+    assert missing.state == "missing" and "no such folder" in missing.notes[0]
+    capsys.readouterr()
+    assert main([]) == 1
+    printed = capsys.readouterr().out
+    assert "0 found, 1 odd, 1 missing" in printed and "[missing] NWPU_ROOT" in printed
+
+
+def test_corpora(tmp_path, monkeypatch):
+    monkeypatch.setenv("RS5M_ROOT", str(tmp_path / "rs5m"))
+    write_tar(tmp_path / "rs5m/train/rs3-train-0000.tar", {"0.img_content": b"x"})
+    odd = check(find_source("rs5m"))
+    assert odd.state == "odd" and "1 .tar files" in odd.there
+    assert any("128 are published" in note for note in odd.notes)
+    monkeypatch.setenv("GIT10M_ROOT", str(touch(tmp_path / "git", "images/a", "images/b.jpg")))
+    assert check(find_source("git10m")).notes == ["2 images, 10,503,567 are published"]
+    for spec in (f"git10m:{tmp_path / 'git'}", f"{tmp_path / 'git'}/images/*"):
+        monkeypatch.setenv("GIT10M_ROOT", spec)
+        assert check(find_source("git10m")).notes == ["2 images, 10,503,567 are published"]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("USA1M_ROOT", str(tmp_path / "empty"))
+    assert check(find_source("usa1m")).state == "missing"
+
+
+def test_downstream(tmp_path, monkeypatch):
+    pairs = [f"{side}im{d}/{n}.png" for side in ("", "test/") for d in (1, 2) for n in range(3)]
+    monkeypatch.setenv("SECOND_ROOT", str(touch(tmp_path / "s", *pairs)))
+    finding = check(find_source("second"))
+    assert finding.state == "odd" and "train 3, test 3 pairs" in finding.there
+    assert "train: 3 pairs, 2,968 are published" in finding.notes
+    root = touch(tmp_path / "o", "a/images/a_1.tif", "a/labels/a_1.tif", "a/images/a_2.tif",
+                 "a/labels/a_2.tif", "a/images/a_3.tif")  # fmt: skip
+    (root / "train.txt").write_text("a_1.tif\nxbd_1.tif\n")
+    (root / "val.txt").write_text("a_2.tif\n")
+    (root / "test.txt").write_text("a_3.tif\n")
+    monkeypatch.setenv("OEM_ROOT", str(root))
+    finding = check(find_source("oem"))
+    assert finding.state == "found", finding.notes  # what xBD lacks is expected
+    assert any("listed in train.txt, not on disk" in note for note in finding.notes)
+    monkeypatch.setenv("OEM_ROOT", str(tmp_path / "s"))
+    assert check(find_source("oem")).state in ("odd", "missing")
+
+
+def test_weights(tmp_path, monkeypatch):
+    assert check(find_source("lpips")).state == "not set"
+    touch(tmp_path / "torch", "hub/checkpoints/alexnet-owt-7be5be79.pth")
+    assert check(find_source("lpips")).state == "found"
+    monkeypatch.setenv("SD_VAE", str(touch(tmp_path / "vae", "config.json")))
+    assert "no diffusion_pytorch_model.safetensors" in check(find_source("sd-vae")).notes[0]
+    touch(tmp_path / "vae", "diffusion_pytorch_model.safetensors")
+    assert check(find_source("sd-vae")).state == "found"
+    monkeypatch.setenv("GIT_RSCLIP", "lcybuaa/Git-RSCLIP")
+    assert "fetched when first used" in check(find_source("git-rsclip")).there
+
+
+def test_the_experiments_reference(tmp_path, monkeypatch, capsys):
+    folder = touch(tmp_path / "r", "a/1.jpg", "b/1.jpg")
+    monkeypatch.setenv("REFERENCE_ROOT", f"ucm:{folder}")
+    assert main([]) == 0
+    assert "2 images of 2 classes" in capsys.readouterr().out
+    monkeypatch.setenv("REFERENCE_ROOT", str(tmp_path / "nowhere"))
+    assert main([]) == 1

@@ -1,0 +1,378 @@
+"""Downloads against a server of our own and a hub of our own: cut, continued, refused."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import types
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import data.download as download
+import data.fetch as fetch
+from data.errors import UserError
+from data.fetch import Record, fetch_file, fetch_hub, unpack, verify
+from data.sources import File, Hub, Source, find_source, read_sources, sources
+
+CONTENT = bytes(range(256)) * 4000  # 1 MB
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`; cuts the line after each of `cuts` bytes; counts what it sent."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files = {"/a.bin": CONTENT}
+        self.cuts: list[int] = []
+        self.failures: list[int] = []
+        self.ranges = True
+        self.tag = '"one"'
+        self.requests: list[tuple[str | None, int]] = []  # range asked for, bytes sent
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that went away
+
+    def url(self, name: str = "/a.bin") -> str:
+        return f"http://127.0.0.1:{self.server_port}{name}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server: Server = self.server  # type: ignore[assignment]
+        if server.failures:
+            return self.send_error(server.failures.pop(0))
+        if self.path not in server.files:
+            return self.send_error(404)
+        data = server.files[self.path]
+        wanted = self.headers.get("Range")
+        start = 0
+        if wanted and server.ranges and self.headers.get("If-Range", server.tag) == server.tag:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if start >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(data)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("ETag", server.tag)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        stop = start + server.cuts.pop(0) if server.cuts else len(data)
+        sent = data[start:stop]
+        self.wfile.write(sent)
+        server.requests.append((wanted, len(sent)))
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[Server]:
+    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    with Server() as one:
+        thread = threading.Thread(target=one.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield one
+        one.shutdown()
+
+
+def sha(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class TestFile:
+    def test_a_cut_line_is_continued(self, server, tmp_path):
+        server.cuts = [300_000, 200_000]
+        file = File(server.url(), "a.bin", len(CONTENT), sha(CONTENT))
+        seen: list[int] = []
+        path = fetch_file(file, tmp_path, Record(tmp_path), lambda done, total: seen.append(done))
+        assert path.read_bytes() == CONTENT and seen[-1] == len(CONTENT)
+        assert [asked for asked, _ in server.requests] == [None, "bytes=300000-", "bytes=500000-"]
+        assert sum(sent for _, sent in server.requests) == len(CONTENT)  # no byte twice
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".download", "a.bin"]
+        assert fetch_file(file, tmp_path, Record(tmp_path)) == path
+        assert len(server.requests) == 3  # nothing is asked for again
+
+    def test_another_process_continues(self, server, tmp_path, monkeypatch):
+        monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+        server.cuts = [400_000]
+        file = File(server.url(), "a.bin", None, None)
+        with pytest.raises(UserError, match=r"400,000 bytes are in .*the same command continues"):
+            fetch_file(file, tmp_path, Record(tmp_path))
+        assert not (tmp_path / "a.bin").exists()
+        assert fetch_file(file, tmp_path, Record(tmp_path)).read_bytes() == CONTENT
+        assert server.requests[-1] == ("bytes=400000-", len(CONTENT) - 400_000)
+
+    def test_a_file_that_changed_meanwhile_starts_over(self, server, tmp_path, monkeypatch):
+        server.cuts = [400_000]
+        other = CONTENT[::-1]
+        served = Handler.do_GET
+
+        def change(handler):
+            served(handler)
+            server.files["/a.bin"], server.tag = other, '"two"'
+
+        monkeypatch.setattr(Handler, "do_GET", change)
+        path = fetch_file(File(server.url(), "a.bin"), tmp_path, Record(tmp_path))
+        assert path.read_bytes() == other
+
+    def test_a_server_without_ranges(self, server, tmp_path):
+        server.cuts, server.ranges = [400_000], False
+        path = fetch_file(File(server.url(), "a.bin"), tmp_path, Record(tmp_path))
+        assert path.read_bytes() == CONTENT
+
+    def test_what_is_left_of_the_last_byte_is_nothing(self, server, tmp_path):
+        (tmp_path / "a.bin.part").write_bytes(CONTENT)
+        file = File(server.url(), "a.bin", None, sha(CONTENT))
+        assert fetch_file(file, tmp_path, Record(tmp_path)).read_bytes() == CONTENT
+        (tmp_path / "b.bin.part").write_bytes(CONTENT + b"more")
+        file = File(server.url(), "b.bin", None, sha(CONTENT))
+        assert fetch_file(file, tmp_path, Record(tmp_path)).read_bytes() == CONTENT
+
+    @pytest.mark.parametrize(
+        "size,checksum,message",
+        [
+            (None, "md5:" + "0" * 32, "published is md5:000"),
+            (None, "sha256:7be5be79", "published is sha256:7be5"),
+            (5, None, r"1,024,000 bytes, 5 are published"),
+        ],
+    )
+    def test_a_wrong_byte_is_refused(self, server, tmp_path, size, checksum, message):
+        with pytest.raises(UserError, match=message):
+            fetch_file(File(server.url(), "a.bin", size, checksum), tmp_path, Record(tmp_path))
+        assert not list(tmp_path.glob("a.bin*.part")) and not (tmp_path / "a.bin").exists()
+
+    def test_the_beginning_of_a_checksum_is_enough(self, tmp_path):
+        (tmp_path / "x").write_bytes(b"x")
+        assert verify(tmp_path / "x", sha(b"x")[:15], 1) == sha(b"x")
+
+    def test_refusals_and_passing_faults(self, server, tmp_path):
+        with pytest.raises(UserError, match="says 404 Not Found; has it moved"):
+            fetch_file(File(server.url("/b"), "b"), tmp_path, Record(tmp_path))
+        server.failures = [503, 429]
+        file = File(server.url(), "a.bin")
+        assert fetch_file(file, tmp_path, Record(tmp_path)).read_bytes() == CONTENT
+        server.failures = [503] * fetch.ATTEMPTS
+        with pytest.raises(UserError, match=f"503 .*{fetch.ATTEMPTS} times in a row"):
+            fetch_file(File(server.url(), "c"), tmp_path, Record(tmp_path))
+
+    def test_a_full_disk_is_said_before(self, server, tmp_path, monkeypatch):
+        usage = types.SimpleNamespace(free=10)
+        monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(UserError, match="free; give --out on a larger disk"):
+            fetch_file(File(server.url(), "a.bin"), tmp_path, Record(tmp_path))
+
+
+class Repository:
+    """A hub with one repository, whose downloads may fail or deliver wrong bytes."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.served = dict(files)
+        self.errors: list[Exception] = []
+        self.calls: list[dict] = []
+        self.sha = "f" * 40
+
+    def repo_info(self, repo, *, repo_type, revision, files_metadata):
+        self.calls.append({"info": repo, "revision": revision, "type": repo_type})
+        siblings = [
+            types.SimpleNamespace(
+                rfilename=name, size=len(data),
+                lfs=types.SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
+                if name.endswith(".bin") else None,
+            )
+            for name, data in self.files.items()
+        ]  # fmt: skip
+        return types.SimpleNamespace(sha=self.sha, siblings=siblings)
+
+    def snapshot_download(self, repo, *, repo_type, revision, allow_patterns, local_dir):
+        self.calls.append({"snapshot": repo, "revision": revision, "patterns": allow_patterns})
+        for name, data in self.served.items():
+            if self.errors:
+                raise self.errors.pop(0)
+            (Path(local_dir) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(local_dir) / name).write_bytes(data)
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Repository:
+    import huggingface_hub
+
+    one = Repository({"weights.bin": CONTENT, "config.json": b"{}"})
+    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: one)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", one.snapshot_download)
+    return one
+
+
+class TestHub:
+    def test_the_commit_is_fixed_and_files_are_checked(self, hub, tmp_path):
+        hub.errors = [ConnectionError("reset by peer")]
+        paths = fetch_hub(Hub("a/b", "model"), tmp_path, Record(tmp_path), {})
+        assert [path.name for path in paths] == ["weights.bin", "config.json"]
+        assert [call.get("revision") for call in hub.calls] == [None, hub.sha, hub.sha]
+        before = len(hub.calls)
+        fetch_hub(Hub("a/b", "model"), tmp_path, Record(tmp_path), {})
+        assert len(hub.calls) == before  # whole already: the hub is not even asked
+        (tmp_path / "config.json").unlink()
+        fetch_hub(Hub("a/b", "model"), tmp_path, Record(tmp_path), {})
+        assert hub.calls[before]["revision"] == hub.sha
+
+    def test_wrong_bytes_are_refused(self, hub, tmp_path):
+        hub.served["weights.bin"] = b"x" + CONTENT[1:]
+        with pytest.raises(UserError, match=r"weights\.bin: sha256:.* published is"):
+            fetch_hub(Hub("a/b", "model"), tmp_path, Record(tmp_path), {})
+        assert not (tmp_path / "weights.bin").exists()
+        hub.served["weights.bin"] = CONTENT
+        with pytest.raises(UserError, match="published is md5:0"):
+            fetch_hub(Hub("a/b", "model"), tmp_path, Record(tmp_path), {"weights.bin": "md5:0"})
+
+    def test_patterns_and_refusals(self, hub, tmp_path):
+        wanted = Hub("a/b", "dataset", "c0ffee", ("*.json",))
+        assert len(fetch_hub(wanted, tmp_path / "x", Record(tmp_path / "x"), {})) == 1
+        assert hub.calls[0]["revision"] == "c0ffee" and hub.calls[1]["patterns"] == ["*.json"]
+        with pytest.raises(UserError, match=r"no file named \*\.zip"):
+            nothing = Hub("a/b", "dataset", None, ("*.zip",))
+            fetch_hub(nothing, tmp_path / "y", Record(tmp_path / "y"), {})
+        gated = ConnectionError("gated")
+        gated.response = types.SimpleNamespace(status_code=403)  # type: ignore[attr-defined]
+        hub.errors = [gated]
+        with pytest.raises(UserError, match=r"gated.*hf download a/b --local-dir FOLDER"):
+            fetch_hub(Hub("a/b", "model"), tmp_path / "z", Record(tmp_path / "z"), {})
+        assert hub.calls[-1]["snapshot"] == "a/b"  # not tried again
+
+    def test_offline_says_the_step_by_hand(self, tmp_path):
+        code = (
+            "import sys; from pathlib import Path; from data.download import main\n"
+            "from data.cli import run\nrun(lambda: main(['sd-vae', '--out', sys.argv[1]]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "vae")], text=True, capture_output=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert "hf download stabilityai/sd-vae-ft-ema --local-dir FOLDER" in done.stderr
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as pack:
+        for name, data in members.items():
+            pack.writestr(name, data)
+    return stream.getvalue()
+
+
+class TestUnpack:
+    def test_zip_and_tar(self, tmp_path):
+        (tmp_path / "a.zip").write_bytes(zipped({"x/1.tif": b"one", "x/2.tif": b"two"}))
+        assert unpack(tmp_path / "a.zip", tmp_path / "z") == 2
+        assert (tmp_path / "z/x/2.tif").read_bytes() == b"two"
+        with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+            tar.add(tmp_path / "z/x/1.tif", "y/1.tif")
+            link = tarfile.TarInfo("y/link")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(link)
+        assert unpack(tmp_path / "a.tar.gz", tmp_path / "t") == 1
+        assert [p.name for p in (tmp_path / "t/y").iterdir()] == ["1.tif"]
+
+    @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "..\\x"])
+    def test_what_leads_out_is_refused(self, tmp_path, name):
+        (tmp_path / "a.zip").write_bytes(zipped({name: b"x"}))
+        with pytest.raises(UserError, match="leads out"):
+            unpack(tmp_path / "a.zip", tmp_path / "in" / "z")
+        assert not list((tmp_path / "in").rglob("x"))
+
+    def test_damaged_and_unknown(self, tmp_path):
+        data = zipped({"x": os.urandom(1000)})
+        (tmp_path / "a.zip").write_bytes(data.replace(data[100:110], b"0123456789"))
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            unpack(tmp_path / "a.zip", tmp_path)
+        (tmp_path / "a.rar").write_bytes(b"Rar!")
+        with pytest.raises(UserError, match="neither zip nor tar"):
+            unpack(tmp_path / "a.rar", tmp_path)
+
+
+class TestCommand:
+    def test_an_archive_becomes_a_folder_once(self, server, tmp_path, monkeypatch, capsys):
+        pack = zipped({"Images/a/1.tif": b"1", "Images/b/1.tif": b"2"})
+        server.files["/s.zip"], server.cuts = pack, [50]
+        file = File(server.url("/s.zip"), "s.zip", len(pack), sha(pack))
+        source = Source(
+            "ucm", "S", "reference", "--reference FOLDER", (), "1 kB", "MIT", variable="S_ROOT",
+            files=(file,), unpack=True,
+        )  # fmt: skip
+        monkeypatch.setattr(download, "find_source", lambda name: source)
+        out = tmp_path / "s"
+        assert download.main(["s", "--out", str(out)]) == 0
+        printed = capsys.readouterr().out
+        assert f"export S_ROOT={out}" in printed and "--reference" in printed
+        assert "2 images of 2 classes" in printed and "ucm: 2 images, 2,100" in printed
+        assert sorted(p.name for p in out.iterdir()) == [".download", "Images"]
+        assert not list(out.rglob("*.zip"))
+        sent = len(server.requests)
+        assert download.main(["s", "--out", str(out)]) == 0
+        assert "already there" in capsys.readouterr().out and len(server.requests) == sent
+
+    def test_without_a_name_all_are_listed(self, capsys):
+        assert download.main([]) == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in sources())
+
+    def test_by_hand(self, capsys, tmp_path):
+        assert download.main(["rsd46", "--out", str(tmp_path)]) == 1
+        assert "By hand: Follow" in capsys.readouterr().out
+        with pytest.raises(UserError, match="no such data set or weight; there are git10m"):
+            download.main(["imagenet"])
+
+    def test_default_folders(self, monkeypatch):
+        monkeypatch.setenv("UCM_ROOT", "/data/UCM")
+        assert download.default_folder(find_source("ucm")) == Path("/data/UCM")
+        monkeypatch.delenv("UCM_ROOT")
+        assert download.default_folder(find_source("ucm")) == Path("downloads/ucm")
+        monkeypatch.setenv("TORCH_HOME", "/t")
+        assert download.default_folder(find_source("lpips")) == Path("/t/hub/checkpoints")
+
+
+class TestSources:
+    def test_every_entry_says_how_it_comes(self):
+        for source in sources().values():
+            assert source.fetchable or source.by_hand, source.name
+            assert source.published and source.licence and source.size, source.name
+            for file in source.files:
+                assert file.url.startswith("https://") and "/" not in file.name
+            for checksum in source.checksums.values():
+                assert len(checksum) in (len("md5:") + 32, len("sha256:") + 64)
+        variables = [s.variable for s in sources().values() if s.variable]
+        assert len(variables) == len(set(variables))
+
+    def test_table_4_adds_up(self):
+        sizes = {n: find_source(n).images for n in ("ucm", "nwpu", "aid", "whurs19")}
+        assert sum(sizes.values()) + find_source("rsd46").sample == 55_605
+        assert sizes["ucm"] + sizes["nwpu"] + sizes["aid"] == 43_600
+
+    @pytest.mark.parametrize(
+        "text,message",
+        [
+            ("x: {title: X}", "x: no field 'kind'"),
+            ("x: {title: X, kind: a, read_by: r, published: [], size: s, licence: l}", "kind a"),
+            ("x: {titel: X}", "unknown field 'titel'"),
+        ],
+    )
+    def test_a_wrong_list(self, tmp_path, text, message):
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_sources(tmp_path / "s.yaml")
