@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from data.cli import machine
@@ -18,7 +19,12 @@ class TrainConfig:
     batch: int = 256
     """Samples in a step, over all processes and accumulated micro batches."""
     learning_rate: float = 1e-4
-    """AdamW's rate, constant, without warm-up."""
+    """AdamW's rate, at its height."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """constant: the recipe. cosine: falls to 0 at the last step, for runs of a few thousand steps,
+    whose weights would otherwise wander to the end."""
+    warmup: int = 0
+    """Steps over which the rate climbs linearly from 0; 0: none (the recipe)."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     clip: float = 0.0
@@ -58,10 +64,18 @@ class TrainConfig:
         for name in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1")
-        for name in ("per_device", "keep_every", "sample_every", "clip", "weight_decay", "seed"):
+        zero_or_more = ("per_device", "keep_every", "sample_every", "clip", "weight_decay", "seed")
+        for name in (*zero_or_more, "warmup"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
         if not 0.0 <= self.ema_decay < 1.0:
             raise UserError(f"--ema-decay {self.ema_decay}: expected 0 <= decay < 1")
         if self.learning_rate <= 0.0:
             raise UserError(f"--learning-rate {self.learning_rate}: expected more than 0")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step `step` (1-based)."""
+        rate = self.learning_rate * min(1.0, step / max(1, self.warmup))
+        if self.schedule == "cosine":
+            rate *= 0.5 * (1.0 + math.cos(math.pi * (step - 1) / self.steps))
+        return rate

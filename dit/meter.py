@@ -60,7 +60,7 @@ class Meter:
             "samples": done * config.batch,
             "epochs": done * config.batch / n,
             **dict(zip(names, means, strict=True)),
-            "lr": config.learning_rate,
+            "lr": config.rate(done),
             "ema_decay": ema_decay,
             "skipped": int(skipped),
         }

@@ -157,6 +157,7 @@ def train(
                 torch.nn.utils.clip_grads_with_norm_(weights, config.clip, norm)
             bad = ~(totals[0].isfinite() & norm.isfinite())
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            optimizer.param_groups[0]["lr"] = config.rate(done)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update(done)

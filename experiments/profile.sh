@@ -14,10 +14,10 @@ mini) # everything small enough for two CPU cores; nothing faked
     MODEL="${MODEL:-DiT-mini/4}" STEPS="${STEPS:-1000}" BATCH="${BATCH:-32}"
     # The hand-made descriptor needs whitening (K and D as in prune.judge); Git-RSCLIP is used as it is.
     ENCODER=(--encoder descriptor) WHITEN="${WHITEN:-32}"
-    TRAINING=(--learning-rate 2e-3 --ema-decay 0.99 --log-every 100 --checkpoint-every 200)
+    TRAINING=(--learning-rate 3e-3 --schedule cosine --warmup 50 --ema-decay 0.99 --log-every 100 --checkpoint-every 200)
     SAMPLING=(--weights ema --sampler ddim --steps 25)
-    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-300}" --batch 16 --learning-rate 2e-3
-        --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
+    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-300}" --batch 16 --learning-rate 3e-3
+        --schedule cosine --warmup 20 --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid)
     JUDGE=(--extractor descriptor --lpips-backbone random)
     ;;

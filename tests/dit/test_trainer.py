@@ -264,3 +264,15 @@ def test_log_line_says_what_matters() -> None:
     for part in ("step 400/40,000 (1.0 %)", "512 img/s", "MFU 36.0 %", "wait 0.4 %", "1:01:40"):
         assert part in text
     assert "none finite" in text and "SKIPPED 3" in text
+
+
+def test_rates_climb_and_fall_as_the_schedule_says(tmp_path: Path) -> None:
+    constant = TrainConfig(steps=100, learning_rate=2.0)
+    assert [constant.rate(step) for step in (1, 50, 100)] == [2.0, 2.0, 2.0]
+    cosine = TrainConfig(steps=100, learning_rate=2.0, schedule="cosine", warmup=4)
+    assert [cosine.rate(step) / 2.0 for step in (1, 2)] == pytest.approx([0.25, 0.5], abs=1e-3)
+    assert cosine.rate(51) == pytest.approx(1.0)
+    assert cosine.rate(100) < 0.001
+    _run(tmp_path, schedule="cosine")
+    expected = TrainConfig(steps=4, learning_rate=1e-3, schedule="cosine")
+    assert [line["lr"] for line in _stats(tmp_path)] == [expected.rate(2), expected.rate(4)]
