@@ -1,0 +1,1 @@
+"""Selection baselines; importing this package registers them in prune.methods."""
