@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.embeddings import Embeddings, require_same_encoder
     from data.progress import progress
     from data.tables import part_path, read_part, write_part
-    from prune.centroids import read_centroids, read_whitening_of
+    from prune.centroids import origin, read_centroids, read_whitening_of
 
     embeddings = Embeddings(config.embeddings)
     centroids, reference = read_centroids(config.centroids)
@@ -195,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             "sizes": sizes.tolist(),
             "similarity": total / max(rows, 1),  # mean cosine to the nearest prototype
             "encoder": embeddings.encoder,
+            "prototypes": origin(config.centroids),
         },
         parts,
         line=(

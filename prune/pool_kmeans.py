@@ -1,0 +1,139 @@
+"""Spherical k-means of embeddings that do not fit into memory.
+
+The clustering is that of prune.kmeans; the rows are read from memory-mapped parts once for each
+iteration, so memory is that of a block of rows and of K sums, whatever N is. There is one start:
+k-means++ on a uniform sample of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import UserError
+from prune.features import Features
+from prune.kmeans import SAME, assign, plus_plus, unit_rows
+
+SAMPLE = 256  # rows a cluster in the sample that the start is drawn from
+SPARE = 64  # rows farthest from every centroid, kept to refill empty clusters
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PoolClustering:
+    """What a clustering of a pool came to.
+
+    Attributes:
+        centroids: [K, d] float32, unit rows.
+        sizes: [K] int64, rows of each cluster.
+        objective: mean of 1 - cosine to the nearest centroid, in [0, 2].
+        iterations: how many were made.
+        converged: whether the labels stopped changing before the limit.
+    """
+
+    centroids: Floats
+    sizes: NDArray[np.int64]
+    objective: float
+    iterations: int
+    converged: bool
+
+
+def cluster_pool(
+    features: Features,
+    clusters: int,
+    *,
+    seed: int = 0,
+    iterations: int = 100,
+    project: Callable[[Floats], Floats] | None = None,
+    watch: Callable[[int, float], None] | None = None,
+) -> PoolClustering:
+    """Cluster the rows of `features` by cosine similarity.
+
+    Args:
+        features: n rows of width d.
+        clusters: K, 1 <= K <= n.
+        seed: of the sample and of the start.
+        iterations: limit; it stops before when no label changes.
+        project: map of unit rows [m, d] to the space [m, D] of the centroids, if any; its rows
+            are normalised here.
+        watch: called as (iteration, objective) after each pass over the rows.
+
+    Raises UserError for a K that cannot be had.
+    """
+    if not 1 <= clusters <= features.rows:
+        raise UserError(
+            f"--clusters {clusters}: there are {features.rows:,} embeddings to cluster; ask for "
+            "1 to that many"
+        )
+
+    def prepared(block: Floats) -> Floats:
+        return block if project is None else unit_rows(project(block))
+
+    sample = prepared(features.sample(SAMPLE * clusters, seed))
+    if clusters > len(np.unique(sample, axis=0)):
+        raise UserError(
+            f"--clusters {clusters}: fewer distinct points in a sample of {len(sample):,} "
+            "embeddings; ask for fewer"
+        )
+    centroids = sample[plus_plus(sample, clusters, np.random.default_rng([seed, 0]))].copy()
+    del sample
+    previous = b""
+    done = 0
+    while True:
+        sums = np.zeros((clusters, centroids.shape[1]), np.float64)
+        some = np.empty_like(sums)
+        sizes = np.zeros(clusters, np.int64)
+        labels_digest = hashlib.sha256()
+        loss = 0.0
+        spare: list[tuple[float, int, Floats, int]] = []
+        for rows, block in features.blocks():
+            units = prepared(block)
+            labels, similarities = assign(units, centroids, some)
+            sums += some
+            sizes += np.bincount(labels, minlength=clusters)
+            labels_digest.update(labels.tobytes())
+            loss += float(np.sum(1.0 - similarities.astype(np.float64)))
+            far = int(similarities.argmin())
+            spare.append((float(similarities[far]), int(rows[far]), units[far], int(labels[far])))
+            spare = sorted(spare, key=lambda entry: entry[:2])[:SPARE]
+        objective = loss / features.rows
+        if watch is not None:
+            watch(done, objective)
+        same = labels_digest.digest() == previous
+        if same or done == iterations:
+            break
+        previous = labels_digest.digest()
+        if _refill(sums, sizes, spare):
+            previous = b""
+        lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))
+        alive = lengths > 1e-9  # a cluster whose points cancel out keeps the centroid it had
+        centroids[alive] = (sums[alive] / lengths[alive, None]).astype(np.float32)
+        done += 1
+    return PoolClustering(centroids, sizes, objective, done, same)
+
+
+def _refill(
+    sums: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    spare: list[tuple[float, int, Floats, int]],
+) -> bool:
+    """Found each empty cluster anew at one of the spare rows; edits `sums`. False: none changed."""
+    left = list(spare)
+    counts = sizes.copy()
+    changed = False
+    for cluster in np.flatnonzero(sizes == 0):
+        while left:
+            similarity, _, unit, old = left.pop(0)
+            if similarity < 1.0 - SAME and counts[old] > 1:
+                sums[old] -= unit
+                sums[cluster] = unit
+                counts[old] -= 1
+                counts[cluster] += 1
+                changed = True
+                break
+    return changed
