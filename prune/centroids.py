@@ -214,13 +214,13 @@ def _streamed(config: CentroidsConfig) -> tuple[dict[str, Any], list[str]]:
     """Cluster embeddings that are read anew for each iteration."""
     from data.progress import progress
     from prune.features import Features
-    from prune.pool_kmeans import SAMPLE, cluster_pool
+    from prune.pool_kmeans import cluster_pool, sample_size
 
     features = Features(config.embeddings[0])
     outputs = ["centroids.npy"]
     fitted = None
     if config.whiten or config.reduce:
-        fitted, written = _fit(config, features.sample(SAMPLE * config.clusters, config.seed))
+        fitted, written = _fit(config, features.sample(sample_size(config.clusters), config.seed))
         outputs += written
     with progress(total=config.iterations, name="k-means", unit="iteration") as bar:
 

@@ -7,7 +7,10 @@ memory-mapped parts; only what is asked for becomes float32.
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +30,54 @@ OPEN = 64  # parts held open at a time: each takes a file descriptor
 Floats = NDArray[np.float32]
 
 
-class Features:
+class Source(ABC):
+    """Unit rows that are read a few at a time.
+
+    Attributes:
+        rows, dim: their shape [n, d].
+    """
+
+    rows: int
+    dim: int
+
+    @abstractmethod
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        """The given rows [m], float32 [m, d] of length one, in the given order."""
+
+    @abstractmethod
+    def subset(self, rows: NDArray[np.int64]) -> Source:
+        """A source of the given rows alone."""
+
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """All rows in order, a block at a time: (their numbers, float32 unit rows)."""
+        for start in range(0, self.rows, size):
+            rows = np.arange(start, min(start + size, self.rows))
+            yield rows, self.take(rows)
+
+    def sample(self, count: int, seed: int) -> Floats:
+        """A uniform sample of at most `count` rows without replacement, in order."""
+        if count >= self.rows:
+            rows = np.arange(self.rows)
+        else:
+            rows = np.sort(np.random.default_rng([seed, 0]).choice(self.rows, count, replace=False))
+        return self.take(rows)
+
+
+class Held(Source):
+    """Unit rows in memory: float32 [n, d], made so by the caller."""
+
+    def __init__(self, units: Floats) -> None:
+        self._units = units
+        self.rows, self.dim = units.shape
+
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        return self._units[rows]
+
+    def subset(self, rows: NDArray[np.int64]) -> Held:
+        return Held(self._units[rows])
+
+
+class Features(Source):
     """Unit rows of embeddings, in the order of a table of images.
 
     Args:
@@ -75,7 +125,7 @@ class Features:
         in_order = at[order]
         number = np.searchsorted(self._starts, in_order, side="right") - 1
         bounds = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]]))
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, last in itertools.pairwise(bounds):
             part = int(number[first])
             wanted = in_order[first:last] - self._starts[part]
             out[order[first:last]] = self._part(part)[wanted]
@@ -97,19 +147,11 @@ class Features:
         found /= lengths[:, None]
         return found
 
-    def blocks(self, size: int = BLOCK) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """All rows in order, a block at a time: (their numbers, float32 unit rows)."""
-        for start in range(0, self.rows, size):
-            rows = np.arange(start, min(start + size, self.rows))
-            yield rows, self.take(rows)
-
-    def sample(self, count: int, seed: int) -> Floats:
-        """A uniform sample of at most `count` rows without replacement, in order."""
-        if count >= self.rows:
-            rows = np.arange(self.rows)
-        else:
-            rows = np.sort(np.random.default_rng([seed, 0]).choice(self.rows, count, replace=False))
-        return self.take(rows)
+    def subset(self, rows: NDArray[np.int64]) -> Features:
+        other = copy.copy(self)
+        other._at = self._at[rows]
+        other.rows = len(other._at)
+        return other
 
 
 def _join(embeddings: Embeddings, images: pa.Table, what: str) -> NDArray[np.int64]:

@@ -117,7 +117,7 @@ def verify(argv: Sequence[str]) -> int:
     recorded = metadata["inputs"]
     for name in sorted(set(recorded) - {"scores"}):
         if getattr(config, name) is None:
-            raise UserError(f"{config.index} was made from a file or folder '{name}'; give --{name}")
+            raise UserError(f"{config.index} was made from {name}; give --{name}")
     sources = Sources.of(config, find(metadata["method"]))
     given = sources.identities()
     if given != recorded:

@@ -108,7 +108,7 @@ class Method:
         """
         found = {name: given[name] for name in self.params}
         other = {name: given.get(name, value) for name, value in self.variants.items()}
-        if "random" not in other.values():
+        if "random" not in (*found.values(), *other.values()):
             other.pop("seed", None)
         changed = {k: v for k, v in other.items() if k == "seed" or v != self.variants[k]}
         return {**found, **changed}

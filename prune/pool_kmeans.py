@@ -15,13 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
-from prune.features import Features
+from prune.features import Source
 from prune.kmeans import SAME, assign, plus_plus, unit_rows
 
-SAMPLE = 256  # rows a cluster in the sample that the start is drawn from
 SPARE = 64  # rows farthest from every centroid, kept to refill empty clusters
 
 Floats = NDArray[np.float32]
+
+
+def sample_size(clusters: int) -> int:
+    """Rows in the sample that the start is drawn from: bounded in memory for a large K."""
+    return min(256 * clusters, max(65_536, 4 * clusters))
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class PoolClustering:
 
 
 def cluster_pool(
-    features: Features,
+    features: Source,
     clusters: int,
     *,
     seed: int = 0,
@@ -74,7 +78,7 @@ def cluster_pool(
     def prepared(block: Floats) -> Floats:
         return block if project is None else unit_rows(project(block))
 
-    sample = prepared(features.sample(SAMPLE * clusters, seed))
+    sample = prepared(features.sample(sample_size(clusters), seed))
     if clusters > len(np.unique(sample, axis=0)):
         raise UserError(
             f"--clusters {clusters}: fewer distinct points in a sample of {len(sample):,} "
@@ -98,8 +102,9 @@ def cluster_pool(
             sizes += np.bincount(labels, minlength=clusters)
             labels_digest.update(labels.tobytes())
             loss += float(np.sum(1.0 - similarities.astype(np.float64)))
-            far = int(similarities.argmin())
-            spare.append((float(similarities[far]), int(rows[far]), units[far], int(labels[far])))
+            for far in np.argsort(similarities, kind="stable")[:SPARE].tolist():
+                entry = (float(similarities[far]), int(rows[far]), units[far].copy())
+                spare.append((*entry, int(labels[far])))
             spare = sorted(spare, key=lambda entry: entry[:2])[:SPARE]
         objective = loss / features.rows
         if watch is not None:
@@ -122,18 +127,24 @@ def _refill(
     sizes: NDArray[np.int64],
     spare: list[tuple[float, int, Floats, int]],
 ) -> bool:
-    """Found each empty cluster anew at one of the spare rows; edits `sums`. False: none changed."""
-    left = list(spare)
+    """Found each empty cluster anew at the spare row farthest from all centroids by then.
+
+    Edits `sums`. Returns whether any was.
+    """
+    nearest = np.asarray([entry[0] for entry in spare], np.float32)
+    rows = np.stack([entry[2] for entry in spare])
     counts = sizes.copy()
     changed = False
     for cluster in np.flatnonzero(sizes == 0):
-        while left:
-            similarity, _, unit, old = left.pop(0)
-            if similarity < 1.0 - SAME and counts[old] > 1:
-                sums[old] -= unit
-                sums[cluster] = unit
-                counts[old] -= 1
-                counts[cluster] += 1
-                changed = True
-                break
+        free = np.asarray([counts[entry[3]] > 1 for entry in spare])
+        row = int(np.where(free, nearest, np.inf).argmin())
+        if not free[row] or nearest[row] >= 1.0 - SAME:
+            break
+        old = spare[row][3]
+        sums[old] -= rows[row]
+        sums[cluster] = rows[row]
+        counts[old] -= 1
+        counts[cluster] += 1
+        nearest = np.maximum(nearest, rows @ rows[row])  # the row itself becomes 1
+        changed = True
     return changed

@@ -21,8 +21,8 @@ BOTH = [(s, a) for s in SAMPLINGS for a in ALLOCATIONS]
 def in_order(rows: list[int], similarity, keys: list[str], sampling: str, seed: int) -> list[int]:
     """Rows in the order in which a sampling takes them, written as its description reads."""
     if sampling == "random":
-        names = pa.array(keys, pa.string())
-        place = {int(r): n for n, r in enumerate(random_order(names, derived_seed("cluster", seed)))}
+        order = random_order(pa.array(keys, pa.string()), derived_seed("cluster", seed))
+        place = {int(row): n for n, row in enumerate(order)}
         return sorted(rows, key=place.__getitem__)
     sign = 1 if sampling == "farthest" else -1
     left = sorted(rows, key=lambda i: (sign * similarity[i], keys[i]))
