@@ -121,6 +121,8 @@ class Features(Source):
         """The given rows [m] as they are stored, float16 [m, d], in the given order."""
         at = self._at[rows]
         out = np.empty((len(at), self.dim), np.float16)
+        if not len(at):
+            return out
         order = np.argsort(at, kind="stable")
         in_order = at[order]
         number = np.searchsorted(self._starts, in_order, side="right") - 1

@@ -140,7 +140,8 @@ def _by_cluster(
     found: Source, queries: NDArray[np.float32], keys: pa.ChunkedArray, request: Request
 ) -> tuple[Rows, dict[str, Any]]:
     seed = int(request.seed)
-    count = min(found.rows, max(100, found.rows // 100))
+    # C = max(100, N/100), but no more than one for ten images of a small pool.
+    count = max(1, min(max(100, found.rows // 100), found.rows // 10))
 
     def fit() -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         centroids = cluster_pool(found, count, seed=seed, iterations=20).centroids
