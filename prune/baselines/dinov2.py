@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.embeddings import Embeddings, require_same_encoder
 from data.errors import UserError
-from prune.features import Features, Source
-from prune.kmeans import assign
 from prune.methods import Chosen, Request, method, subset
-from prune.neighbours import best_cosine, components, copies, retrieved
-from prune.pool_kmeans import cluster_pool
 from prune.selection import Rows, by_similarity, ordered, random_order
 from prune.variants import derived_seed
+
+if TYPE_CHECKING:
+    from prune.features import Features, Source
 
 NEIGHBOURS = 64  # of an image, in the graph of copies
 FIRST_K = 4  # neighbours of a query at first
@@ -55,6 +53,10 @@ def dinov2(request: Request) -> Chosen:
     the cells of a coarse k-means only. Chains of alike images (sea, desert) can join into one
     large component, of which one image stays: see `largest_component`.
     """
+    from data.embeddings import require_same_encoder
+    from prune.features import Features
+    from prune.neighbours import best_cosine
+
     features = request.features()
     reference = Features(request.files["reference"])
     require_same_encoder(features.embeddings, reference.embeddings)
@@ -80,6 +82,10 @@ def dinov2(request: Request) -> Chosen:
 
 def _deduplicated(request: Request, features: Features) -> tuple[Rows, dict[str, Any]]:
     """Rows of the pool that steps 1 to 3 leave, in order, and counts."""
+    from data.embeddings import Embeddings, require_same_encoder
+    from prune.features import Features
+    from prune.neighbours import best_cosine, components, copies
+
     pool, options = request.pool, request.options
     by_key = ordered(np.zeros(pool.num_rows, np.uint8), pool.column("key"))
     detector = request.features("copies") if "copies" in request.files else features
@@ -126,6 +132,8 @@ def _by_sample(
     keys: pa.ChunkedArray,
     request: Request,
 ) -> tuple[Rows, dict[str, Any]]:
+    from prune.neighbours import retrieved
+
     k = FIRST_K
     while True:
         make = functools.partial(retrieved, found, queries, k)
@@ -139,6 +147,9 @@ def _by_sample(
 def _by_cluster(
     found: Source, queries: NDArray[np.float32], keys: pa.ChunkedArray, request: Request
 ) -> tuple[Rows, dict[str, Any]]:
+    from prune.kmeans import assign
+    from prune.pool_kmeans import cluster_pool
+
     seed = int(request.seed)
     # C = max(100, N/100), but no more than one for ten images of a small pool.
     count = max(1, min(max(100, found.rows // 100), found.rows // 10))
