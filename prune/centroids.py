@@ -213,15 +213,15 @@ def _held(config: CentroidsConfig, sets: Sequence[Embeddings]) -> tuple[dict[str
 def _streamed(config: CentroidsConfig) -> tuple[dict[str, Any], list[str]]:
     """Cluster embeddings that are read anew for each iteration."""
     from data.progress import progress
-    from prune.features import Features
+    from prune.features import Features, Projected, Source
     from prune.pool_kmeans import cluster_pool, sample_size
 
-    features = Features(config.embeddings[0])
+    features: Source = Features(config.embeddings[0])
     outputs = ["centroids.npy"]
-    fitted = None
     if config.whiten or config.reduce:
         fitted, written = _fit(config, features.sample(sample_size(config.clusters), config.seed))
         outputs += written
+        features = Projected(features, fitted, fitted.dims)
     with progress(total=config.iterations, name="k-means", unit="iteration") as bar:
 
         def watch(iteration: int, objective: float) -> None:
@@ -233,7 +233,6 @@ def _streamed(config: CentroidsConfig) -> tuple[dict[str, Any], list[str]]:
             config.clusters,
             seed=config.seed,
             iterations=config.iterations,
-            project=fitted,
             watch=watch,
         )
     _write(config.out, found.centroids)

@@ -62,7 +62,8 @@ class CompareConfig:
     out: Path
     """Output folder: compare.md, compare.json, and the stages' outputs below it."""
     labels: Path | None = None
-    """Classes of the corpus: a Parquet or CSV file with the columns key and label."""
+    """Classes of the corpus: a Parquet or CSV file with the columns key and label (or scene: the
+    truth of a miniature world). Images with an empty label are of no class."""
     methods: tuple[str, ...] = tuple(STAGES)
     """Methods to compare."""
     variants: bool = True
@@ -80,8 +81,9 @@ class CompareConfig:
     whiten: int | None = None
     """D of prune.centroids --whiten, for the reference's prototypes and the pool's own; default:
     32 for the descriptor, 0 for a learnt encoder."""
-    near: float = 0.6
-    """dinov2: cosine above which images are copies (0.6 is meant for SSCD, see its --help)."""
+    near: float | None = None
+    """dinov2: cosine of --encoder above which images are copies; default: 0.995 for the
+    descriptor, whose vectors are all alike, else 0.6, which is meant for SSCD."""
     encoder: str = "descriptor"
     """Encoder of prune.embed."""
     weights: str | None = machine(None)
@@ -140,7 +142,7 @@ def stages(config: CompareConfig) -> dict[str, Path]:
             assign.main,
             {"embeddings": kept, "centroids": config.out / "reduced"},
         ),
-        "tree": (hierarchy.main, {"embeddings": pool, **seed}),
+        "tree": (hierarchy.main, {"embeddings": pool, "whiten": dims, **seed}),
     }
     if "assignments" in wanted and "pool" in wanted and "entropy-set" not in config.methods:
         wanted.discard("survivors")  # the pool's embeddings hold them
@@ -171,7 +173,9 @@ def select(config: CompareConfig, at: Mapping[str, Path]) -> dict[str, Path]:
         if method in ("moderate", "semdedup", "dinov2"):
             flags["embeddings"] = at["pool"]
         if method == "dinov2":
-            flags |= {"reference": at["reference"], "near": config.near}
+            near = 0.995 if config.encoder == "descriptor" else 0.6
+            flags |= {"reference": at["reference"]}
+            flags["near"] = near if config.near is None else config.near
         made[name] = config.out / "subsets" / f"{name.replace(', ', '-')}.parquet"
         command(select_command.main, **flags, out=made[name])
     return made
@@ -223,7 +227,8 @@ def classes(config: CompareConfig, keys: Sequence[str]) -> dict[str, str]:
     try:
         read = csv.read_csv if config.labels.suffix == ".csv" else parquet.read_table
         table = read(config.labels)
-        columns = (table.column(name).cast(pa.string()).to_pylist() for name in ("key", "label"))
+        label = "label" if "label" in table.column_names else "scene"
+        columns = (table.column(name).cast(pa.string()).to_pylist() for name in ("key", label))
         found = dict(zip(*columns, strict=True))
     except FileNotFoundError:
         raise UserError(f"{config.labels}: no such file (--labels)") from None

@@ -128,12 +128,12 @@ def measure(
 
     Args:
         keys: its images.
-        labels: class of every image.
+        labels: class of every image; '' for an image that is of none.
         deviation, hashes: of `look`, for every image.
         dull: grey standard deviation below which an image is of low information.
         distance: bits within which two hashes are near-duplicates.
     """
-    counts = Counter(labels[key] for key in keys)
+    counts = Counter(labels[key] for key in keys if labels[key])
     low = sum(deviation[key] < dull for key in keys)
     return {
         "images": len(keys),

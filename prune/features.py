@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from data.embeddings import Embeddings, array_path
 from data.errors import UserError
 from data.tables import part_paths
+from prune.kmeans import unit_rows
 
 BLOCK = 4096  # rows that become float32 at a time
 OPEN = 64  # parts held open at a time: each takes a file descriptor
@@ -75,6 +76,20 @@ class Held(Source):
 
     def subset(self, rows: NDArray[np.int64]) -> Held:
         return Held(self._units[rows])
+
+
+class Projected(Source):
+    """The rows of another source under a map [m, d] -> [m, D], normalised again."""
+
+    def __init__(self, source: Source, project: Callable[[Floats], Floats], dim: int) -> None:
+        self._source, self._project = source, project
+        self.rows, self.dim = source.rows, dim
+
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        return unit_rows(self._project(self._source.take(rows)))
+
+    def subset(self, rows: NDArray[np.int64]) -> Projected:
+        return Projected(self._source.subset(rows), self._project, self.dim)
 
 
 class Features(Source):

@@ -51,6 +51,9 @@ class HierarchyConfig:
     """Limit on the iterations of each k-means."""
     seed: int = 0
     """Seed of the k-means starts."""
+    whiten: int = 0
+    """Whiten the embeddings to D dimensions first, see prune.centroids; 0: take them as they
+    are."""
 
 
 def default_levels(rows: int) -> tuple[int, ...]:
@@ -151,12 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
     from data.atomic import atomic_path
     from data.progress import progress
-    from prune.features import Features, Held
+    from prune.features import Features, Held, Projected
+    from prune.pool_kmeans import sample_size
+    from prune.whitening import fit_whitening
 
     features = Features(config.embeddings)
     levels = _levels(config, features.rows)
     stage.open()
     source: Source = features
+    if config.whiten:
+        fitted = fit_whitening(features.sample(sample_size(levels[0]), config.seed), config.whiten)
+        source = Projected(features, fitted, fitted.dims)
     parents: list[NDArray[np.int64]] = []
     with progress(total=len(levels) * config.resamplings, name="k-means", unit="round") as bar:
         for level, clusters in enumerate(levels):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.errors import UserError
 from prune.features import Source
-from prune.kmeans import SAME, assign, plus_plus, unit_rows
+from prune.kmeans import SAME, assign, plus_plus
 
 SPARE = 64  # rows farthest from every centroid, kept to refill empty clusters
 
@@ -53,7 +53,6 @@ def cluster_pool(
     *,
     seed: int = 0,
     iterations: int = 100,
-    project: Callable[[Floats], Floats] | None = None,
     watch: Callable[[int, float], None] | None = None,
 ) -> PoolClustering:
     """Cluster the rows of `features` by cosine similarity.
@@ -63,8 +62,6 @@ def cluster_pool(
         clusters: K, 1 <= K <= n.
         seed: of the sample and of the start.
         iterations: limit; it stops before when no label changes.
-        project: map of unit rows [m, d] to the space [m, D] of the centroids, if any; its rows
-            are normalised here.
         watch: called as (iteration, objective) after each pass over the rows.
 
     Raises UserError for a K that cannot be had.
@@ -74,11 +71,7 @@ def cluster_pool(
             f"--clusters {clusters}: there are {features.rows:,} embeddings to cluster; ask for "
             "1 to that many"
         )
-
-    def prepared(block: Floats) -> Floats:
-        return block if project is None else unit_rows(project(block))
-
-    sample = prepared(features.sample(sample_size(clusters), seed))
+    sample = features.sample(sample_size(clusters), seed)
     if clusters > len(np.unique(sample, axis=0)):
         raise UserError(
             f"--clusters {clusters}: fewer distinct points in a sample of {len(sample):,} "
@@ -95,8 +88,7 @@ def cluster_pool(
         labels_digest = hashlib.sha256()
         loss = 0.0
         spare: list[tuple[float, int, Floats, int]] = []
-        for rows, block in features.blocks():
-            units = prepared(block)
+        for rows, units in features.blocks():
             labels, similarities = assign(units, centroids, some)
             sums += some
             sizes += np.bincount(labels, minlength=clusters)
