@@ -327,7 +327,8 @@ def report(result: Mapping[str, Any], config: CompareConfig) -> str:
             "Balance: entropy of the class shares; a uniform draw of this size is expected at "
             f"{result['expected_random_bits']:.3f} bits. Low information: grey standard deviation "
             f"below {config.dull:g} of 255. Near-duplicates: images whose 64-bit perceptual hash "
-            f"is within {config.distance} bits of another image's of the set. Nearest other: mean "
+            f"is within {config.distance} bits of another image's of the set (constant images "
+            "aside). Nearest other: mean "
             "cosine to the nearest other image of the set, in the encoder's space (it grows with "
             "the size of the set). Seconds are those of each stage when it was made.",
             "",

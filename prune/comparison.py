@@ -24,6 +24,7 @@ from data.errors import UserError
 from prune.judgement import bits
 
 SIDE, LOW = 32, 8  # of the reduced image, and of the frequencies kept
+FLAT = 1.0  # grey deviation below which an image has no structure to hash
 BLOCK = 1024  # hashes compared with all others at a time
 
 
@@ -45,7 +46,7 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> int:
         Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BOX), np.float64
     )
     basis = cosines()
-    low = (basis @ small @ basis.T).reshape(-1)
+    low = np.round((basis @ small @ basis.T).reshape(-1), 6)  # no sign from rounding alone
     signs = low > np.median(low[1:])
     signs[0] = False  # the mean says nothing
     return int.from_bytes(np.packbits(signs).tobytes())
@@ -131,17 +132,17 @@ def measure(
         labels: class of every image; '' for an image that is of none.
         deviation, hashes: of `look`, for every image.
         dull: grey standard deviation below which an image is of low information.
-        distance: bits within which two hashes are near-duplicates.
+        distance: bits within which two hashes are near-duplicates. Constant images, which all
+            look alike, are left to `dull`.
     """
     counts = Counter(labels[key] for key in keys if labels[key])
     low = sum(deviation[key] < dull for key in keys)
+    hashed = [hashes[key] for key in keys if deviation[key] >= FLAT]
     return {
         "images": len(keys),
         "classes": len(counts),
         "bits": round(bits(counts.values()), 4),
         "low_information": low,
-        "near_duplicates": near_duplicates(
-            np.asarray([hashes[key] for key in keys], np.uint64), distance
-        ),
+        "near_duplicates": near_duplicates(np.asarray(hashed, np.uint64), distance),
         "counts": dict(sorted(counts.items())),
     }
