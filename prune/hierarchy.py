@@ -167,6 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         source = Projected(features, fitted, fitted.dims)
     parents: list[NDArray[np.int64]] = []
     with progress(total=len(levels) * config.resamplings, name="k-means", unit="round") as bar:
+
+        def watch(_: int) -> None:
+            bar.update()
+
         for level, clusters in enumerate(levels):
             centroids, labels, cosines = resampled(
                 source,
@@ -174,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                 seed=config.seed + 1000 * level,
                 iterations=config.iterations,
                 resamplings=config.resamplings,
-                watch=lambda _: bar.update() and None,
+                watch=watch,
             )
             if level == 0:
                 leaves, similarity = labels, cosines
@@ -182,8 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                 parents.append(labels.astype(np.int64))
             source = Held(centroids)
     parts = _write(config.out, features, leaves, similarity)
+    named: dict[str, Any] = {f"level_{n}": array for n, array in enumerate(parents)}
     with atomic_path(config.out / TREE) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **{f"level_{n}": array for n, array in enumerate(parents)})
+        np.savez(stream, **named)
     sizes = np.bincount(leaves, minlength=levels[0])
     summary: dict[str, Any] = {
         "rows": features.rows,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,7 @@ class Request:
         """What `make` returns, made by the first of the requests that share it."""
         if name not in self.shared:
             self.shared[name] = make()
-        return self.shared[name]  # type: ignore[no-any-return]
+        return cast(T, self.shared[name])
 
     def features(self, name: str = "embeddings") -> Features:
         """The features of the pool's images, in its order, from the input of this name.
@@ -72,7 +72,7 @@ class Request:
         return self.once(f"features of {name}", lambda: Features(self.files[name], self.pool))
 
 
-Chosen = tuple[pa.Table, dict[str, int]]
+Chosen = tuple[pa.Table, dict[str, Any]]  # rows; counts and figures to record
 
 
 @dataclass(frozen=True)

@@ -249,8 +249,8 @@ def outputs(config: SelectConfig, method: Method) -> dict[Path, float | None]:
         )
     if "ratio" not in method.params:
         return {config.out: None}
-    many = isinstance(config.ratio, Sequence)
-    ratios = tuple(config.ratio) if many else (config.ratio,)  # type: ignore[arg-type]
+    given: Any = config.ratio  # one number, where a --config file has one
+    ratios: tuple[float, ...] = tuple(given) if isinstance(given, Sequence) else (given,)
     if not ratios:
         raise UserError("--ratio: give at least one")
     if len(ratios) > 1 and "{ratio}" not in str(config.out):
@@ -261,7 +261,7 @@ def outputs(config: SelectConfig, method: Method) -> dict[Path, float | None]:
     found = {Path(str(config.out).replace("{ratio}", percent(r))): r for r in ratios}
     if len(found) < len(ratios):
         raise UserError(f"--ratio {' '.join(map(str, ratios))}: one of them is given twice")
-    return found  # type: ignore[return-value]
+    return dict(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

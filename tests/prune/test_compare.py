@@ -109,7 +109,7 @@ def corpus(tmp_path_factory) -> Path:
                 noise = {"fields": 3.0, "town": 60.0, "shore": 30.0}[name]
                 base += noise * random.normal(size=base.shape)
                 if name == "shore":
-                    base[:, : random.integers(8, 24)] = (20, 40, 90)
+                    base[:, : random.integers(6, 12)] = (20, 40, 90)
                 image = Image.fromarray(np.clip(base, 0, 255).astype(np.uint8))
                 image.save(root / folder / name / f"{name}_{i:02d}.png")
     return root
