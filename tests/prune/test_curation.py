@@ -10,7 +10,7 @@ import pytest
 from data.errors import UserError
 from data.stage import read_manifest
 from data.tables import read_parts
-from prune import hierarchy
+from prune import hierarchy, pool_kmeans
 from prune.baselines.hierarchical import descend, share
 from prune.features import Held
 from prune.kmeans import unit_rows
@@ -202,3 +202,26 @@ def test_hierarchies_that_cannot_be(tmp_path):
         corpus.select("hierarchical", 0.5, assignments=clusters)
     assert hierarchy.default_levels(10_500_000) == (21_000, 2_100, 210)
     assert hierarchy.default_levels(4000) == (100, 20, 5)
+
+
+def test_resampling_clusters_what_is_closest_to_the_centroids(monkeypatch):
+    units = unit_rows(on_a_circle([0, 1, 2, 3, 10, 20, 90, 91, 92, 100, 110, 120]))
+    calls = []
+    first = pool_kmeans.cluster_pool
+
+    def watched(source: Any, clusters: int, **more: Any) -> Any:
+        calls.append(source.take(np.arange(source.rows)))
+        return first(source, clusters, **more)
+
+    monkeypatch.setattr(pool_kmeans, "cluster_pool", watched)
+    options = {"seed": 0, "iterations": 20}
+    start, labels, _ = hierarchy.resampled(Held(units), 2, resamplings=0, **options)
+    found, again, cosines = hierarchy.resampled(Held(units), 2, resamplings=1, **options)
+    assert [len(points) for points in calls] == [12, 12, 6]
+    expected = []  # the three closest of each cluster: half the mean size
+    for k in range(2):
+        members = np.flatnonzero(labels == k)
+        expected += members[np.argsort(-(units[members] @ start[k]))][:3].tolist()
+    assert np.array_equal(calls[2], units[sorted(expected)])
+    assert np.array_equal(again, (units @ found.T).argmax(axis=1))
+    assert np.allclose(cosines, (units @ found.T).max(axis=1))
