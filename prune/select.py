@@ -76,7 +76,7 @@ def derive(
 
     A pure function of the files' contents: the same inputs give the same rows.
     """
-    from data.holdout import pool, read_holdout
+    from data.holdout import in_pool, read_holdout
     from data.tables import read_parts
     from prune.methods import Request, find
     from prune.selection import budget
@@ -86,9 +86,10 @@ def derive(
     columns = ["key", "shard", "row", "entropy", "status"]
     if sources.holdout is not None:
         columns.append("digest")  # copies of held-out images are found by it
-    scores = read_parts(sources.scores, columns=columns)
+    scores = read_parts(sources.scores, columns, dictionary=["shard", "status"])
     held = None if sources.holdout is None else read_holdout(sources.holdout)
-    images = pool(scores, held)
+    images = scores.select(["key", "shard", "row", "entropy"]).filter(in_pool(scores, held))
+    del scores
     total = images.num_rows
     if total == 0:
         raise UserError(f"{sources.scores}: no readable image is left in the pool")
@@ -106,7 +107,9 @@ def derive(
         request = dataclasses.replace(
             request,
             assignments=read_parts(
-                sources.assignments, columns=["key", "shard", "row", "cluster", "similarity"]
+                sources.assignments,
+                columns=["key", "shard", "row", "cluster", "similarity"],
+                dictionary=["shard"],
             ),
             clusters=int(summary["clusters"]),
         )
