@@ -25,13 +25,17 @@ def available_cpus() -> int:
 
 
 def ordered_map(
-    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    blas_threads: int | None = None,
 ) -> Iterator[Result]:
     """Yield function(task) for every task, in order.
 
     With one worker everything happens in this process. Otherwise `function` (importable by
     name), tasks and results travel between processes; a few tasks a worker are under way at a
     time, so `tasks` may be a long generator. An exception of `function` is raised here.
+    `blas_threads` is the number of threads that matrix products take in each of the processes.
 
     Raises UserError when a worker process dies.
     """
@@ -40,7 +44,9 @@ def ordered_map(
         return
     # Spawned, not forked: a fork copies locks that other threads hold at that moment.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(blas_threads,)
+    )
     pending: deque[Future[Result]] = deque()
     try:
         for task in tasks:
@@ -58,7 +64,10 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(blas_threads: int | None) -> None:
+    if blas_threads is not None:  # read when numpy is imported, which this module does not
+        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(blas_threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
