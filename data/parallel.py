@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -44,13 +45,12 @@ def ordered_map(
         return
     # Spawned, not forked: a fork copies locks that other threads hold at that moment.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(blas_threads,)
-    )
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     pending: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(function, task))
+            with _threads(blas_threads):  # a process is started by a task that finds none idle
+                pending.append(pool.submit(function, task))
             if len(pending) >= 4 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -64,10 +64,23 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(blas_threads: int | None) -> None:
-    if blas_threads is not None:  # read when numpy is imported, which this module does not
-        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = str(blas_threads)
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Have processes that are started meanwhile load BLAS with so many threads."""
+    names = () if count is None else ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
