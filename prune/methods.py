@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -16,7 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.errors import UserError
-from data.index import place_order
+from data.index import place_order, shard_places
+from data.parallel import available_cpus
 from prune import selection, variants
 from prune.stage1 import stage1
 
@@ -216,16 +218,16 @@ def stage2(
 @method("random", "uniform without replacement from the pool", params=("ratio", "seed"))
 def random(request: Request) -> Chosen:
     """Baseline: the first B keys in an order drawn from the seed."""
-    order = selection.random_order(request.pool.column("key"), request.seed)[: request.size]
+    keys = request.pool.column("key")
+    order = selection.random_order(keys, request.seed, request.size, available_cpus())
     return subset(request.pool, order, chosen="random"), {}
 
 
 @method("entropy", "Stage I alone: the highest entropies", params=("ratio",))
 def entropy(request: Request) -> Chosen:
     """Ablation: the B images of highest entropy, ties by key."""
-    kept = stage1(request.pool, 1)  # all rows, checked to have an entropy
-    values = kept.column("entropy").to_numpy()
-    order = selection.by_value(values, kept.column("key"))[: request.size]
+    kept = stage1(request.pool, Fraction(request.size, request.pool.num_rows))
+    order = selection.by_value(kept.column("entropy").to_numpy(), kept.column("key"))
     return subset(kept, order, chosen="entropy"), {}
 
 
@@ -244,6 +246,48 @@ def assigned(kept: pa.Table, request: Request) -> tuple[NDArray[np.int32], NDArr
     table = request.assignments
     if table is None:
         raise UserError("this method needs --assignments, a folder made by python -m prune.assign")
+    at = _same_places(kept, table)
+    if at is None:
+        at = _same_keys(kept, table, request)
+    columns = (table.column(name).to_numpy() for name in ("cluster", "similarity"))
+    cluster, similarity = (values[at] for values in columns)
+    return cluster, similarity
+
+
+def _same_places(kept: pa.Table, table: pa.Table) -> NDArray[np.int64] | None:
+    """For each row of `kept` the row of `table` at the same place, with the same key.
+
+    None unless every row has one. Numbers are compared instead of text wherever possible.
+    """
+    if not table.num_rows:
+        return None
+    shards, rows = zip(*(_places(one) for one in (kept, table)), strict=True)
+    distinct = sorted({*shards[0][1], *shards[1][1]})
+    number = {shard: i for i, shard in enumerate(distinct)}
+    span = 1 + max(int(row.max()) for row in rows)
+    if min(int(row.min()) for row in rows) < 0 or span * len(distinct) >= 2**63:
+        return None
+    here, there = (
+        np.asarray([number[shard] for shard in names], np.int64)[codes] * span + row
+        for (codes, names), row in zip(shards, rows, strict=True)
+    )
+    order = None if (there[1:] > there[:-1]).all() else np.argsort(there, kind="stable")
+    in_order = there if order is None else there[order]
+    at = np.minimum(np.searchsorted(in_order, here), len(there) - 1)
+    if not np.array_equal(in_order[at], here):
+        return None
+    at = at if order is None else order[at]
+    same = len(at) == len(there) and bool((at[1:] > at[:-1]).all())
+    keys = table.column("key") if same else table.column("key").take(pa.array(at))
+    return at if keys.equals(kept.column("key")) else None
+
+
+def _places(table: pa.Table) -> tuple[tuple[NDArray[np.int64], list[str]], NDArray[np.int64]]:
+    return shard_places(table.column("shard")), table.column("row").to_numpy()
+
+
+def _same_keys(kept: pa.Table, table: pa.Table, request: Request) -> NDArray[np.int64]:
+    """For each row of `kept` the row of `table` with the same key. UserError as in `assigned`."""
     at = pc.index_in(kept.column("key"), value_set=table.column("key").combine_chunks())
     if at.null_count:
         example = kept.column("key").filter(pc.is_null(at))[0].as_py()
@@ -259,7 +303,7 @@ def assigned(kept: pa.Table, request: Request) -> tuple[NDArray[np.int32], NDArr
                 "the assignments place some images elsewhere in the corpus than the score table "
                 f"(column '{name}'); they were made from another listing: embed and assign again"
             )
-    return joined.column("cluster").to_numpy(), joined.column("similarity").to_numpy()
+    return at.to_numpy()
 
 
 def subset(

@@ -176,16 +176,18 @@ def _request(
     method: Method, params: Mapping[str, Any], sources: Sources
 ) -> tuple[Request, dict[str, Any] | None]:
     """What the method may look at, without a size, and the encoder's identity."""
-    from data.holdout import pool, read_holdout
+    from data.holdout import in_pool, read_holdout
     from data.tables import read_parts
     from prune.methods import Request
 
     columns = ["key", "shard", "row", "entropy", "status"]
     if sources.holdout is not None or "digest" in method.columns:
         columns.append("digest")  # copies of held-out images are found by it
-    scores = read_parts(sources.scores, columns=columns)
+    scores = read_parts(sources.scores, columns, dictionary=["shard", "status"])
     held = None if sources.holdout is None else read_holdout(sources.holdout)
-    images = pool(scores, held)
+    wanted = ["key", "shard", "row", "entropy", *method.columns]
+    images = scores.select(wanted).filter(in_pool(scores, held))
+    del scores
     if images.num_rows == 0:
         raise UserError(f"{sources.scores}: no readable image is left in the pool")
     common = {key: params[key] for key in ("keep", "seed") if key in params}
@@ -204,7 +206,9 @@ def _request(
         request = dataclasses.replace(
             request,
             assignments=read_parts(
-                sources.assignments, columns=["key", "shard", "row", "cluster", "similarity"]
+                sources.assignments,
+                columns=["key", "shard", "row", "cluster", "similarity"],
+                dictionary=["shard"],
             ),
             clusters=int(summary["clusters"]),
             prototypes=prototypes,
