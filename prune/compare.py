@@ -149,6 +149,8 @@ def stages(config: CompareConfig) -> dict[str, Path]:
     for name, (main_of, flags) in steps.items():
         if name in wanted:
             at[name] = config.out / name
+            if main_of is assign.main:
+                flags = {**flags, "workers": config.workers}
             command(main_of, **flags, out=at[name])
     return at
 
