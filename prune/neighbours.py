@@ -44,11 +44,13 @@ def copies(
             cosines = held[start : start + step] @ held.T
             size = len(cosines)
             cosines[np.arange(size), np.arange(start, start + size)] = -2.0  # not itself
+            some = np.flatnonzero(cosines.max(axis=1) > threshold)  # most have no copy
+            cosines = cosines[some]
             crowded = np.flatnonzero(np.count_nonzero(cosines > threshold, axis=1) > k)
             for row in crowded:
                 cosines[row, np.argsort(-cosines[row], kind="stable")[k:]] = -2.0
             one, other = np.nonzero(cosines > threshold)
-            left.append(rows[start + one])
+            left.append(rows[start + some[one]])
             right.append(rows[other])
     none = [np.empty(0, np.int64)]
     return np.concatenate(left or none), np.concatenate(right or none)
@@ -98,13 +100,22 @@ def retrieved(source: Source, queries: Floats, k: int) -> NDArray[np.bool_]:
     where = np.full((len(queries), k), -1, np.int64)
 
     def take(rows: Rows, cosines: Floats, part: slice) -> None:
-        values = np.concatenate([top[part], cosines.T], axis=1)
-        numbers = np.concatenate(
-            [where[part], np.broadcast_to(rows, (values.shape[0], len(rows)))], axis=1
-        )
+        # After a few blocks little gets past the k-th best so far: merge only what does.
+        better = cosines.T > top[part].min(axis=1)[:, None]
+        query, row = np.nonzero(better)
+        active, counts = np.unique(query, return_counts=True)
+        if not len(active):
+            return
+        line = np.repeat(np.arange(len(active)), counts)
+        spot = k + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+        values = np.full((len(active), k + int(counts.max())), -2.0, np.float32)
+        numbers = np.full(values.shape, -1, np.int64)
+        at = active + part.start
+        values[:, :k], numbers[:, :k] = top[at], where[at]
+        values[line, spot], numbers[line, spot] = cosines[row, query], rows[row]
         order = np.argpartition(-values, k - 1, axis=1)[:, :k]
-        top[part] = np.take_along_axis(values, order, 1)
-        where[part] = np.take_along_axis(numbers, order, 1)
+        top[at] = np.take_along_axis(values, order, 1)
+        where[at] = np.take_along_axis(numbers, order, 1)
 
     _products(source, queries, take)
     found = np.zeros(source.rows, bool)

@@ -135,6 +135,8 @@ def _by_sample(
     from prune.neighbours import retrieved
 
     k = FIRST_K
+    while k * len(queries) < request.size:  # no need to look: they cannot be enough
+        k *= 2
     while True:
         make = functools.partial(retrieved, found, queries, k)
         rows = np.flatnonzero(request.once(f"hits of {k}", make))
