@@ -32,7 +32,9 @@ SCHEMA = pa.schema(
         ("chosen", pa.string()),  # one of CHOSEN
     ]
 )
-CHOSEN = ("quota", "remainder", "random", "entropy", "full")
+CHOSEN = (
+    "quota", "remainder", "random", "entropy", "full", "band", "deduplicated", "retrieved",
+)  # fmt: skip
 METADATA = b"rsprune"
 REQUIRED = ("method", "params", "inputs", "encoder", "code", "counts")
 

@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.embeddings import Embeddings, require_same_encoder
     from data.progress import progress
     from data.tables import part_path
-    from prune.centroids import read_centroids
+    from prune.centroids import origin, read_centroids
 
     if config.workers < 1:
         raise UserError("--workers must be at least 1")
@@ -185,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             "sizes": sizes.tolist(),
             "similarity": total / max(seen, 1),  # mean cosine to the nearest prototype
             "encoder": embeddings.encoder,
+            "prototypes": origin(config.centroids),
         },
         parts,
         line=(
