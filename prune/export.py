@@ -1,10 +1,10 @@
 """Subset indices for other tools: `python -m prune.index export INDEX --to FORM --out OUT`.
 
-    --to keys --out subset.txt              one key a line, in the order of the index
-    --to parquet --out FOLDER               for load_dataset("parquet", data_files="FOLDER/*.parquet");
-                                            with --corpus the images are in it, as an Image column
-    --to webdataset --corpus C --out FOLDER tars of 000000000.jpg, 000000000.json, ...
-    --to croissant --out subset.json        a Croissant 1.0 description of the index (JSON-LD)
+    --to keys --out subset.txt         one key a line, in the order of the index
+    --to parquet --out FOLDER          for load_dataset("parquet", data_files="FOLDER/*.parquet");
+                                       with --corpus C the images are in it, as an Image column
+    --to webdataset --corpus C --out FOLDER     tars of 000000000.jpg, 000000000.json, ...
+    --to croissant --out subset.json   a Croissant 1.0 description of the index (JSON-LD)
 
 The bytes of an image are those of the corpus. A stopped export continues after its last file.
 """
