@@ -99,7 +99,8 @@ def main() -> None:
         made.make_prototypes(work / "centroids")
         made.make_scores(work / "scores", config.rows)
         made.make_embeddings(work / "embeddings", config.rows)
-        print(f"made in {time.perf_counter() - clock:.0f} s; {config.workers} processes", flush=True)
+        seconds = time.perf_counter() - clock
+        print(f"made in {seconds:.0f} s; {config.workers} processes", flush=True)
         ratios = []
         for _ in range(config.repeats):
             before = bare(config.rows)

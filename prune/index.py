@@ -3,6 +3,7 @@
 python -m prune.index show subsets/rsprune_85.parquet
 python -m prune.index verify subsets/rsprune_85.parquet --scores S --assignments A
 python -m prune.index diff subsets/rsprune_85.parquet subsets/random_85.parquet
+python -m prune.index export subsets/rsprune_85.parquet --to webdataset --corpus C --out FOLDER
 """
 
 from __future__ import annotations
@@ -226,10 +227,18 @@ def _distinct(table: pa.Table, name: str) -> int:
     return int(pc.count_distinct(table.column(name)).as_py())
 
 
+def export(argv: Sequence[str]) -> int:
+    """Write a subset for other tools."""
+    from prune.export import export
+
+    return export(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": show,
     "verify": verify,
     "diff": diff,
+    "export": export,
 }
 
 

@@ -11,7 +11,6 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-
 from numpy.typing import NDArray
 
 from data.errors import UserError

@@ -136,15 +136,15 @@ def test_assignments_of_another_listing_are_refused():
     def join(changed: pa.Table) -> None:
         methods.assigned(pool, methods.Request(pool=pool, size=1, assignments=changed))
 
-    with pytest.raises(UserError, match="2 of the 3 .* not among the 1 assignments.*'a'"):
+    with pytest.raises(UserError, match=r"2 of the 3 .* not among the 1 assignments.*'a'"):
         join(table.slice(1, 1))
-    with pytest.raises(UserError, match="3 of the 3 .* not among the 0 assignments"):
+    with pytest.raises(UserError, match=r"3 of the 3 .* not among the 0 assignments"):
         join(table.slice(0, 0))
     other = table.set_column(0, "key", pa.array(["b", "a", "c"]))
-    with pytest.raises(UserError, match="elsewhere in the corpus .*column 'row'"):
+    with pytest.raises(UserError, match=r"elsewhere in the corpus .*column 'row'"):
         join(other)
     moved = table.set_column(1, "shard", pa.array(["s", "u", "t"]))
-    with pytest.raises(UserError, match="elsewhere in the corpus .*column 'shard'"):
+    with pytest.raises(UserError, match=r"elsewhere in the corpus .*column 'shard'"):
         join(encoded(moved))
 
 
