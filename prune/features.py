@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from data.embeddings import Embeddings, array_path
 from data.errors import UserError
 from data.tables import part_paths
-from prune.kmeans import unit_rows
 
 BLOCK = 4096  # rows that become float32 at a time
 OPEN = 64  # parts held open at a time: each takes a file descriptor
@@ -86,6 +85,8 @@ class Projected(Source):
         self.rows, self.dim = source.rows, dim
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
+        from prune.kmeans import unit_rows  # imports scipy, which selection can do without
+
         return unit_rows(self._project(self._source.take(rows)))
 
     def subset(self, rows: NDArray[np.int64]) -> Projected:

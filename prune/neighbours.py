@@ -101,8 +101,8 @@ def retrieved(source: Source, queries: Floats, k: int) -> NDArray[np.bool_]:
 
     def take(rows: Rows, cosines: Floats, part: slice) -> None:
         # After a few blocks little gets past the k-th best so far: merge only what does.
-        better = cosines.T > top[part].min(axis=1)[:, None]
-        query, row = np.nonzero(better)
+        least = top[part].min(axis=1)
+        query, row = np.nonzero((cosines > least).T)
         active, counts = np.unique(query, return_counts=True)
         if not len(active):
             return
