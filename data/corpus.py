@@ -73,8 +73,20 @@ class Corpus(ABC):
         """Folder whose files, all of them, are the corpus: nothing may be written into it."""
         return None
 
-    def check(self) -> None:  # noqa: B027 (most corpora need none)
-        """Raise UserError for what is wrong in kind, not in places, before a long pass begins."""
+    def check(  # noqa: B027 (most corpora need none)
+        self, shards: Sequence[str] | None = None, extras: tuple[str, ...] | None = None
+    ) -> None:
+        """Raise UserError for what is wrong in kind, not in places, before a long pass begins.
+
+        With `shards` only these are looked at, and `extras` are the columns that they should have.
+        """
+
+    def part_identity(self, shards: Sequence[str]) -> str:
+        """The identity that a corpus of these shards alone, in this order, would have.
+
+        '' when one of them is not there, or where shards are no files of their own.
+        """
+        return ""
 
     @abstractmethod
     def shards(self) -> list[str]:

@@ -7,6 +7,8 @@ unit L2 norm up to that precision, so that a dot product is a cosine.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from data.tables import part_path, part_paths, read_part, write_part
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BLOCK = 256  # rows whose float32 copy stays in the cache from one step to the next
 NORM_TOLERANCE = 5e-3  # of a row of float16 numbers that was normalised before rounding
 
 
@@ -101,17 +104,36 @@ class Embeddings:
         unit norm; also when the parts do not add up to `rows`.
         """
         seen = 0
-        for number, path in enumerate(self._tables):
-            table = read_part(path)
-            array = _open_array(array_path(self.folder, number), table.num_rows, self.dim)
-            _check_norms(array, array_path(self.folder, number))
+        for number in range(len(self._tables)):
+            array, table = self.part(number)
+            check_norms(array, array_path(self.folder, number))
             seen += table.num_rows
             yield array, table
+        self.require_all(seen)
+
+    def part(self, number: int) -> tuple[NDArray[np.float16], pa.Table]:
+        """One part as `parts` gives it, its norms unchecked. Raises UserError when damaged."""
+        table = read_part(self._tables[number])
+        return _open_array(array_path(self.folder, number), table.num_rows, self.dim), table
+
+    def prefetch(self, number: int) -> None:
+        """Ask for a part to be read from the disk in the background; does nothing beyond the end."""
+        if number < len(self._tables):
+            with contextlib.suppress(OSError), open(array_path(self.folder, number), "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def require_all(self, seen: int) -> None:
+        """Raise UserError unless `seen`, the rows found in all parts, is what was written."""
         if seen != self.rows:
             raise UserError(
                 f"{self.folder}: {seen:,} rows in its parts, its manifest says {self.rows:,}; "
                 "run prune.embed again"
             )
+
+    @property
+    def count(self) -> int:
+        """Number of parts."""
+        return len(self._tables)
 
     def matrix(self) -> NDArray[np.float32]:
         """All rows, float32 n x d, as stored (norms are 1 within float16's precision)."""
@@ -119,7 +141,7 @@ class Embeddings:
         start = 0
         for array, _ in self.parts():
             if start + len(array) <= self.rows:  # otherwise parts() is about to complain
-                whole[start : start + len(array)] = array
+                widen(array, whole[start : start + len(array)])
             start += len(array)
         return whole
 
@@ -184,12 +206,38 @@ def _open_array(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
     return array
 
 
-def _check_norms(array: NDArray[np.float16], path: Path) -> None:
-    wide = np.asarray(array, np.float32)
-    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+def check_norms(array: NDArray[np.float16], path: Path) -> None:
+    """Raise UserError, naming the first, when rows [n, d] are not of unit norm."""
+    norms = np.empty(len(array), np.float32)
+    wide = np.empty((min(BLOCK, len(array)), array.shape[1]), np.float32)
+    for start in range(0, len(array), BLOCK):
+        block = array[start : start + BLOCK]
+        widen(block, wide[: len(block)])
+        norms[start : start + BLOCK] = squared_norms(wide[: len(block)])
+    np.sqrt(norms, out=norms)
     wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # ~ so that NaN is wrong
     if len(wrong):
+        # By the usual cast, which keeps what is not finite.
+        norm = np.linalg.norm(array[wrong[0]].astype(np.float32))
         raise UserError(
-            f"{path}: row {wrong[0]} has norm {norms[wrong[0]]:.4g}, expected 1 "
+            f"{path}: row {wrong[0]} has norm {norm:.4g}, expected 1 "
             f"({len(wrong):,} such rows); delete the part and run prune.embed again"
         )
+
+
+def squared_norms(wide: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[n] squared norms of rows [n, d] that `widen` wrote; not finite ones come out above 65536."""
+    return np.einsum("nd,nd->n", wide, wide)
+
+
+def widen(half: NDArray[np.float16], out: NDArray[np.float32]) -> None:
+    """Write float16 numbers to `out` as float32, exactly, some five times as fast as a cast.
+
+    The bits move to their places in a float32, where the exponent reads 112 too low; a product
+    with 2^112 puts that right, for subnormal numbers too. Infinity and NaN are the exception: they
+    become finite numbers of magnitude 65536 and above.
+    """
+    bits = out.view(np.int32)
+    np.left_shift(half.view(np.int16), 13, out=bits, dtype=np.int32, casting="unsafe")
+    np.bitwise_and(bits, np.int32(-0x70000001), out=bits)  # clears what the sign bit smeared
+    np.multiply(out, np.float32(2.0**112), out=out)

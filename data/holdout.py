@@ -76,6 +76,11 @@ def pool(scores: pa.Table, holdout: pa.Table | None = None) -> pa.Table:
     Returns:
         the remaining rows with all their columns, in order. Their number is the original N.
     """
+    return scores.filter(in_pool(scores, holdout))
+
+
+def in_pool(scores: pa.Table, holdout: pa.Table | None = None) -> pa.ChunkedArray:
+    """For each row of a score table whether it is in the pool (see `pool`)."""
     import pyarrow.compute as pc
 
     keep = pc.equal(scores["status"], "ok")
@@ -83,7 +88,7 @@ def pool(scores: pa.Table, holdout: pa.Table | None = None) -> pa.Table:
         for column in ("key", "digest"):
             held = pc.is_in(scores[column], value_set=holdout[column].combine_chunks())
             keep = pc.and_(keep, pc.invert(held))
-    return scores.filter(keep)
+    return keep
 
 
 def read_holdout(path: Path | str) -> pa.Table:

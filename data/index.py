@@ -32,7 +32,9 @@ SCHEMA = pa.schema(
         ("chosen", pa.string()),  # one of CHOSEN
     ]
 )
-CHOSEN = ("quota", "remainder", "random", "entropy", "full")
+CHOSEN = (
+    "quota", "remainder", "random", "entropy", "full", "band", "deduplicated", "retrieved",
+)  # fmt: skip
 METADATA = b"rsprune"
 REQUIRED = ("method", "params", "inputs", "encoder", "code", "counts")
 
@@ -66,8 +68,15 @@ def canonical(rows: pa.Table) -> pa.Table:
     absent = [name for name in SCHEMA.names if name not in rows.column_names]
     if absent:
         raise ValueError(f"a subset index needs the column(s) {', '.join(absent)}")
-    table = rows.select(SCHEMA.names).cast(SCHEMA)
-    return table.take(pa.array(place_order(table))).combine_chunks()
+    return by_place(rows.select(SCHEMA.names)).cast(SCHEMA).combine_chunks()
+
+
+def by_place(table: pa.Table) -> pa.Table:
+    """The rows in order of (shard, row), see `place_order`."""
+    order = place_order(table)
+    if (order[1:] > order[:-1]).all():  # as it is
+        return table
+    return table.take(pa.array(order))
 
 
 def place_order(table: pa.Table) -> NDArray[np.int64]:
@@ -80,11 +89,28 @@ def place_order(table: pa.Table) -> NDArray[np.int64]:
     for name in ("shard", "row"):
         if table.column(name).null_count:
             raise ValueError(f"the column '{name}' has empty entries")
-    shards = table.column("shard").combine_chunks().dictionary_encode()
-    order = pc.sort_indices(shards.dictionary).to_numpy()
+    place, _ = shard_places(table.column("shard"))
+    row = table.column("row").to_numpy()
+    rises = place[1:] > place[:-1]
+    if (rises | ((place[1:] == place[:-1]) & (row[1:] >= row[:-1]))).all():
+        return np.arange(len(row))
+    return np.lexsort((row, place))
+
+
+def shard_places(shards: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """The place of each row's shard among the distinct shards in order, and those shards.
+
+    Args:
+        shards: [n] names, as text or dictionary-encoded, none of them null.
+    """
+    if not pa.types.is_dictionary(shards.type):
+        shards = shards.dictionary_encode()
+    encoded = shards.unify_dictionaries().combine_chunks()
+    distinct = encoded.dictionary
+    order = pc.sort_indices(distinct).to_numpy()
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return np.lexsort((table.column("row").to_numpy(), place[shards.indices.to_numpy()]))
+    return place[encoded.indices.to_numpy()], distinct.take(pa.array(order)).to_pylist()
 
 
 def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:

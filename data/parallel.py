@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -25,13 +26,17 @@ def available_cpus() -> int:
 
 
 def ordered_map(
-    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    blas_threads: int | None = None,
 ) -> Iterator[Result]:
     """Yield function(task) for every task, in order.
 
     With one worker everything happens in this process. Otherwise `function` (importable by
     name), tasks and results travel between processes; a few tasks a worker are under way at a
     time, so `tasks` may be a long generator. An exception of `function` is raised here.
+    `blas_threads` is the number of threads that matrix products take in each of the processes.
 
     Raises UserError when a worker process dies.
     """
@@ -44,7 +49,8 @@ def ordered_map(
     pending: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(function, task))
+            with _threads(blas_threads):  # a process is started by a task that finds none idle
+                pending.append(pool.submit(function, task))
             if len(pending) >= 4 * workers:
                 yield pending.popleft().result()
         while pending:
@@ -56,6 +62,22 @@ def ordered_map(
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Have processes that are started meanwhile load BLAS with so many threads."""
+    names = () if count is None else ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_worker() -> None:

@@ -15,12 +15,15 @@ its own length here. Where the prototypes were made with --whiten, z is the whit
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cli import machine, parse, run, science
 from data.errors import UserError
+from data.parallel import available_cpus, ordered_map
 from data.stage import Stage, identity
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 
     from prune.whitening import Whitening
 
-ROWS = 1024  # rows a step: their float32 copy stays in the cache between widening and product
+ROWS = 256  # rows a step: their float32 copy stays in the cache between widening and product
+TASK = 16  # parts that a process takes at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,8 @@ class AssignConfig:
     """Output folder: one Parquet part for each part of the embeddings."""
     ram: float = machine(1.0)
     """Working memory for the products, in GiB (machine setting)."""
+    workers: int = machine(available_cpus())
+    """Processes that share the parts (machine setting)."""
 
 
 class Nearest:
@@ -54,6 +60,7 @@ class Nearest:
         centroids: [K, d] float32, unit rows; [K, D] with a whitening.
         ram: bytes for the buffers.
         whitening: map from embeddings [d] to the space [D] of the centroids, if any.
+        tolerance: how far from 1 the length of an embedding may be; any length by default.
     """
 
     def __init__(
@@ -61,10 +68,13 @@ class Nearest:
         centroids: NDArray[np.float32],
         ram: float = 1 << 30,
         whitening: Whitening | None = None,
+        tolerance: float = float("inf"),
     ) -> None:
         import numpy as np
 
+        self._tolerance = tolerance
         clusters, dim = centroids.shape
+        self.clusters = clusters
         a_row, fixed = 4 * (dim + clusters), centroids.nbytes
         if whitening is not None:
             fixed += whitening.matrix.nbytes
@@ -89,9 +99,11 @@ class Nearest:
         """Assign the rows of `part` [n, d] float16.
 
         Returns clusters [n] int32 (ties: the lower), cosines [n] float32 in [-1, 1], and the
-        first row that is zero or not finite, or -1.
+        first row that is zero, not finite or of another length than it should be, or -1.
         """
         import numpy as np
+
+        from data.embeddings import squared_norms, widen
 
         clusters = np.empty(len(part), np.int32)
         similarities = np.empty(len(part), np.float32)
@@ -99,9 +111,10 @@ class Nearest:
             block = part[start : start + len(self._wide)]
             wide, scores = self._wide[: len(block)], self._scores[: len(block)]
             widen(block, wide)
-            squares = np.einsum("ij,ij->i", wide, wide)
-            # Infinity and NaN come out of widen() as 65536 and above.
-            bad = np.flatnonzero(~((squares > 0) & (squares < 65536.0)))
+            squares = squared_norms(wide)
+            sound = (squares > 0) & (squares < 65536.0)  # above: infinity or NaN
+            sound &= np.abs(np.sqrt(squares) - 1) <= self._tolerance
+            bad = np.flatnonzero(~sound)
             if bad.size:
                 return clusters, similarities, start + int(bad[0])
             if self._whitening is not None:
@@ -116,21 +129,6 @@ class Nearest:
             clusters[start : start + len(block)] = nearest
             similarities[start : start + len(block)] = np.clip(best, -1.0, 1.0)
         return clusters, similarities, -1
-
-
-def widen(half: NDArray[np.float16], out: NDArray[np.float32]) -> None:
-    """Write float16 numbers to `out` as float32, exactly, some five times as fast as a cast.
-
-    The bits move to their places in a float32, where the exponent reads 112 too low; a product
-    with 2^112 puts that right, for subnormal numbers too. Infinity and NaN are the exception: they
-    become finite numbers of magnitude 65536 and above.
-    """
-    import numpy as np
-
-    bits = out.view(np.int32)
-    np.left_shift(half.view(np.int16), 13, out=bits, dtype=np.int32, casting="unsafe")
-    np.bitwise_and(bits, np.int32(-0x70000001), out=bits)  # clears what the sign bit smeared
-    np.multiply(out, np.float32(2.0**112), out=out)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -148,77 +146,121 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if stage.done():
         return 0
     import numpy as np
-    import pyarrow as pa
 
     from data.embeddings import Embeddings, require_same_encoder
     from data.progress import progress
-    from data.tables import part_path, read_part, write_part
-    from prune.centroids import read_centroids, read_whitening_of
+    from data.tables import part_path
+    from prune.centroids import origin, read_centroids
 
+    if config.workers < 1:
+        raise UserError("--workers must be at least 1")
     embeddings = Embeddings(config.embeddings)
     centroids, reference = read_centroids(config.centroids)
     try:
         require_same_encoder(embeddings, reference)
     except UserError as error:
         raise UserError(f"{config.centroids} does not fit {config.embeddings}: {error}") from None
-    nearest = Nearest(centroids, config.ram * 2**30, read_whitening_of(config.centroids))
+    _nearest(config)  # says what is wrong before anything is begun
     stage.open()
-    schema = pa.schema(
-        [
-            ("key", pa.string()),
-            ("shard", pa.string()),
-            ("row", pa.int64()),
-            ("entropy", pa.float64()),  # bits; null where the embeddings carry none
-            ("cluster", pa.int32()),
-            ("similarity", pa.float32()),
-        ]
-    )
+    tasks = [range(n, min(n + TASK, embeddings.count)) for n in range(0, embeddings.count, TASK)]
+    workers = max(1, min(config.workers, len(tasks)))
     sizes = np.zeros(len(centroids), np.int64)
     total = 0.0
-    parts = []
+    seen = 0
     with progress(total=embeddings.rows, name="assign") as bar:
-        for number, (matrix, table) in enumerate(embeddings.parts()):
-            path = part_path(config.out, number)
-            if not _finished(path, table):
-                write_part(config.out, number, _assign(nearest, matrix, table, config), schema)
-            written = read_part(path, ["cluster", "similarity"])
-            sizes += np.bincount(written.column("cluster").to_numpy(), minlength=len(sizes))
-            total += float(written.column("similarity").to_numpy().sum(dtype=np.float64))
-            parts.append(path.name)
-            bar.update(len(matrix))
-    rows = int(sizes.sum())
+        work = functools.partial(_assign_parts, config=config)
+        for results in ordered_map(work, tasks, workers, max(1, available_cpus() // workers)):
+            for counts, cosines in results:
+                sizes += counts
+                total += cosines
+            bar.update(int(sizes.sum()) - seen)
+            seen = int(sizes.sum())
+    embeddings.require_all(seen)
+    parts = [part_path(config.out, number).name for number in range(embeddings.count)]
     empty = int(np.count_nonzero(sizes == 0))
     stage.finish(
         {
-            "rows": rows,
+            "rows": seen,
             "clusters": len(sizes),
             "sizes": sizes.tolist(),
-            "similarity": total / max(rows, 1),  # mean cosine to the nearest prototype
+            "similarity": total / max(seen, 1),  # mean cosine to the nearest prototype
             "encoder": embeddings.encoder,
+            "prototypes": origin(config.centroids),
         },
         parts,
         line=(
-            f"{rows:,} images to {len(sizes)} prototypes (mean cosine {total / max(rows, 1):.4f}, "
+            f"{seen:,} images to {len(sizes)} prototypes (mean cosine {total / max(seen, 1):.4f}, "
             f"{empty} prototypes without an image)"
         ),
     )
     return 0
 
 
+def _nearest(config: AssignConfig) -> Nearest:
+    from data.embeddings import NORM_TOLERANCE
+    from prune.centroids import read_centroids, read_whitening_of
+
+    centroids, _ = read_centroids(config.centroids)
+    whitening = read_whitening_of(config.centroids)
+    return Nearest(centroids, config.ram * 2**30, whitening, NORM_TOLERANCE)
+
+
+def _assign_parts(
+    numbers: Sequence[int], config: AssignConfig
+) -> list[tuple[NDArray[np.int64], float]]:
+    """Write the assignments of some parts, those that are there apart.
+
+    Returns the sizes of the clusters [K] and the sum of the cosines, of each part.
+    """
+    import numpy as np
+
+    from data.embeddings import Embeddings
+    from data.tables import part_path, read_part, write_part
+
+    embeddings = Embeddings(config.embeddings)
+    nearest = _nearest(config)
+    results = []
+    # A thread writes a part while the next one is at work: the disk takes its time to confirm.
+    with ThreadPoolExecutor(1) as writer:
+        written = []
+        for number in numbers:
+            embeddings.prefetch(number + 1)
+            matrix, table = embeddings.part(number)
+            path = part_path(config.out, number)
+            if _finished(path, table):
+                assigned = read_part(path, ["cluster", "similarity"])
+            else:
+                assigned = _assign(nearest, matrix, table, config, number)
+                written.append(writer.submit(write_part, config.out, number, assigned))
+            cluster, similarity = (assigned.column(n).to_numpy() for n in ("cluster", "similarity"))
+            counts = np.bincount(cluster, minlength=nearest.clusters)
+            results.append((counts, float(similarity.sum(dtype=np.float64))))
+        for future in written:
+            future.result()
+    return results
+
+
 def _assign(
-    nearest: Nearest, matrix: NDArray[np.float16], table: pa.Table, config: AssignConfig
+    nearest: Nearest,
+    matrix: NDArray[np.float16],
+    table: pa.Table,
+    config: AssignConfig,
+    number: int,
 ) -> pa.Table:
-    """The assignment of one part of the embeddings."""
+    """The assignment of part `number` of the embeddings."""
     import pyarrow as pa
+
+    from data.embeddings import array_path, check_norms
 
     clusters, similarities, bad = nearest(matrix)
     if bad >= 0:
+        check_norms(matrix, array_path(config.embeddings, number))
         raise UserError(
             f"{config.embeddings}: the embedding of '{table.column('key')[bad].as_py()}' (row "
             f"{bad} of its part) is zero or not finite; embed this corpus again"
         )
     columns = {name: table.column(name) for name in ("key", "shard", "row")}
-    none = pa.nulls(len(matrix), pa.float64())
+    none = pa.nulls(len(matrix), pa.float64())  # entropy (bits), where the embeddings have it
     columns["entropy"] = table.column("entropy") if "entropy" in table.column_names else none
     return pa.table(
         {**columns, "cluster": pa.array(clusters), "similarity": pa.array(similarities)}

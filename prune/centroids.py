@@ -1,6 +1,11 @@
-"""Reference prototypes: spherical k-means of the reference set's embeddings.
+"""Prototypes: spherical k-means of the reference set's embeddings, or of the corpus's own.
 
-python -m prune.centroids --embeddings reference --clusters 200 --seed 0 --out centroids
+    python -m prune.centroids --embeddings reference --clusters 200 --seed 0 --out centroids
+    python -m prune.centroids --embeddings resisc45 ucm aid --clusters 200 --out union
+    python -m prune.centroids --embeddings pool --clusters 200 --streaming --out own
+
+The first is the paper's. The second clusters the union of several reference sets. The third has
+no reference: the corpus is clustered itself, as several baselines do it (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from data.embeddings import Embeddings
     from prune.whitening import Whitening
 
 
@@ -25,8 +31,9 @@ if TYPE_CHECKING:
 class CentroidsConfig:
     """Settings of prune.centroids."""
 
-    embeddings: Path
-    """Embeddings of the reference set: a folder made by prune.embed."""
+    embeddings: tuple[Path, ...]
+    """Embeddings of the reference set: a folder made by prune.embed; several: their union. Those
+    of a corpus give prototypes without a reference."""
     out: Path
     """Output folder: centroids.npy, float32 [K, d] (or [K, D], see --whiten), unit rows."""
     clusters: int = 200
@@ -41,6 +48,12 @@ class CentroidsConfig:
     """Whiten the embeddings to D dimensions first, by the reference's mean and covariance; 0: take
     them as they are (the paper). Meant for hand-made descriptors, whose vectors share a large
     common part; Git-RSCLIP is used as it is."""
+    reduce: int = 0
+    """Reduce the embeddings to D dimensions by PCA first and normalise them again, with variances
+    as they are (Table 4's clustering of the pre-filtered set: 128); 0: no."""
+    streaming: bool = False
+    """Read the embeddings once for each iteration instead of holding them in memory, from one
+    start. For the embeddings of a whole corpus."""
 
 
 def read_centroids(folder: Path | str) -> tuple[NDArray[np.float32], dict[str, Any]]:
@@ -65,16 +78,25 @@ def read_centroids(folder: Path | str) -> tuple[NDArray[np.float32], dict[str, A
 
 
 def read_whitening_of(folder: Path | str) -> Whitening | None:
-    """The whitening that the prototypes of `folder` live in, or None where there is none.
+    """The map into the space of the prototypes of `folder` (--whiten, --reduce), or None.
 
     Raises UserError when it is damaged.
     """
     manifest = read_manifest(folder)
-    if not manifest["params"].get("whiten"):
+    if not (manifest["params"].get("whiten") or manifest["params"].get("reduce")):
         return None
     from prune.whitening import read_whitening
 
     return read_whitening(Path(folder), manifest["summary"]["dim"])
+
+
+def origin(folder: Path | str) -> dict[str, Any]:
+    """What the prototypes of `folder` were learnt from: 'embeddings' (identity, or identities
+    joined by '+') and, where they were reduced or whitened, to how many dimensions."""
+    manifest = read_manifest(folder)
+    maps = {name: manifest["params"].get(name) for name in ("whiten", "reduce")}
+    learnt = {"embeddings": manifest["inputs"]["embeddings"]}
+    return {**learnt, **{name: dims for name, dims in maps.items() if dims}}
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -84,37 +106,80 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m prune.centroids",
         description="Cluster the embeddings of a reference set into prototypes.",
     )
-    if config.iterations < 1 or config.restarts < 1:
-        raise UserError("--iterations and --restarts must be at least 1")
-    if config.whiten < 0:
-        raise UserError(f"--whiten {config.whiten}: a number of dimensions, or 0 for none")
-    stage = Stage(
-        config.out,
-        "prune.centroids",
-        science(config),
-        {"embeddings": identity(config.embeddings)},
-    )
+    _check(config)
+    params = science(config)
+    for name in ("reduce", "streaming"):  # as before there were such settings, where unused
+        if not params[name]:
+            del params[name]
+    ids = "+".join(identity(folder) for folder in config.embeddings)
+    stage = Stage(config.out, "prune.centroids", params, {"embeddings": ids})
     if stage.done():
         return 0
+    from data.embeddings import Embeddings, require_same_encoder
+
+    sets = [Embeddings(folder) for folder in config.embeddings]
+    for other in sets[1:]:
+        require_same_encoder(sets[0], other)
+    stage.open()
+    summary, outputs = _streamed(config) if config.streaming else _held(config, sets)
+    sizes = summary["sizes"]
+    dims = config.whiten or config.reduce
+    how = f" {'whitened' if config.whiten else 'reduced'} to {dims} dimensions" if dims else ""
+    cut = "" if summary["converged"] else ", not converged"
+    stage.finish(
+        {"clusters": config.clusters, **summary, "encoder": sets[0].encoder},
+        outputs,
+        line=(
+            f"{summary['rows']:,} embeddings{how} into {config.clusters} clusters of "
+            f"{min(sizes):,} to {max(sizes):,} (mean 1 - cosine {summary['objective']:.4f}, "
+            f"{summary['iterations']} iterations{cut})"
+        ),
+    )
+    return 0
+
+
+def _check(config: CentroidsConfig) -> None:
+    if not config.embeddings:
+        raise UserError("--embeddings: give at least one folder made by prune.embed")
+    if len({folder.resolve() for folder in config.embeddings}) < len(config.embeddings):
+        raise UserError("--embeddings: the same folder is given twice")
+    if config.iterations < 1 or config.restarts < 1:
+        raise UserError("--iterations and --restarts must be at least 1")
+    for name, dims in (("whiten", config.whiten), ("reduce", config.reduce)):
+        if dims < 0:
+            raise UserError(f"--{name} {dims}: a number of dimensions, or 0 for none")
+    if config.whiten and config.reduce:
+        raise UserError("--whiten and --reduce: give one of them")
+    if config.streaming and len(config.embeddings) > 1:
+        raise UserError("--streaming reads one folder of --embeddings")
+
+
+def _fit(config: CentroidsConfig, points: NDArray[np.float32]) -> tuple[Whitening, list[str]]:
+    """Fit and write the map that --whiten or --reduce asks for."""
+    from prune.whitening import fit_whitening, write_whitening
+
+    if config.whiten:
+        fitted = fit_whitening(points, config.whiten)
+    else:
+        fitted = fit_whitening(points, config.reduce, scaled=False)
+    return fitted, write_whitening(config.out, fitted)
+
+
+def _held(config: CentroidsConfig, sets: Sequence[Embeddings]) -> tuple[dict[str, Any], list[str]]:
+    """Cluster embeddings that are held in memory."""
     import numpy as np
 
-    from data.atomic import atomic_path
-    from data.embeddings import Embeddings
     from data.progress import progress
     from prune.kmeans import spherical_kmeans, unit_rows
 
-    stage.open()
-    embeddings = Embeddings(config.embeddings)
-    keys = embeddings.table(["key"]).column("key").to_pylist()
-    points = embeddings.matrix()
+    keys = [key for one in sets for key in one.table(["key"]).column("key").to_pylist()]
+    points = sets[0].matrix() if len(sets) == 1 else np.concatenate([s.matrix() for s in sets])
     outputs = ["centroids.npy"]
-    if config.whiten:
-        from prune.whitening import fit_whitening, write_whitening
-
+    if config.whiten or config.reduce:
         points = unit_rows(points, keys)
-        whitening = fit_whitening(points, config.whiten)
-        outputs += write_whitening(config.out, whitening)
-        points = whitening(points)
+        fitted, written = _fit(config, points)
+        outputs += written
+        points = fitted(points)
     # A start may end before its limit, so the bar counts iterations without a total.
     with progress(name="k-means", unit="iteration") as bar:
 
@@ -132,32 +197,62 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             names=keys,
             watch=watch,
         )
-    with atomic_path(config.out / "centroids.npy") as temporary, open(temporary, "wb") as stream:
-        np.save(stream, found.centroids)
-    sizes = found.sizes
-    whitened = f" whitened to {config.whiten} dimensions" if config.whiten else ""
-    cut = "" if found.converged else ", not converged"
-    stage.finish(
-        {
-            "clusters": config.clusters,
-            "dim": int(found.centroids.shape[1]),
-            "rows": len(keys),
-            "objective": found.objective,  # mean of 1 - cosine
-            "objectives": list(found.objectives),
-            "iterations": found.iterations,
-            "converged": found.converged,
-            "restart": found.restart,
-            "sizes": sizes.tolist(),
-            "encoder": embeddings.encoder,
-        },
-        outputs,
-        line=(
-            f"{len(keys):,} embeddings{whitened} into {config.clusters} clusters of "
-            f"{sizes.min():,} to {sizes.max():,} (mean 1 - cosine {found.objective:.4f}, "
-            f"{found.iterations} iterations{cut})"
-        ),
-    )
-    return 0
+    _write(config.out, found.centroids)
+    return {
+        "dim": int(found.centroids.shape[1]),
+        "rows": len(keys),
+        "objective": found.objective,  # mean of 1 - cosine
+        "objectives": list(found.objectives),
+        "iterations": found.iterations,
+        "converged": found.converged,
+        "restart": found.restart,
+        "sizes": found.sizes.tolist(),
+    }, outputs
+
+
+def _streamed(config: CentroidsConfig) -> tuple[dict[str, Any], list[str]]:
+    """Cluster embeddings that are read anew for each iteration."""
+    from data.progress import progress
+    from prune.features import Features, Projected, Source
+    from prune.pool_kmeans import cluster_pool, sample_size
+
+    features: Source = Features(config.embeddings[0])
+    outputs = ["centroids.npy"]
+    if config.whiten or config.reduce:
+        fitted, written = _fit(config, features.sample(sample_size(config.clusters), config.seed))
+        outputs += written
+        features = Projected(features, fitted, fitted.dims)
+    with progress(total=config.iterations, name="k-means", unit="iteration") as bar:
+
+        def watch(iteration: int, objective: float) -> None:
+            bar.set_postfix(loss=f"{objective:.5f}", refresh=False)
+            bar.update()
+
+        found = cluster_pool(
+            features,
+            config.clusters,
+            seed=config.seed,
+            iterations=config.iterations,
+            watch=watch,
+        )
+    _write(config.out, found.centroids)
+    return {
+        "dim": int(found.centroids.shape[1]),
+        "rows": features.rows,
+        "objective": found.objective,
+        "iterations": found.iterations,
+        "converged": found.converged,
+        "sizes": found.sizes.tolist(),
+    }, outputs
+
+
+def _write(folder: Path, centroids: NDArray[np.float32]) -> None:
+    import numpy as np
+
+    from data.atomic import atomic_path
+
+    with atomic_path(folder / "centroids.npy") as temporary, open(temporary, "wb") as stream:
+        np.save(stream, centroids)
 
 
 if __name__ == "__main__":

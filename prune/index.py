@@ -3,6 +3,7 @@
 python -m prune.index show subsets/rsprune_85.parquet
 python -m prune.index verify subsets/rsprune_85.parquet --scores S --assignments A
 python -m prune.index diff subsets/rsprune_85.parquet subsets/random_85.parquet
+python -m prune.index export subsets/rsprune_85.parquet --to webdataset --corpus C --out FOLDER
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ class VerifyConfig:
     """Assignments that it was made from, if it was made from any."""
     holdout: Path | None = None
     """Hold-out that it was made with, if any."""
+    embeddings: Path | None = None
+    """Embeddings of the pool that it was made from, if any."""
+    reference: Path | None = None
+    """Embeddings of the reference set that it was made from, if any."""
+    copies: Path | None = None
+    """Embeddings of the pool by a copy detector that it was made from, if any."""
+    avoid: Path | None = None
+    """Embeddings of evaluation images that it was made from, if any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +116,11 @@ def verify(argv: Sequence[str]) -> int:
 
     table, metadata = read_index(config.index)
     recorded = metadata["inputs"]
-    for name in ("assignments", "holdout"):
-        if name in recorded and getattr(config, name) is None:
-            raise UserError(f"{config.index} was made with a {name} file; give --{name}")
-    clustered = find(metadata["method"]).clustered
-    sources = Sources(config.scores, config.assignments if clustered else None, config.holdout)
-    given = sources.identities(clustered)
+    for name in sorted(set(recorded) - {"scores"}):
+        if getattr(config, name) is None:
+            raise UserError(f"{config.index} was made from {name}; give --{name}")
+    sources = Sources.of(config, find(metadata["method"]))
+    given = sources.identities()
     if given != recorded:
         lines = [
             f"  {name}: {recorded.get(name, 'none')[:16]} recorded, {given.get(name, 'none')[:16]}"
@@ -225,10 +233,18 @@ def _distinct(table: pa.Table, name: str) -> int:
     return int(pc.count_distinct(table.column(name)).as_py())
 
 
+def export(argv: Sequence[str]) -> int:
+    """Write a subset for other tools."""
+    from prune.export import export
+
+    return export(argv)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": show,
     "verify": verify,
     "diff": diff,
+    "export": export,
 }
 
 

@@ -6,8 +6,10 @@ A method is a pure function from a Request to rows and counts, registered under 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.errors import UserError
-from data.index import place_order
-from prune import selection
+from data.index import place_order, shard_places
+from data.parallel import available_cpus
+from prune import selection, variants
 from prune.stage1 import stage1
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prune.features import Features
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,10 @@ class Request:
         seed: of random choices.
         assignments: rows of prune.assign (key, shard, row, cluster, similarity), or None.
         clusters: K, number of prototypes; 0 without assignments.
+        prototypes: where the prototypes of the assignments come from (see prune.assign).
+        files: folders of the method's other inputs, by name.
+        options: the method's own settings, by name.
+        shared: what requests that differ in `size` alone need only make once.
     """
 
     pool: pa.Table
@@ -39,9 +53,28 @@ class Request:
     seed: int = 0
     assignments: pa.Table | None = None
     clusters: int = 0
+    prototypes: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` returns, made by the first of the requests that share it."""
+        if name not in self.shared:
+            self.shared[name] = make()
+        return cast(T, self.shared[name])
+
+    def features(self, name: str = "embeddings") -> Features:
+        """The features of the pool's images, in its order, from the input of this name.
+
+        Raises UserError when the input is missing or does not cover the pool.
+        """
+        from prune.features import Features
+
+        return self.once(f"features of {name}", lambda: Features(self.files[name], self.pool))
 
 
-Chosen = tuple[pa.Table, dict[str, int]]
+Chosen = tuple[pa.Table, dict[str, Any]]  # rows; counts and figures to record
 
 
 @dataclass(frozen=True)
@@ -51,9 +84,13 @@ class Method:
     Attributes:
         name: as in --method.
         summary: one line for --help and messages.
-        params: which of ratio, keep, seed it uses.
+        params: its settings, all of which are recorded: ratio, keep, seed, or its own.
         clustered: whether it reads the assignments to prototypes.
         choose: Request -> (rows with the columns of data.index.SCHEMA, counts).
+        variants: further settings with their defaults; recorded where they differ from those.
+        reads: names of its other inputs, for example embeddings.
+        may_read: those of `reads` that it can do without.
+        columns: columns of the score table that it reads beside key, shard, row and entropy.
     """
 
     name: str
@@ -61,18 +98,38 @@ class Method:
     params: tuple[str, ...]
     clustered: bool
     choose: Callable[[Request], Chosen]
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
+    may_read: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given settings that this method's result depends on.
+
+        A variant at its default is left out, and so is the seed of a draw that is not made.
+        """
+        found = {name: given[name] for name in self.params}
+        other = {name: given.get(name, value) for name, value in self.variants.items()}
+        if "random" not in (*found.values(), *other.values()):
+            other.pop("seed", None)
+        changed = {k: v for k, v in other.items() if k == "seed" or v != self.variants[k]}
+        return {**found, **changed}
 
 
 METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, summary: str, params: tuple[str, ...] = (), clustered: bool = False
+    name: str,
+    summary: str,
+    params: tuple[str, ...] = (),
+    clustered: bool = False,
+    **more: Any,
 ) -> Callable[[Callable[[Request], Chosen]], Callable[[Request], Chosen]]:
-    """Register a method under `name`."""
+    """Register a method under `name`; see Method for the arguments."""
 
     def register(choose: Callable[[Request], Chosen]) -> Callable[[Request], Chosen]:
-        METHODS[name] = Method(name, summary, params, clustered, choose)
+        METHODS[name] = Method(name, summary, params, clustered, choose, **more)
         return choose
 
     return register
@@ -80,8 +137,10 @@ def method(
 
 def find(name: str) -> Method:
     """The method of this name. Raises UserError naming those there are."""
+    import prune.baselines  # noqa: F401  (registers its methods)
+
     if name not in METHODS:
-        known = "\n".join(f"  {m.name:10} {m.summary}" for m in METHODS.values())
+        known = "\n".join(f"  {m.name:16} {m.summary}" for m in METHODS.values())
         raise UserError(f"--method {name}: no such method; there are\n{known}")
     return METHODS[name]
 
@@ -91,24 +150,53 @@ def find(name: str) -> Method:
     "Stage I by entropy, then Stage II: equal quotas of the nearest to reference prototypes",
     params=("ratio", "keep"),
     clustered=True,
+    variants={"sampling": "nearest", "allocation": "balanced", "seed": 0},
 )
 def rsprune(request: Request) -> Chosen:
-    """The paper's method (Stage I, then Stage II by Eq. 6).
+    """The paper's method (Stage I, then Stage II by Eq. 6), or a variant of its Stage II.
 
     Raises UserError when the budget exceeds what Stage I keeps, or a survivor of Stage I has no
     assignment.
     """
-    kept = stage1(request.pool, request.keep)
+    kept = request.once("Stage I", lambda: stage1(request.pool, request.keep))
     if request.size > kept.num_rows:
         raise UserError(
             f"the budget is {request.size:,} of {request.pool.num_rows:,} images, but Stage I "
             f"keeps only {kept.num_rows:,} (--keep {request.keep}); raise --keep to at least "
             f"{request.size / request.pool.num_rows:.4g}, or raise --ratio"
         )
-    cluster, similarity = assigned(kept, request)
-    found = selection.balanced(
-        cluster, similarity, kept.column("key"), request.clusters, request.size
-    )
+    cluster, similarity = request.once("assigned", lambda: assigned(kept, request))
+    return stage2(kept, cluster, similarity, request, **request.options)
+
+
+def stage2(
+    kept: pa.Table,
+    cluster: NDArray[np.int32],
+    similarity: NDArray[np.float32],
+    request: Request,
+    sampling: variants.Sampling = "nearest",
+    allocation: variants.Allocation = "balanced",
+) -> Chosen:
+    """Divide the budget over clusters and sample each of them (see prune.variants)."""
+    keys = kept.column("key")
+    clusters, size = request.clusters, request.size
+    counts: dict[str, int] = {"candidates": kept.num_rows, "K": clusters}
+    found: selection.Selection | variants.Picked
+    if (sampling, allocation) == ("nearest", "balanced"):
+        found = selection.balanced(cluster, similarity, keys, clusters, size)
+    else:
+        found = variants.pick(
+            cluster,
+            similarity,
+            keys,
+            clusters,
+            size,
+            sampling=sampling,
+            allocation=allocation,
+            seed=request.seed,
+        )
+    if allocation == "balanced":
+        counts["q"] = size // clusters
     by_quota = int(np.count_nonzero(found.by_quota))
     rows = subset(
         kept,
@@ -119,11 +207,9 @@ def rsprune(request: Request) -> Chosen:
         similarity=similarity[found.rows],
     )
     return rows, {
-        "candidates": kept.num_rows,
-        "K": request.clusters,
-        "q": found.quota,
+        **counts,
         "quota_rows": by_quota,
-        "remainder_rows": request.size - by_quota,
+        "remainder_rows": size - by_quota,
         "small_clusters": found.small,
         "empty_clusters": found.empty,
     }
@@ -132,16 +218,16 @@ def rsprune(request: Request) -> Chosen:
 @method("random", "uniform without replacement from the pool", params=("ratio", "seed"))
 def random(request: Request) -> Chosen:
     """Baseline: the first B keys in an order drawn from the seed."""
-    order = selection.random_order(request.pool.column("key"), request.seed)[: request.size]
+    keys = request.pool.column("key")
+    order = selection.random_order(keys, request.seed, request.size, available_cpus())
     return subset(request.pool, order, chosen="random"), {}
 
 
 @method("entropy", "Stage I alone: the highest entropies", params=("ratio",))
 def entropy(request: Request) -> Chosen:
     """Ablation: the B images of highest entropy, ties by key."""
-    kept = stage1(request.pool, 1)  # all rows, checked to have an entropy
-    values = kept.column("entropy").to_numpy()
-    order = selection.by_value(values, kept.column("key"))[: request.size]
+    kept = stage1(request.pool, Fraction(request.size, request.pool.num_rows))
+    order = selection.by_value(kept.column("entropy").to_numpy(), kept.column("key"))
     return subset(kept, order, chosen="entropy"), {}
 
 
@@ -160,6 +246,48 @@ def assigned(kept: pa.Table, request: Request) -> tuple[NDArray[np.int32], NDArr
     table = request.assignments
     if table is None:
         raise UserError("this method needs --assignments, a folder made by python -m prune.assign")
+    at = _same_places(kept, table)
+    if at is None:
+        at = _same_keys(kept, table, request)
+    columns = (table.column(name).to_numpy() for name in ("cluster", "similarity"))
+    cluster, similarity = (values[at] for values in columns)
+    return cluster, similarity
+
+
+def _same_places(kept: pa.Table, table: pa.Table) -> NDArray[np.int64] | None:
+    """For each row of `kept` the row of `table` at the same place, with the same key.
+
+    None unless every row has one. Numbers are compared instead of text wherever possible.
+    """
+    if not table.num_rows:
+        return None
+    shards, rows = zip(*(_places(one) for one in (kept, table)), strict=True)
+    distinct = sorted({*shards[0][1], *shards[1][1]})
+    number = {shard: i for i, shard in enumerate(distinct)}
+    span = 1 + max(int(row.max()) for row in rows)
+    if min(int(row.min()) for row in rows) < 0 or span * len(distinct) >= 2**63:
+        return None
+    here, there = (
+        np.asarray([number[shard] for shard in names], np.int64)[codes] * span + row
+        for (codes, names), row in zip(shards, rows, strict=True)
+    )
+    order = None if (there[1:] > there[:-1]).all() else np.argsort(there, kind="stable")
+    in_order = there if order is None else there[order]
+    at = np.minimum(np.searchsorted(in_order, here), len(there) - 1)
+    if not np.array_equal(in_order[at], here):
+        return None
+    at = at if order is None else order[at]
+    same = len(at) == len(there) and bool((at[1:] > at[:-1]).all())
+    keys = table.column("key") if same else table.column("key").take(pa.array(at))
+    return at if keys.equals(kept.column("key")) else None
+
+
+def _places(table: pa.Table) -> tuple[tuple[NDArray[np.int64], list[str]], NDArray[np.int64]]:
+    return shard_places(table.column("shard")), table.column("row").to_numpy()
+
+
+def _same_keys(kept: pa.Table, table: pa.Table, request: Request) -> NDArray[np.int64]:
+    """For each row of `kept` the row of `table` with the same key. UserError as in `assigned`."""
     at = pc.index_in(kept.column("key"), value_set=table.column("key").combine_chunks())
     if at.null_count:
         example = kept.column("key").filter(pc.is_null(at))[0].as_py()
@@ -175,7 +303,7 @@ def assigned(kept: pa.Table, request: Request) -> tuple[NDArray[np.int32], NDArr
                 "the assignments place some images elsewhere in the corpus than the score table "
                 f"(column '{name}'); they were made from another listing: embed and assign again"
             )
-    return joined.column("cluster").to_numpy(), joined.column("similarity").to_numpy()
+    return at.to_numpy()
 
 
 def subset(

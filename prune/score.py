@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from data.parallel import available_cpus, ordered_map
 from data.progress import progress
 from data.stage import FILES, Stage
 from prune.entropy import MEASURES, Measure
+
+if TYPE_CHECKING:
+    from prune.extend import Reuse
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
 
@@ -62,6 +65,9 @@ class ScoreConfig:
     255), two more columns, which the rules of data.filter need."""
     workers: int = machine(available_cpus())
     """Processes that decode (machine setting; the table does not depend on it)."""
+    extend: Path | None = None
+    """Score table of an earlier state of the corpus, which has grown since: what is in it is not
+    read again. The result is the same as without."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +176,15 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     _check_listing(stage, corpus, config)
     if stage.done():
         return 0
-    corpus.check()
-    stage.open()
-    scored, seconds = _write_parts(config, corpus)
+    reused = None
+    if config.extend is None:
+        corpus.check()
+        stage.open()
+    else:
+        from prune.extend import start
+
+        reused = start(config, corpus, stage)
+    scored, seconds = _write_parts(config, corpus, reused)
 
     from data.tables import part_path
     from prune.score_summary import mark_duplicate_keys, one_line, summarise
@@ -184,17 +196,21 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise UserError(f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}")
     rate = round(scored / seconds, 1) if scored else None
     summary["timing"] = {"images": scored, "seconds": round(seconds, 3), "images_per_second": rate}
+    if reused is not None:
+        summary["extended"] = {"scores": reused.source, "images": reused.images}
     outputs = [part_path(config.out, n).name for n in range(len(corpus.shards()))]
     speed = f" at {rate:,.0f} images/s" if rate else ""
     stage.finish(summary, outputs, line=one_line(summary) + speed)
     return 0
 
 
-def _write_parts(config: ScoreConfig, corpus: Corpus) -> tuple[int, float]:
+def _write_parts(config: ScoreConfig, corpus: Corpus, reused: Reuse | None) -> tuple[int, float]:
     """Score the shards that are not done. Returns images scored and seconds taken."""
-    from data.tables import scores_schema, write_part
+    from data.tables import scores_schema
+    from prune.extend import write
 
-    extras = corpus.extras + (("bands", "clipped") if config.statistics else ())
+    own = corpus.extras if reused is None else reused.extras
+    extras = own + (("bands", "clipped") if config.statistics else ())
     schema = scores_schema(extras)
     fields = [f.name for f in dataclasses.fields(Settings) if f.name != "extras"]
     settings = Settings(**{name: getattr(config, name) for name in fields}, extras=extras)
@@ -206,7 +222,10 @@ def _write_parts(config: ScoreConfig, corpus: Corpus) -> tuple[int, float]:
     clock = time.monotonic()
     with progress(initial=sum(filter(None, rows)), name="entropy") as bar:
         for n, last, batch in score_shards(
-            corpus, [shards[n] for n in left], settings, config.workers
+            corpus if reused is None else reused.corpus,
+            [shards[n] for n in left],
+            settings,
+            config.workers,
         ):
             for name, values in batch.items():
                 columns[name] += values
@@ -216,7 +235,7 @@ def _write_parts(config: ScoreConfig, corpus: Corpus) -> tuple[int, float]:
             bar.total = round(sum(known) / len(known) * len(rows))  # exact when all are known
             bar.update(len(batch["key"]))
             if last:
-                write_part(config.out, left[n], columns, schema)
+                write(config.out, left[n], shards[left[n]], columns, schema, reused)
                 columns = {name: [] for name in schema.names}
     return scored, time.monotonic() - clock
 
@@ -262,7 +281,8 @@ def _check_listing(stage: Stage, corpus: Corpus, config: ScoreConfig) -> None:
             what = changes(config.out, corpus)
             raise UserError(
                 f"{config.corpus}: not the files that {config.out} was made from: {what}\n"
-                f"score into another --out, or delete {config.out} to score all of it again"
+                f"score into another --out with --extend {config.out}, which reads only what is "
+                f"new, or delete {config.out} to score all of it again"
             )
 
 

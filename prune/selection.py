@@ -14,6 +14,7 @@ the order of the rows nor the machine.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from data.parallel import ordered_map
 
 Rows = NDArray[np.int64]
+HASHED = 1 << 18  # keys that a process hashes at a time
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,7 @@ def balanced(
     short = size - int(np.count_nonzero(within))  # B mod K, and what small clusters leave
     places = np.flatnonzero(~within)
     rest = order[places]
-    # Only candidates at least as similar as the last one taken can be among the best `short`.
-    if 0 < short < len(rest):
-        values = similarity[rest]
-        least = np.partition(values, len(values) - short)[len(values) - short]
-        places = places[values >= least]
-        rest = order[places]
-    filled = places[by_similarity(similarity[rest], _take(keys, rest))[:short]]
+    filled = places[first(_descending(similarity[rest]), _take(keys, rest), short)]
     taken = np.concatenate([np.flatnonzero(within), filled])
     return Selection(
         rows=order[taken],
@@ -143,17 +140,28 @@ def by_similarity(
     """
     values = np.asarray(similarity, np.float32)
     _all_finite(values, "similarity")
-    words = _ascending_bits(-values).astype(np.uint64)
+    words = _descending(values).astype(np.uint64)
     if cluster is not None:
         words |= np.asarray(cluster).astype(np.uint64) << np.uint64(32)
     return ordered(words, keys)
 
 
-def by_value(values: NDArray[np.float64], keys: pa.Array | pa.ChunkedArray) -> Rows:
-    """Positions in order of (value descending, key)."""
+def by_value(
+    values: NDArray[np.float64], keys: pa.Array | pa.ChunkedArray, size: int | None = None
+) -> Rows:
+    """The first `size` positions (all by default) in order of (value descending, key)."""
     values = np.asarray(values, np.float64)
     _all_finite(values, "value")
-    return ordered(-values, keys)
+    return first(-values, keys, len(values) if size is None else size)
+
+
+def first(words: NDArray[np.generic], keys: pa.Array | pa.ChunkedArray, size: int) -> Rows:
+    """The first `size` positions in ascending order of (word, key), without sorting the rest."""
+    if not 0 < size < len(words):
+        return ordered(words, keys)[:size]
+    # Whatever is above the word in the last place cannot be among them.
+    candidates = np.flatnonzero(words <= np.partition(words, size - 1)[size - 1])
+    return candidates[ordered(words[candidates], _take(keys, candidates))[:size]]
 
 
 def ordered(words: NDArray[np.generic], keys: pa.Array | pa.ChunkedArray) -> Rows:
@@ -173,18 +181,28 @@ def ordered(words: NDArray[np.generic], keys: pa.Array | pa.ChunkedArray) -> Row
     return order.astype(np.int64)
 
 
-def random_order(keys: pa.Array | pa.ChunkedArray, seed: int) -> Rows:
-    """A uniformly random order of the keys: by the SHA-256 of seed and key.
+def random_order(
+    keys: pa.Array | pa.ChunkedArray, seed: int, size: int | None = None, workers: int = 1
+) -> Rows:
+    """The first `size` positions (all by default) in a uniformly random order of the keys.
 
-    It depends on the set of keys and the seed alone, and a smaller subset is part of a larger.
+    The order is that of the SHA-256 of seed and key: it depends on the set of keys and the seed
+    alone, and a smaller subset is part of a larger. `workers` processes share the hashing.
     """
+    starts = range(0, len(keys), HASHED)
+    # Copied out of the whole: a slice travels to another process with all that it is cut from.
+    batches = (keys.slice(start, HASHED).cast(pa.binary()).to_pylist() for start in starts)
+    workers = min(workers, len(starts))
+    hashed = ordered_map(functools.partial(_hash, seed=seed), batches, workers)
+    words = np.frombuffer(b"".join(hashed), ">u8").astype(np.uint64)
+    return first(words, keys, len(keys) if size is None else size)
+
+
+def _hash(keys: list[bytes], seed: int) -> bytes:
+    """The first 8 bytes of the SHA-256 of seed and key, for each key."""
     prefix = f"random|{seed}|".encode()
-    words = np.empty(len(keys), np.uint64)
-    for start in range(0, len(keys), 65536):
-        batch = keys.slice(start, 65536).cast(pa.binary()).to_pylist()
-        digests = b"".join([hashlib.sha256(prefix + key).digest()[:8] for key in batch])
-        words[start : start + len(batch)] = np.frombuffer(digests, ">u8")
-    return ordered(words, keys)
+    sha256 = hashlib.sha256
+    return b"".join([sha256(prefix + key).digest()[:8] for key in keys])
 
 
 def _all_finite(values: NDArray[np.floating], name: str) -> None:
@@ -193,9 +211,9 @@ def _all_finite(values: NDArray[np.floating], name: str) -> None:
         raise ValueError(f"{name} of row {bad[0]} is not finite")
 
 
-def _ascending_bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Unsigned integers in the order of the (finite) floats."""
-    bits = (values + np.float32(0.0)).view(np.uint32)  # + 0.0: no negative zero
+def _descending(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Unsigned integers in the opposite order of the (finite) floats."""
+    bits = (np.float32(0.0) - values).view(np.uint32)  # a difference: no negative zero
     return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
 
 

@@ -11,8 +11,10 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from data.errors import UserError
+from data.index import by_place
 
 
 def share(count: int, ratio: float | str | Fraction) -> int:
@@ -63,9 +65,22 @@ def stage1(pool: pa.Table, keep: float | str | Fraction) -> pa.Table:
     count = share(pool.num_rows, keep)
     if count == 0:
         raise UserError(f"keep={keep} of {pool.num_rows:,} images keeps none of them; raise it")
-    order = pc.sort_indices(pool, sort_keys=[("entropy", "descending"), ("key", "ascending")])
-    kept = pool.take(order[:count])
-    return kept.sort_by([("shard", "ascending"), ("row", "ascending")])
+    return by_place(pool.filter(pa.array(_highest(values, pool.column("key"), count))))
+
+
+def _highest(
+    values: NDArray[np.float64], keys: pa.ChunkedArray, count: int
+) -> NDArray[np.bool_]:
+    """Which rows are the first `count` (at least 1) in order of (value descending, key)."""
+    tau = np.partition(values, len(values) - count)[len(values) - count]
+    kept = values > tau
+    equal = np.flatnonzero(values == tau)
+    room = count - int(np.count_nonzero(kept))
+    if room < len(equal):  # only here do keys decide
+        names = keys.take(pa.array(equal))
+        equal = equal[pc.sort_indices(names).to_numpy()[:room]]
+    kept[equal] = True
+    return kept
 
 
 def threshold(kept: pa.Table) -> float:

@@ -35,7 +35,8 @@ class Whitening:
 
     Attributes:
         mean: [d] float32, mean of the reference's unit rows.
-        matrix: [d, D] float32, its D principal directions, each over the root of its variance.
+        matrix: [d, D] float32, its D principal directions, each over the root of its variance
+            (or as they are: a PCA, `prune.centroids --reduce`).
             The entry of largest magnitude in a column is positive.
     """
 
@@ -64,16 +65,19 @@ class Whitening:
         return out
 
 
-def fit_whitening(reference: Floats, dims: int) -> Whitening:
+def fit_whitening(reference: Floats, dims: int, scaled: bool = True) -> Whitening:
     """The whitening of `reference` [n, d] (unit rows) to `dims` directions.
+
+    Without `scaled`, the directions keep their variances: the PCA alone.
 
     A pure function of the rows. Raises UserError when n rows of width d do not vary in `dims`
     directions.
     """
     n, d = reference.shape
+    flag = "whiten" if scaled else "reduce"
     if not 1 <= dims <= min(d, n - 1):
         raise UserError(
-            f"--whiten {dims}: {n:,} embeddings of {d} numbers vary in at most "
+            f"--{flag} {dims}: {n:,} embeddings of {d} numbers vary in at most "
             f"{max(0, min(d, n - 1))} directions; take fewer, or 0 for embeddings as they are"
         )
     mean = sum((b.sum(axis=0) for b in _double(reference)), np.zeros(d)) / n
@@ -85,9 +89,11 @@ def fit_whitening(reference: Floats, dims: int) -> Whitening:
     variances, directions = variances[::-1][:dims], directions[:, ::-1][:, :dims]
     real = int(np.count_nonzero(variances > FLAT * variances[0]))
     if real < dims:
-        raise UserError(f"--whiten {dims}: the embeddings vary in {real} directions only")
+        raise UserError(f"--{flag} {dims}: the embeddings vary in {real} directions only")
     largest = directions[np.abs(directions).argmax(axis=0), np.arange(dims)]
-    matrix = directions * np.sign(largest) / np.sqrt(variances)
+    matrix = directions * np.sign(largest)
+    if scaled:
+        matrix /= np.sqrt(variances)
     return Whitening(mean.astype(np.float32), np.ascontiguousarray(matrix, np.float32))
 
 

@@ -7,7 +7,7 @@ identity alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -48,10 +48,13 @@ class TableCorpus(ShardCorpus):
 
     options_known = ("image", "key")
 
-    def check(self) -> None:
-        for shard in self.shards():
+    def check(
+        self, shards: Sequence[str] | None = None, extras: tuple[str, ...] | None = None
+    ) -> None:
+        expected = self.extras if extras is None else extras
+        for shard in self.shards() if shards is None else shards:
             layout = self._layout(shard)
-            if layout is not None and layout.extras != self.extras:
+            if layout is not None and layout.extras != expected:
                 raise UserError(
                     f"{self.path(shard)}: has other columns than the files before it "
                     f"({', '.join(layout.columns)}); score the two kinds apart"

@@ -87,9 +87,14 @@ class ShardCorpus(Corpus):
         return self._counts[shard]
 
     def identity(self) -> str:
+        return self.part_identity(list(self._sizes))
+
+    def part_identity(self, shards: Sequence[str]) -> str:
         digest = hashlib.sha256(json.dumps([self.kind, self.options], sort_keys=True).encode())
-        for shard, size in self._sizes.items():
-            digest.update(f"{shard}\0{size}\n".encode())
+        for shard in shards:
+            if shard not in self._sizes:
+                return ""
+            digest.update(f"{shard}\0{self._sizes[shard]}\n".encode())
         return digest.hexdigest()
 
     def listing(self) -> Iterator[tuple[str, int]]:

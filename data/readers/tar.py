@@ -75,8 +75,10 @@ class TarCorpus(ShardCorpus):
     kind = "tar"
     options_known = ("image",)
 
-    def check(self) -> None:
-        for shard in self.shards():
+    def check(
+        self, shards: Sequence[str] | None = None, extras: tuple[str, ...] | None = None
+    ) -> None:
+        for shard in self.shards() if shards is None else shards:
             path = self.path(shard)
             with open(path, "rb") as stream:
                 head = stream.read(6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.stage import Stage
+from data.stage import Stage, identity
 from data.tables import SCORES, part_path, write_part
 
 SHARD = 40  # rows a shard
@@ -24,13 +25,21 @@ def places(count: int) -> dict[str, list[Any]]:
     }
 
 
-def make_scores(out: Path, entropies: np.ndarray, rejected: tuple[int, ...] = ()) -> Path:
-    """A score table with the given entropies; rows in `rejected` could not be read."""
+def make_scores(
+    out: Path,
+    entropies: np.ndarray,
+    rejected: tuple[int, ...] = (),
+    copies: Mapping[int, int] | None = None,
+) -> Path:
+    """A score table with the given entropies; rows in `rejected` could not be read.
+
+    `copies` maps a row to the row whose bytes it has.
+    """
     count = len(entropies)
     bad = set(rejected)
     columns = {
         **places(count),
-        "digest": [f"{i:064x}" for i in range(count)],
+        "digest": [f"{(copies or {}).get(i, i):064x}" for i in range(count)],
         "bytes": [1000] * count,
         "width": [64] * count,
         "height": [64] * count,
@@ -57,17 +66,31 @@ def make_assignments(
     similarity: np.ndarray,
     clusters: int,
     count: int,
+    own: Path | None = None,
+    **prototypes: int,
 ) -> Path:
-    """Assignments of `rows` (positions in the table of `count` rows made by make_scores)."""
+    """Assignments of `rows` (positions in the table of `count` rows made by make_scores).
+
+    With `own`, an embeddings folder, they are to prototypes of those embeddings themselves.
+    """
     table = pa.table(places(count)).take(pa.array(rows))
     table = table.append_column("entropy", pa.nulls(len(rows), pa.float64()))
     table = table.append_column("cluster", pa.array(cluster, pa.int32()))
     table = table.append_column("similarity", pa.array(similarity, pa.float32()))
-    stage = Stage(out, "prune.assign", {}, {"centroids": f"K={clusters}"})
+    inputs = {"centroids": f"K={clusters}"}
+    origin: dict[str, Any] = {"embeddings": "a reference set", **prototypes}
+    if own is not None:
+        inputs["embeddings"] = origin["embeddings"] = identity(own)
+    stage = Stage(out, "prune.assign", {}, inputs)
     stage.open()
     path = write_part(out, 0, table)
     stage.finish(
-        {"clusters": clusters, "encoder": {"name": "fake"}, "rows": len(rows)},
+        {
+            "clusters": clusters,
+            "encoder": {"name": "fake"},
+            "rows": len(rows),
+            "prototypes": origin,
+        },
         [path.name],
         line="assignments",
     )

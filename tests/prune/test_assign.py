@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data.embeddings import widen
 from data.errors import UserError
 from data.stage import read_manifest
 from data.tables import read_parts
 from prune import assign as assign_command
 from prune import centroids as centroids_command
-from prune.assign import Nearest, widen
+from prune.assign import Nearest
 from prune.centroids import read_centroids
 from tests.prune.files import make_embeddings, places
 
@@ -136,7 +137,7 @@ def test_embeddings_without_direction_are_refused(reference, tmp_path, value, mo
     with pytest.raises(UserError, match=r"part-00001\.npy: row 15"):
         assign(pool, centroids, tmp_path / "assigned")
     # The assignment's own check names the image.
-    monkeypatch.setattr("data.embeddings._check_norms", lambda *_: None)
+    monkeypatch.setattr("data.embeddings.check_norms", lambda *_: None)
     with pytest.raises(UserError, match=f"'{places(90)['key'][55]}'.*zero or not finite"):
         assign(pool, centroids, tmp_path / "assigned")
     assert not (tmp_path / "assigned" / "manifest.json").exists()

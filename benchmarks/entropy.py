@@ -1,0 +1,155 @@
+"""Stage I's score of JPEG tiles, against the bare decode and the plain way of doing it.
+
+    python benchmarks/entropy.py                       # tiles of the miniature world
+    python benchmarks/entropy.py --images FOLDER       # JPEGs of your own
+
+`pass` is what prune.score does in one process, from open files to columns: list, read, digest,
+decode to grey, entropy, row (its batches, without the start of the command and without Parquet).
+`decode` is simplejpeg to grey from memory, nothing else. `plain` is Pillow's convert("L") and
+scikit-image's shannon_entropy of each file. Paired: decode before and after each pass, medians.
+Two processes are compared with one over the whole command, on as many images as make it long.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import made
+
+
+@dataclasses.dataclass(frozen=True)
+class EntropyConfig:
+    """What to measure."""
+
+    images: Path | None = None
+    """Folder of JPEG files; without it 500 tiles of the miniature world are made."""
+    size: int = 256
+    """Side of the miniature world's tiles (pixels)."""
+    files: int = 2000
+    """Files in the folder that is scored (the images again and again)."""
+    long: int = 10
+    """Times as many for the comparison of two processes with one."""
+    repeats: int = 7
+    """Passes; the median ratio counts."""
+
+
+def prepare(config: EntropyConfig, folder: Path, count: int) -> list[bytes]:
+    """Write `count` files; returns their contents."""
+    folder.mkdir()
+    if config.images is None:
+        from data.world.encode import jpeg
+        from data.world.scenes import SCENES
+        from data.world.tiles import render
+
+        names = list(SCENES)
+        images = [
+            jpeg(render(names[i % len(names)], 0, i, config.size).rgb, 90) for i in range(500)
+        ]
+    else:
+        found = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+        images = [path.read_bytes() for path in found[: config.files]]
+        if not images:
+            sys.exit(f"{config.images}: no .jpg in it")
+    chosen = [images[i % len(images)] for i in range(count)]
+    for i, data in enumerate(chosen):
+        (folder / f"{i:06d}.jpg").write_bytes(data)
+    return chosen
+
+
+def decode_all(images: list[bytes]) -> np.ndarray:
+    """Seconds (wall, processor) of the bare decode."""
+    import simplejpeg
+
+    start = made.clocks()
+    for data in images:
+        simplejpeg.decode_jpeg(data, "GRAY")
+    return made.clocks() - start
+
+
+def score_all(folder: Path) -> np.ndarray:
+    """Seconds (wall, processor) of Stage I's pass in this process."""
+    from data.corpus import open_corpus
+    from prune.score import Settings, score_shards
+
+    start = made.clocks()
+    corpus = open_corpus(folder)
+    for _ in score_shards(corpus, corpus.shards(), Settings(), 1):
+        pass
+    return made.clocks() - start
+
+
+def plain_all(folder: Path) -> np.ndarray:
+    """Seconds (wall, processor) of Pillow and scikit-image."""
+    from PIL import Image
+    from skimage.measure import shannon_entropy
+
+    start = made.clocks()
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            shannon_entropy(np.asarray(image.convert("L")))
+    return made.clocks() - start
+
+
+def command(folder: Path, out: Path, workers: int) -> np.ndarray:
+    """Seconds (wall, processor) of prune.score."""
+    from prune.score import main
+
+    shutil.rmtree(out, ignore_errors=True)
+    start = made.clocks()
+    with made.quiet():
+        main(["--corpus", str(folder), "--out", str(out), "--workers", str(workers)])
+    return made.clocks() - start
+
+
+def main() -> None:
+    """Print the ratios."""
+    import tyro
+
+    config = tyro.cli(EntropyConfig, description=__doc__)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        images = prepare(config, work / "tiles", config.files)
+        print(made.machine_line())
+        print(f"{len(images):,} JPEGs, {sum(map(len, images)) / len(images) / 1e3:.1f} kB each")
+        score_all(work / "tiles")  # imports, page cache
+        passes, decodes = [], []
+        for _ in range(config.repeats):
+            before = decode_all(images)
+            passes.append(score_all(work / "tiles"))
+            decodes.append((before + decode_all(images)) / 2)
+        ratio = np.median(np.array(decodes) / np.array(passes), axis=0)
+        mine = np.median(passes, axis=0) / len(images) * 1e6
+        bare = np.median(decodes, axis=0) / len(images) * 1e6
+        print(f"pass    {mine[0]:7.0f} us an image (CPU {mine[1]:.0f})")
+        print(f"decode  {bare[0]:7.0f} us an image (CPU {bare[1]:.0f}); "
+              f"decode / pass {ratio[0]:.2f} (CPU {ratio[1]:.2f})")  # fmt: skip
+        try:
+            plain = plain_all(work / "tiles") / len(images) * 1e6
+        except ImportError:
+            print("scikit-image is not installed")
+        else:
+            print(f"plain   {plain[0]:7.0f} us an image (CPU {plain[1]:.0f}); "
+                  f"plain / pass {plain[0] / mine[0]:.1f} (CPU {plain[1] / mine[1]:.1f})")
+        del images
+        prepare(config, work / "long", config.files * config.long)
+        ratios = []
+        for _ in range(3):
+            one = command(work / "long", work / "scores", 1)
+            with made.Peak() as peak:
+                two = command(work / "long", work / "scores", 2)
+            ratios.append(one / two)
+        print(f"{config.files * config.long:,} images: one process / two processes "
+              f"{np.median(ratios, axis=0)[0]:.2f}, peak memory of two "
+              f"{peak.above:,.0f} MiB above the start")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
