@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.atomic import atomic_path
-from data.cli import machine, parse, run, science
+from data.cli import LOCATION, machine, parse, run, science
 from data.errors import UserError
 from data.progress import progress
 from data.stage import Stage, identity
@@ -39,8 +39,8 @@ _MOMENTS = b"moments"  # Parquet metadata of a shard: its sums, for the statisti
 class EncodeConfig:
     """Encode a subset of a corpus with a VAE."""
 
-    corpus: Path
-    """Corpus that the subset was chosen from."""
+    corpus: str = dataclasses.field(metadata=LOCATION)
+    """Corpus that the subset was chosen from, as prune.score takes it."""
     subset: Path
     """Subset index (Parquet) from python -m prune.select."""
     out: Path
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     if stage.done():
         return 0
-    from data.corpus import open_corpus
+    from data.corpus import keep_apart, open_corpus
     from data.index import read_index
 
     table, _ = read_index(config.subset)
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True)
     )
     corpus = open_corpus(config.corpus)
+    keep_apart(config.out, corpus, config.corpus)
     stage.open()
     shards = [
         places[start : start + config.shard_rows]

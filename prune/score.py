@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from data.cli import LOCATION, machine, parse, run, science
-from data.corpus import Batch, Corpus, Sample, open_corpus
+from data.corpus import Batch, Corpus, Sample, keep_apart, open_corpus
 from data.decode import MAX_PIXELS, Luma, Reject, bands, decode
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
@@ -40,7 +40,8 @@ class ScoreConfig:
 
     corpus: str = dataclasses.field(metadata=LOCATION)
     """Corpus: a folder of images, tar, Arrow or Parquet shards ('data-*.arrow',
-    'rs3-{0000..0031}.tar'), a CSV list, or a preset (git10m:FOLDER, rs5m:FOLDER). Only read."""
+    'rs3-{0000..0031}.tar'), a CSV list, four-band GeoTIFFs to cut ('naip/*.tif?chip=256'), or a
+    preset (git10m:FOLDER, rs5m:FOLDER, usa1m:FOLDER). Only read."""
     out: Path
     """Output folder: the score table, one Parquet part a shard."""
     entropy: Measure = "grey"
@@ -90,7 +91,7 @@ def score_sample(sample: Sample, settings: Settings) -> tuple[Any, ...]:
     row = _score(sample, settings, told)
     if not settings.extras:
         return row
-    told |= {"quality": sample.quality, "resolution_m": sample.resolution_m}
+    told |= {"quality": sample.quality, "resolution_m": sample.resolution_m, **(sample.more or {})}
     return (*row, *(told.get(name) for name in settings.extras))
 
 
@@ -165,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if config.workers < 1 or config.min_side < 1 or config.max_pixels < 1:
         raise UserError("--workers, --min-side and --max-pixels must be at least 1")
     corpus = open_corpus(config.corpus)
-    _check_out(config, corpus.root)
+    if config.out.suffix in FILES or config.out.is_file():
+        raise UserError(f"--out {config.out}: name a folder, not a file")
+    keep_apart(config.out, corpus, config.corpus)
     stage = Stage(config.out, "prune.score", science(config), {"corpus": corpus.identity()})
     _check_listing(stage, corpus, config)
     if stage.done():
@@ -175,13 +178,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     scored, seconds = _write_parts(config, corpus)
 
     from data.tables import part_path
-    from prune.score_summary import mark_duplicate_keys, one_line, summarise
+    from prune.score_summary import mark_duplicate_keys, one_line, refusals, summarise
 
     if not corpus.unique_keys:
         mark_duplicate_keys(config.out)
     summary = summarise(config.out)
+    refused = refusals(summary)
     if not summary["ok"]:
-        raise UserError(f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}")
+        raise UserError(
+            f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}\n{refused}"
+        )
+    if refused:
+        print(f"[prune.score] {summary['refused_rasters']:,} of {summary['rasters']:,} files are "
+              f"refused as a whole:\n{refused}", flush=True)  # fmt: skip
     rate = round(scored / seconds, 1) if scored else None
     summary["timing"] = {"images": scored, "seconds": round(seconds, 3), "images_per_second": rate}
     outputs = [part_path(config.out, n).name for n in range(len(corpus.shards()))]
@@ -233,16 +242,6 @@ def _finished(out: Path, number: int, shard: str) -> int | None:
     except UserError:
         return None
     return found.num_rows if found.num_rows and found["shard"][0].as_py() == shard else None
-
-
-def _check_out(config: ScoreConfig, root: Path | None) -> None:
-    """Refuse an output that is no folder, or that the next listing would take for images."""
-    if config.out.suffix in FILES or config.out.is_file():
-        raise UserError(f"--out {config.out}: name a folder, not a file")
-    if root is not None and config.out.resolve().is_relative_to(root.resolve()):
-        inside = config.out.resolve().relative_to(root.resolve()).parts
-        if not any(part.startswith(".") for part in inside):
-            raise UserError(f"--out {config.out} lies inside --corpus {config.corpus}; move it out")
 
 
 def _check_listing(stage: Stage, corpus: Corpus, config: ScoreConfig) -> None:
