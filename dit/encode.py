@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1")
     info = describe_vae(config.vae)
     shape = info.latent_shape(config.image_size)
-    if info.in_channels != 3:
+    if info.in_channels not in (3, 4):
         raise UserError(
-            f"{config.vae}: takes {info.in_channels} bands, this corpus is read as RGB; "
-            "give a VAE with in_channels 3"
+            f"{config.vae}: takes {info.in_channels} bands; give a VAE of 3 (RGB), or of 4 for a "
+            "corpus of chips with near infrared"
         )
     stage = Stage(
         config.out,
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                 continue
             if vae is None:
                 vae = _load(config)
-            latents = _encode_shard(vae, corpus, rows, config, shape, bar)
+            latents = _encode_shard(vae, corpus, rows, config, shape, info.in_channels, bar)
             finished[index] = _write_shard(config.out, index, [row[0] for row in rows], latents)
     statistics = _statistics([sums for sums in finished if sums is not None], info)
     summary = {
@@ -151,13 +151,14 @@ def _encode_shard(
     rows: list[Place],
     config: EncodeConfig,
     shape: tuple[int, int, int],
+    bands: int,
     bar: Any,
 ) -> np.ndarray:
     """n x 2 x 2 x C x h x w float16 of one shard's images."""
     from dit.vae import to_unit
 
     out = np.empty((len(rows), 2, 2, *shape), dtype=np.float16)
-    images = read_images(corpus, rows, config.image_size, config.workers)
+    images = read_images(corpus, rows, config.image_size, config.workers, bands)
     start = 0
     for batch in in_background(batched(images, config.batch)):
         stop = start + len(batch)

@@ -282,9 +282,9 @@ def _centre(raster: Raster, number: int, chip: int) -> tuple[float, float]:
 def _shards(sizes: Mapping[str, int]) -> dict[str, list[str]]:
     """Shard name -> its files: consecutive ones, until they reach SHARD_BYTES."""
     shards: dict[str, list[str]] = {}
-    current, held = "", SHARD_BYTES
+    current, held = "", 0
     for key, size in sizes.items():
-        if held + size > SHARD_BYTES:
+        if not shards or held + size > SHARD_BYTES:
             current, held = key, 0
             shards[current] = []
         shards[current].append(key)

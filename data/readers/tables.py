@@ -177,7 +177,9 @@ def _samples(
     part: pa.RecordBatch | pa.Table, shard: str, layout: Layout, first: int
 ) -> Iterator[Sample]:
     images, paths = _images(part[layout.image])
-    keys = [""] * len(images) if layout.key is None else _texts(part[layout.key])
+    keys = paths if layout.by_path else [""] * len(images)
+    if layout.key is not None:
+        keys = _texts(part[layout.key])
     qualities = _plain(part, layout.quality)
     locations, texts = _plain(part, layout.location), _plain(part, layout.text)
     for i, data in enumerate(images):
