@@ -15,6 +15,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from data.stage import FILES, Stage
 from prune.entropy import MEASURES, Measure
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
+AHEAD, AHEAD_BYTES = 16, 32 << 20  # samples, and about as many bytes, read ahead of decoding
 
 Columns = dict[str, list[Any]]
 
@@ -85,24 +87,35 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def score_sample(sample: Sample, settings: Settings) -> tuple[Any, ...]:
-    """The table's row for one sample: COLUMNS, then the extras. Never raises for bad data."""
+def score_sample(
+    sample: Sample, settings: Settings, digest: str | None = None
+) -> tuple[Any, ...]:
+    """The table's row for one sample: COLUMNS, then the extras. Never raises for bad data.
+
+    `digest` is that of the sample's data, where it has been taken already.
+    """
     told: dict[str, Any] = {}
-    row = _score(sample, settings, told)
+    row = _score(sample, settings, digest or _digest(sample), told)
     if not settings.extras:
         return row
     told |= {"quality": sample.quality, "resolution_m": sample.resolution_m, **(sample.more or {})}
     return (*row, *(told.get(name) for name in settings.extras))
 
 
-def _score(sample: Sample, settings: Settings, told: dict[str, Any]) -> tuple[Any, ...]:
+def _digest(sample: Sample) -> str:
+    return "" if sample.data is None else hashlib.sha256(sample.data).hexdigest()
+
+
+def _score(
+    sample: Sample, settings: Settings, digest: str, told: dict[str, Any]
+) -> tuple[Any, ...]:
     """The columns of COLUMNS; statistics of the pixels go to `told` if they are asked for."""
     place = (sample.key, sample.shard, sample.row)
     data = sample.data
     if data is None:
         reason, detail = sample.error or ("unreadable", "")
         return (*place, None, 0, None, None, None, "rejected", reason, detail)
-    content = (hashlib.sha256(data).hexdigest(), len(data))
+    content = (digest, len(data))
     try:
         grey, note = decode(
             data,
@@ -123,9 +136,30 @@ def _score(sample: Sample, settings: Settings, told: dict[str, Any]) -> tuple[An
     return (*place, *content, width, height, MEASURES[settings.entropy](grey), "ok", "", note)
 
 
+def _read_ahead(samples: Iterator[Sample]) -> list[tuple[Sample, str]]:
+    """The next samples, at most AHEAD, with their digests; fewer when they are large."""
+    found: list[tuple[Sample, str]] = []
+    size = 0
+    while len(found) < AHEAD and size < AHEAD_BYTES:
+        sample = next(samples, None)
+        if sample is None:
+            break
+        found.append((sample, _digest(sample)))
+        size += len(sample.data or b"")
+    return found
+
+
 def score_batch(batch: Batch, settings: Settings) -> Columns:
     """Columns of the score table for a stretch of a shard."""
-    rows = [score_sample(sample, settings) for sample in batch]
+    rows: list[tuple[Any, ...]] = []
+    samples = iter(batch)
+    # Reading and hashing let go of Python's lock, and so does decoding: one goes on beside the
+    # other, a chunk ahead.
+    with ThreadPoolExecutor(1) as reader:
+        chunk = reader.submit(_read_ahead, samples)
+        while found := chunk.result():
+            chunk = reader.submit(_read_ahead, samples)
+            rows += [score_sample(sample, settings, digest) for sample, digest in found]
     names = (*COLUMNS, *settings.extras)
     if not rows:  # an empty shard
         return {name: [] for name in names}

@@ -50,10 +50,10 @@ def write_naip(world: Path, out: Path, shard_rows: int) -> list[Path]:
             raise UserError(f"{world}: tiles of {held[0].shape[:2]} and of {tile.shape[:2]} pixels")
         held.append(tile)
         if len(held) == shard_rows:
-            made.append(_write(out, len(made), held))
+            made.append(write_quad(out, len(made), held))
             held = []
     if held:
-        made.append(_write(out, len(made), held))
+        made.append(write_quad(out, len(made), held))
     return made
 
 
@@ -78,7 +78,8 @@ def name_of(number: int) -> str:
     return f"m_{quad}_{QUARTERS[number % len(QUARTERS)]}_14_1_{day:%Y%m%d}.tif"
 
 
-def _write(out: Path, number: int, tiles: list[Pixels]) -> Path:
+def write_quad(out: Path, number: int, tiles: list[Pixels]) -> Path:
+    """Write one raster of tiles, uint8 size x size x 4, under the name of its number."""
     import rasterio
     from rasterio.enums import ColorInterp
     from rasterio.transform import from_origin
