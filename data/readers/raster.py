@@ -45,7 +45,7 @@ REASONS: dict[str, str] = {
 NAIP_ORDER = "rgbn"
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
 MAX_BLOCK_BYTES = 1 << 30  # a strip or tile of a file is decoded as a whole
-CACHE_MIB = 64  # of GDAL's decoded blocks: a row of chips of a wide raster
+CACHE_BYTES = 64 << 20  # of GDAL's decoded blocks: a row of chips of a wide raster
 _NAIP = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
 _LETTERS = {"red": "r", "green": "g", "blue": "b", "nir": "n", "near infrared": "n",
             "near-infrared": "n", "nearinfrared": "n", "infrared": "n"}  # fmt: skip
@@ -223,7 +223,7 @@ def read_window(
         allowed: largest share of pixels without data, in [0, 1].
     """
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
             raster = open_raster(path)
             place = Window(*window)  # type: ignore[call-arg]
             pixels = raster.read(indexes=list(header.order), window=place)
