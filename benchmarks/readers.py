@@ -188,8 +188,8 @@ def main() -> None:
         images = [path.read_bytes() for path in files if path.stem.endswith("-0")]
         mean = sum(map(len, images)) / len(images) / 1e3
         print(f"{len(files):,} JPEGs of {mean:.1f} kB on average; one process, page cache warm")
-        print(f"{'form':12} {'pass img/s':>11} {'decode img/s':>13} {'ratio':>6} {'CPU':>5} {'RGB':>5}"
-              + f" {'peak MiB':>9} {config.times:>4}x shards" * (config.times > 0))  # fmt: skip
+        print(f"{'form':12} {'pass img/s':>11} {'decode img/s':>13} {'ratio':>6} {'CPU':>5}"
+              f" {'RGB':>5}" + f" {'peak MiB':>9} {config.times:>4}x shards" * (config.times > 0))  # fmt: skip
         for form in config.forms:
             if form != "naip" or (work / form).is_dir():
                 print(measure(form, images, config, work), flush=True)
@@ -213,7 +213,8 @@ def measure(form: str, images: list[bytes], config: ReadersConfig, work: Path) -
         colour.append(decode("RGB"))
     grey, rgb = (np.median(np.array(d) / np.array(passes), axis=0) for d in (decodes, colour))
     speeds = [1 / np.median([t[0] for t in times]) for times in (passes, decodes)]
-    line = f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f} {grey[0]:6.2f} {grey[1]:5.2f} {rgb[0]:5.2f}"
+    line = f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f}"
+    line += f" {grey[0]:6.2f} {grey[1]:5.2f} {rgb[0]:5.2f}"
     if config.times:
         multiply(work, form, config.times)
         one, many = peak(corpus, out), peak(spec(work / "more", form, config.size), out)

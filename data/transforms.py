@@ -34,7 +34,8 @@ def center_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if min(height, width) != size:
         # Pillow has no mode of four equal bands: red, green and blue, then the fourth alone.
         pictures = [Image.fromarray(np.ascontiguousarray(image[..., :3]))]
-        pictures += [Image.fromarray(np.ascontiguousarray(b)) for b in image.transpose(2, 0, 1)[3:]]
+        others = image.transpose(2, 0, 1)[3:]
+        pictures += [Image.fromarray(np.ascontiguousarray(band)) for band in others]
         while min(width, height) >= 2 * size:
             width, height = width // 2, height // 2
             pictures = [p.resize((width, height), Image.Resampling.BOX) for p in pictures]

@@ -60,8 +60,8 @@ def _prepare(sample: Sample, image_size: int, bands: int) -> np.ndarray:
     except Reject as reject:
         if bands == 4 and reject.reason == "bands":
             raise UserError(
-                f"{sample.shard}: {sample.key}: {reject.detail}; a VAE of four bands needs a corpus "
-                "of four-band chips (usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
+                f"{sample.shard}: {sample.key}: {reject.detail}; a VAE of four bands needs a "
+                "corpus of four-band chips (usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
             ) from None
         raise UserError(
             f"{sample.shard}: {sample.key}: {reject.reason} ({reject.detail}); {changed}"

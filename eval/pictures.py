@@ -23,7 +23,7 @@ class PicturesConfig:
     run: Path
     """Run folder with scores/, subsets/, samples/, sr-eval/ and sis-eval/."""
     corpus: str = dataclasses.field(metadata=LOCATION)
-    """Corpus that the scores are of, as prune.score takes it: for the tiles beside the histogram."""
+    """Corpus that the scores are of, as prune.score takes it, for tiles beside the histogram."""
     out: Path
     """Folder for the pictures (PNG)."""
     arms: tuple[str, ...] = ("rsprune", "random")
@@ -130,7 +130,7 @@ def _strip(corpus: str, scores: Any, entropy: np.ndarray, mask: np.ndarray) -> n
     for sample in open_corpus(corpus).fetch(places):
         if sample.data is None:
             raise UserError(f"{corpus}: {sample.key} cannot be read any more: {sample.error}")
-        tiles.append(center_crop(decode_rgb(sample.data, sample.key), 64))
+        tiles.append(center_crop(decode_rgb(sample.data), 64))
     return _row(tiles, count=16)
 
 

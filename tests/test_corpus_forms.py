@@ -158,8 +158,8 @@ def test_a_vae_of_four_bands_gets_all_of_them(forms, naip, tmp_path):
     vae = save_tiny_vae(tmp_path / "vae", in_channels=4)
     flags = ("--subset", made / "rsprune.parquet", "--vae", vae, "--image-size", 32)
     run(encode, "--corpus", naip, *flags, "--out", tmp_path / "latents")
-    assert LatentStore(tmp_path / "latents").rows == read_index(made / "rsprune.parquet")[0].num_rows
     table, _ = read_index(made / "rsprune.parquet")
+    assert LatentStore(tmp_path / "latents").rows == table.num_rows
     places = list(zip(*(table[n].to_pylist() for n in ("key", "shard", "row")), strict=True))
     images = np.stack(list(read_images(open_corpus(naip), places, 32, bands=4)))
     assert images.shape == (len(places), 32, 32, 4)

@@ -270,7 +270,9 @@ def _outside(raster: Raster, number: int, cut: Cut) -> tuple[str, str] | None:
         inside = urban(cut.urban, header.crs, whole, centres)
     except RasterioError as error:
         return "no-crs", f"its coordinates cannot be converted to those of the polygons ({error})"
-    return None if inside[number] else ("not-urban", f"its centre is in no polygon of {Path(cut.urban).name}")
+    if inside[number]:
+        return None
+    return "not-urban", f"its centre is in no polygon of {Path(cut.urban).name}"
 
 
 def _centre(raster: Raster, number: int, chip: int) -> tuple[float, float]:

@@ -159,8 +159,8 @@ def _wrong_kind(raster: Any) -> Error | None:
         return "too-large", detail
     block = max(rows * columns for rows, columns in raster.block_shapes) * BANDS
     if block > MAX_BLOCK_BYTES:
-        detail = f"stored in blocks of {block:,} bytes, limit {MAX_BLOCK_BYTES:,}; write it in tiles"
-        return "too-large", detail
+        detail = f"stored in blocks of {block:,} bytes, limit {MAX_BLOCK_BYTES:,}"
+        return "too-large", f"{detail}; write it in tiles"
     return None
 
 
@@ -193,7 +193,8 @@ def _band_order(stated: Sequence[str], name: str, bands: str) -> tuple[int, ...]
         )
     for place, (letter, said) in enumerate(zip(known, itself, strict=True), 1):
         if said not in ("?", letter):
-            return f"band {place} is '{letter}' by {source}, but the file calls it {stated[place - 1]}"
+            says = stated[place - 1]
+            return f"band {place} is '{letter}' by {source}, but the file calls it {says}"
     return tuple(known.index(letter) + 1 for letter in NAIP_ORDER)
 
 
@@ -225,7 +226,7 @@ def read_window(
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
             raster = open_raster(path)
-            place = Window(*window)  # type: ignore[call-arg]
+            place = Window(*window)
             pixels = raster.read(indexes=list(header.order), window=place)
             void = ~pixels.any(axis=0)
             if header.nodata:

@@ -1,7 +1,7 @@
 """Write the corpus of a miniature world again as shards (`python -m data.world.convert --help`).
 
-The encoded bytes of every image stay as they are (in all forms but naip), broken ones included, so that what any reader
-finds can be compared by content.
+The encoded bytes of every image stay as they are, broken ones included, so that what any reader
+finds can be compared by content. (GeoTIFFs, form naip, keep the pixels instead.)
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ def test_place_day_and_resolution_of_a_chip(tmp_path):
         "m_3012161_20190815.tif": None,
     }.items():  # fmt: skip
         assert acquired(name) == day, name
-    degrees = write_raster(tmp_path / "d" / NAME, crs="EPSG:4326", origin=(-74.0, -8.0), metres=1e-4)
+    degrees = write_raster(
+        tmp_path / "d" / NAME, crs="EPSG:4326", origin=(-74.0, -8.0), metres=1e-4
+    )
     assert chips(degrees)[0].resolution_m is None
     nowhere = chips(write_raster(tmp_path / "n" / NAME, crs=None))[0]
     assert nowhere.more["crs"] is None and nowhere.more["bounds"] is None and nowhere.data
@@ -180,7 +182,8 @@ def test_chips_without_data_are_counted_out(tmp_path):
 
 def test_fetch_by_key_in_any_order(tmp_path):
     for quarter, seed in (("ne", 1), ("nw", 2)):
-        write_raster(tmp_path / "a" / f"m_4709963_{quarter}_14_1_20150926.tif", pixels(64, 64, seed=seed))
+        name = f"m_4709963_{quarter}_14_1_20150926.tif"
+        write_raster(tmp_path / "a" / name, pixels(64, 64, seed=seed))
     corpus = open_corpus(f"usa1m:{tmp_path}?chip=32")
     found = samples(corpus)
     places = [(s.key, s.shard, s.row) for s in found]
@@ -200,8 +203,9 @@ def test_fetch_by_key_in_any_order(tmp_path):
         path.unlink()
     (gone,) = corpus.batch(found[4].shard, 4, 5)
     assert gone.data == found[4].data or gone.error[0] in ("corrupt", "unreadable")
-    (gone,) = open_corpus(f"{tmp_path}/a/*.tif?chip=32").fetch([(k.removeprefix("a/"), s, r) for k, s, r in places[:1]])
-    assert gone.data == found[0].data
+    key, shard, row = places[0]
+    below = open_corpus(f"{tmp_path}/a/*.tif?chip=32")  # named from another folder
+    assert next(below.fetch([(key.removeprefix("a/"), shard, row)])).data == found[0].data
 
 
 def test_shards_are_files_or_several_small_ones(tmp_path, monkeypatch):

@@ -43,7 +43,8 @@ def kept(naip, polygons):
 
 
 @pytest.mark.parametrize(("name", "driver"), [
-    ("u.gpkg", "GPKG"), ("u.shp", "ESRI Shapefile"), ("u.geojson", "GeoJSON"), ("u.fgb", "FlatGeobuf")
+    ("u.gpkg", "GPKG"), ("u.shp", "ESRI Shapefile"), ("u.geojson", "GeoJSON"),
+    ("u.fgb", "FlatGeobuf"),
 ])  # fmt: skip
 def test_chips_by_their_centre(naip, tmp_path, name, driver):
     # the middle of the first chip; most of the second without its middle; the whole of a third
@@ -52,7 +53,8 @@ def test_chips_by_their_centre(naip, tmp_path, name, driver):
     if driver == "GeoJSON":  # which is in degrees by definition
         crs = "EPSG:4326"
         shapes = [
-            shapely.transform(s, lambda p: np.column_stack(transform(CRS, crs, *p.T))) for s in shapes
+            shapely.transform(shape, lambda p: np.column_stack(transform(CRS, crs, *p.T)))
+            for shape in shapes
         ]
     path = write_polygons(tmp_path / name, shapes, crs, driver)
     assert kept(naip, path) == [(0, 0), (64, 64)]
