@@ -189,7 +189,8 @@ def main() -> None:
         mean = sum(map(len, images)) / len(images) / 1e3
         print(f"{len(files):,} JPEGs of {mean:.1f} kB on average; one process, page cache warm")
         print(f"{'form':12} {'pass img/s':>11} {'decode img/s':>13} {'ratio':>6} {'CPU':>5}"
-              f" {'RGB':>5}" + f" {'peak MiB':>9} {config.times:>4}x shards" * (config.times > 0))  # fmt: skip
+              f" {'RGB':>5}"
+              + f" {'peak MiB':>9} {config.times:>4}x shards" * (config.times > 0))  # fmt: skip
         for form in config.forms:
             if form != "naip" or (work / form).is_dir():
                 print(measure(form, images, config, work), flush=True)

@@ -3,8 +3,8 @@
 What counts as an image here: one whole 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
 or WebP, or a chip of four bands (data.chips), of which red, green and blue are taken unless
 `decode_rgbn` asks for all. Everything else raises Reject with a reason out of REASONS; nothing is
-ever decoded in part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the decoder rejects),
-the other formats through Pillow.
+ever decoded in part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the
+decoder rejects), the other formats through Pillow.
 
 Conventions worth knowing:
 

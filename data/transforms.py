@@ -26,7 +26,8 @@ def center_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     Raises:
         ValueError: not uint8 H x W x 3 or 4, an empty side, or a size below 1.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
+    known = image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (3, 4)
+    if not known or 0 in image.shape:
         raise ValueError(f"expected uint8 H x W x 3 or 4, found {image.dtype} {image.shape}")
     if size < 1:
         raise ValueError(f"size must be at least 1, found {size}")

@@ -151,6 +151,19 @@ def test_chips_of_the_naip_form_are_the_worlds_tiles(forms, naip):
     np.testing.assert_array_equal(decode_rgbn(sample.data)[..., 3], infrared)
 
 
+def test_chips_do_not_depend_on_workers_and_a_second_run_opens_no_raster(forms, naip, tmp_path):
+    made = forms / "runs" / "naip" / "scores"
+    run(score, "--corpus", naip, "--out", tmp_path / "two", "--workers", 2)
+    for path in made.glob("part-*.parquet"):
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+    code = (
+        "import sys; from prune.score import main; main(sys.argv[1:]);"
+        "assert not {'rasterio', 'pyarrow', 'torch'} & set(sys.modules), 'heavy imports'"
+    )
+    flags = ["--corpus", naip, "--out", str(made), "--workers", "1"]
+    subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, check=True)
+
+
 def test_a_vae_of_four_bands_gets_all_of_them(forms, naip, tmp_path):
     from tests.dit.tiny_vae import save_tiny_vae
 
