@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                 continue
             if vae is None:
                 vae = _load(config)
-            latents = _encode_shard(vae, corpus, rows, config, shape, info.in_channels, bar)
+            latents = _encode_shard(vae, corpus, rows, config, shape, bar)
             finished[index] = _write_shard(config.out, index, [row[0] for row in rows], latents)
     statistics = _statistics([sums for sums in finished if sums is not None], info)
     summary = {
@@ -151,14 +151,13 @@ def _encode_shard(
     rows: list[Place],
     config: EncodeConfig,
     shape: tuple[int, int, int],
-    bands: int,
     bar: Any,
 ) -> np.ndarray:
     """n x 2 x 2 x C x h x w float16 of one shard's images."""
     from dit.vae import to_unit
 
     out = np.empty((len(rows), 2, 2, *shape), dtype=np.float16)
-    images = read_images(corpus, rows, config.image_size, config.workers, bands)
+    images = read_images(corpus, rows, config.image_size, config.workers, vae.in_channels)
     start = 0
     for batch in in_background(batched(images, config.batch)):
         stop = start + len(batch)
