@@ -127,6 +127,8 @@ def naip(forms):
     """The world as GeoTIFFs, and what Stage I and II make of its chips."""
     run(convert, "--world", forms / "world", "--form", "naip", "--out", forms / "naip",
         "--shard-rows", 30)  # fmt: skip
+    tiles = len(list((forms / "world" / "truth").rglob("*.nir.png")))
+    assert read_manifest(forms / "naip")["summary"]["images"] == tiles
     spec = f"usa1m:{forms}/naip?chip={SIZE}"
     river(forms, forms / "runs" / "naip", spec)
     return spec

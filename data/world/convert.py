@@ -67,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if config.form == "naip":
         from data.world.naip import write_naip
 
-        outputs = write_naip(config.world, config.out, config.shard_rows)
+        outputs, images = write_naip(config.world, config.out, config.shard_rows)
     else:
         outputs = convert(corpus, config.out, config.form, config.shard_rows)
-    line = f"{len(corpus):,} images as {config.form}, {len(outputs)} files"
-    stage.finish({"images": len(corpus), "form": config.form}, outputs, line)
+        images = len(corpus)
+    line = f"{images:,} of {len(corpus):,} images as {config.form}, {len(outputs)} files"
+    stage.finish({"images": images, "form": config.form}, outputs, line)
     return 0
 
 

@@ -29,7 +29,7 @@ WEST, NORTH = 485_900.0, 5_209_200.0  # metres: upper left corner of the first r
 Pixels = NDArray[np.uint8]
 
 
-def write_naip(world: Path, out: Path, shard_rows: int) -> list[Path]:
+def write_naip(world: Path, out: Path, shard_rows: int) -> tuple[list[Path], int]:
     """Write the tiles of a world as GeoTIFFs at 1 m a pixel, in the order of their names.
 
     Args:
@@ -38,23 +38,25 @@ def write_naip(world: Path, out: Path, shard_rows: int) -> list[Path]:
         shard_rows: tiles a raster.
 
     Returns:
-        the files.
+        the files, and how many tiles they hold: those with a near infrared.
 
     Raises:
         UserError: the world has no near infrared, or its tiles differ in size.
     """
     made: list[Path] = []
     held: list[Pixels] = []
+    tiles = 0
     for tile in _tiles(world):
         if held and tile.shape != held[0].shape:
             raise UserError(f"{world}: tiles of {held[0].shape[:2]} and of {tile.shape[:2]} pixels")
         held.append(tile)
+        tiles += 1
         if len(held) == shard_rows:
             made.append(write_quad(out, len(made), held))
             held = []
     if held:
         made.append(write_quad(out, len(made), held))
-    return made
+    return made, tiles
 
 
 def _tiles(world: Path) -> Iterator[Pixels]:
