@@ -3,10 +3,16 @@
     python benchmarks/readers.py                       # tiles of the miniature world
     python benchmarks/readers.py --images FOLDER       # JPEGs of your own
 
-The pass is `prune.score` in one process: open, list, read, hash, decode, measure, write the
-table. The bare decode is simplejpeg to grey, from memory, in the same process, before and after
-each pass. `ratio` is of wall time; `CPU` of processor time, which other programs disturb less.
-Peak memory is that of a process of its own which does the pass alone, over 1x and 10x the shards.
+The pass is `prune.score` in one process (a thread of which reads and hashes ahead): open, list,
+read, hash, decode, measure, write the table. The bare decode is simplejpeg from memory to grey,
+which is all that Stage I needs, in the same process, before and after each pass; `RGB` is the
+ratio to a decode to RGB, as a training loader does it. For GeoTIFFs it is rasterio's reading of
+the same windows, all four bands. Ratios are of wall time, speed of the pass over speed of the
+decode; `CPU` is of processor time, which other programs disturb less. Peak memory is that of a
+process of its own which does the pass alone, over 1x and 10x the shards.
+
+The tiles are JPEGs of about 38 kB, Git-10M's average being 37 kB: the more bytes an image has,
+the more of the time is its decode.
 """
 
 from __future__ import annotations
@@ -26,7 +32,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-FORMS = ("folder", "webdataset", "rs5m", "arrow", "arrow-early", "parquet")
+FORMS = ("folder", "webdataset", "rs5m", "arrow", "arrow-early", "parquet", "naip")
+QUALITY = 95
 _CHILD = """
 import re, sys
 from prune.score import main
@@ -52,7 +59,9 @@ class ReadersConfig:
     shard_rows: int = 1000
     """Images in a shard."""
     times: int = 10
-    """Copies of the shards for the second memory figure."""
+    """Copies of the shards for the second memory figure; 0 measures no memory."""
+    forms: tuple[str, ...] = FORMS
+    """Forms to measure."""
 
 
 def prepare(config: ReadersConfig, work: Path) -> list[Path]:
@@ -68,9 +77,16 @@ def prepare(config: ReadersConfig, work: Path) -> list[Path]:
         from data.world.tiles import render
 
         names = list(SCENES)
+        chips = []
         for i in range(min(config.limit, 1000)):
-            tile = render(names[i % len(names)], 0, i, config.size).rgb
-            (folder / f"{i:05d}-0.jpg").write_bytes(jpeg(tile, 90))
+            tile = render(names[i % len(names)], 0, i, config.size)
+            (folder / f"{i:05d}-0.jpg").write_bytes(jpeg(tile.rgb, QUALITY))
+            chips.append(np.dstack([tile.rgb, tile.nir]))
+        if "naip" in config.forms:
+            from data.world.naip import write_quad
+
+            for number in range(0, len(chips), 200):
+                write_quad(work / "naip", number // 200, chips[number : number + 200])
     else:
         found = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
         for i, path in enumerate(found[: config.limit]):
@@ -78,14 +94,16 @@ def prepare(config: ReadersConfig, work: Path) -> list[Path]:
     for path in sorted(folder.iterdir()):
         for copy in range(1, config.copies):
             shutil.copyfile(path, folder / f"{path.stem[:-2]}-{copy}.jpg")
-    for form in FORMS[1:]:
+    for form in set(config.forms) - {"folder", "naip"}:
         with contextlib.redirect_stdout(io.StringIO()):
             convert(open_corpus(folder), work / form, form, config.shard_rows)  # type: ignore[arg-type]
     return sorted(folder.iterdir())
 
 
-def spec(work: Path, form: str) -> str:
+def spec(work: Path, form: str, chip: int) -> str:
     """What to open a form by."""
+    if form == "naip":
+        return f"usa1m:{work / form}?chip={chip}"
     presets = {"rs5m": "rs5m:", "arrow": "git10m:", "arrow-early": "git10m:"}
     return f"{presets.get(form, '')}{work / form}"
 
@@ -95,18 +113,36 @@ def clocks() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def decode_all(images: list[bytes]) -> np.ndarray:
-    """Seconds (wall, processor) of the bare decode."""
+def decode_all(images: list[bytes], colours: str) -> np.ndarray:
+    """Seconds (wall, processor) an image of the bare decode to 'GRAY' or 'RGB'."""
     import simplejpeg
 
     start = clocks()
     for data in images:
-        simplejpeg.decode_jpeg(data, "GRAY")
-    return clocks() - start
+        simplejpeg.decode_jpeg(data, colours)
+    return (clocks() - start) / len(images)
+
+
+def read_windows(folder: Path, chip: int) -> np.ndarray:
+    """Seconds (wall, processor) a cell of reading rasters, cells at the edges included."""
+    import rasterio
+    from rasterio.windows import Window
+
+    cells = 0
+    start = clocks()
+    for path in sorted(folder.glob("*.tif")):
+        with rasterio.open(path) as raster:
+            for y in range(0, raster.height, chip):
+                for x in range(0, raster.width, chip):
+                    cells += 1
+                    if x + chip <= raster.width and y + chip <= raster.height:
+                        raster.read(window=Window(x, y, chip, chip))  # type: ignore[call-arg]
+    return (clocks() - start) / cells
 
 
 def score(corpus: str, out: Path) -> np.ndarray:
-    """Seconds (wall, processor) of the whole pass."""
+    """Seconds (wall, processor) an image of the whole pass."""
+    from data.stage import read_manifest
     from prune.score import main
 
     shutil.rmtree(out, ignore_errors=True)
@@ -114,7 +150,7 @@ def score(corpus: str, out: Path) -> np.ndarray:
     start = clocks()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         main(["--corpus", corpus, "--out", str(out), "--workers", "1"])
-    return clocks() - start
+    return (clocks() - start) / read_manifest(out)["summary"]["n"]
 
 
 def peak(corpus: str, out: Path) -> float:
@@ -132,7 +168,10 @@ def multiply(work: Path, form: str, times: int) -> Path:
     more = work / "more" / form
     for path in sorted(p for p in (work / form).rglob("*") if p.is_file()):
         for copy in range(times):
-            target = more / path.relative_to(work / form).parent / f"{copy:02d}-{path.name}"
+            place = path.relative_to(work / form)
+            target = more / place.parent / f"{copy:02d}-{place.name}"
+            if form == "naip":  # a quarter quad is known by its name
+                target = more / f"{copy:02d}" / place
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, target)
     return more
@@ -145,29 +184,44 @@ def main() -> None:
     config = tyro.cli(ReadersConfig, description=__doc__)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        images = [path.read_bytes() for path in prepare(config, work)]
+        files = prepare(config, work)
+        images = [path.read_bytes() for path in files if path.stem.endswith("-0")]
         mean = sum(map(len, images)) / len(images) / 1e3
-        print(f"{len(images):,} JPEGs of {mean:.1f} kB on average; one process, page cache warm")
+        print(f"{len(files):,} JPEGs of {mean:.1f} kB on average; one process, page cache warm")
         print(f"{'form':12} {'pass img/s':>11} {'decode img/s':>13} {'ratio':>6} {'CPU':>5}"
-              f" {'peak MiB':>9} {config.times:>4}x shards")  # fmt: skip
-        for form in FORMS:
-            score(spec(work, form), work / "scores")  # imports, page cache
-            passes, decodes = [], []
-            for _ in range(config.repeats):
-                before = decode_all(images)
-                passes.append(score(spec(work, form), work / "scores"))
-                decodes.append((before + decode_all(images)) / 2)
-            ratios = np.median(np.array(decodes) / np.array(passes), axis=0)
-            speeds = [len(images) / np.median([t[0] for t in times]) for times in (passes, decodes)]
-            multiply(work, form, config.times)
-            one = peak(spec(work, form), work / "scores")
-            many = peak(spec(work / "more", form), work / "scores")
-            print(
-                f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f} {ratios[0]:6.2f} {ratios[1]:5.2f}"
-                f" {one:9,.0f} {many:11,.0f}",
-                flush=True,
-            )
-            shutil.rmtree(work / "more" / form)
+              f" {'RGB':>5}"
+              + f" {'peak MiB':>9} {config.times:>4}x shards" * (config.times > 0))  # fmt: skip
+        for form in config.forms:
+            if form != "naip" or (work / form).is_dir():
+                print(measure(form, images, config, work), flush=True)
+
+
+def measure(form: str, images: list[bytes], config: ReadersConfig, work: Path) -> str:
+    """One form's line."""
+
+    def decode(colours: str) -> np.ndarray:
+        if form == "naip":
+            return read_windows(work / form, config.size)
+        return decode_all(images, colours)
+
+    corpus, out = spec(work, form, config.size), work / "scores"
+    score(corpus, out)  # imports, page cache
+    passes, decodes, colour = [], [], []
+    for _ in range(config.repeats):
+        before = decode("GRAY")
+        passes.append(score(corpus, out))
+        decodes.append((before + decode("GRAY")) / 2)
+        colour.append(decode("RGB"))
+    grey, rgb = (np.median(np.array(d) / np.array(passes), axis=0) for d in (decodes, colour))
+    speeds = [1 / np.median([t[0] for t in times]) for times in (passes, decodes)]
+    line = f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f}"
+    line += f" {grey[0]:6.2f} {grey[1]:5.2f} {rgb[0]:5.2f}"
+    if config.times:
+        multiply(work, form, config.times)
+        one, many = peak(corpus, out), peak(spec(work / "more", form, config.size), out)
+        shutil.rmtree(work / "more" / form)
+        line += f" {one:9,.0f} {many:11,.0f}"
+    return line
 
 
 if __name__ == "__main__":

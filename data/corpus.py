@@ -15,10 +15,11 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from data.errors import UserError
 
@@ -45,6 +46,8 @@ class Sample:
     """Quality score that the corpus itself gives (Git-10M's img_quality_score)."""
     resolution_m: float | None = None
     """Ground size of a pixel in metres, where the corpus says it."""
+    more: Mapping[str, Any] | None = None
+    """Further columns of data.tables.EXTRAS."""
 
 
 class Batch(ABC):
@@ -65,7 +68,7 @@ class Corpus(ABC):
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """Columns beyond the base of the score table: of 'quality' and 'resolution_m'."""
+        """Columns beyond the base of the score table: of those in data.tables.EXTRAS."""
         return ()
 
     @property
@@ -217,6 +220,19 @@ def open_corpus(spec: Path | str) -> Corpus:
     from data.readers.specs import open_spec  # readers build on this module
 
     return open_spec(os.fspath(spec))
+
+
+def keep_apart(out: Path, corpus: Corpus, spec: Path | str) -> None:
+    """Raise UserError when an output would lie among the images of a corpus.
+
+    The next listing would take it for images. Hidden folders are not listed, and may be used.
+    """
+    root = corpus.root
+    if root is None or not out.resolve().is_relative_to(root.resolve()):
+        return
+    inside = out.resolve().relative_to(root.resolve()).parts
+    if not any(part.startswith(".") for part in inside):
+        raise UserError(f"--out {out} lies inside --corpus {spec}; move it out")
 
 
 def key_of_path(path: str) -> str:

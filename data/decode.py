@@ -1,9 +1,10 @@
 """Encoded bytes to pixels, or a Reject that says why not.
 
 What counts as an image here: one whole 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
-or WebP. Everything else raises Reject with a reason out of REASONS; nothing is ever decoded in
-part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the decoder rejects),
-the other formats through Pillow.
+or WebP, or a chip of four bands (data.chips), of which red, green and blue are taken unless
+`decode_rgbn` asks for all. Everything else raises Reject with a reason out of REASONS; nothing is
+ever decoded in part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the
+decoder rejects), the other formats through Pillow.
 
 Conventions worth knowing:
 
@@ -13,6 +14,7 @@ Conventions worth knowing:
 * Alpha is dropped, not blended; the note returned by `decode` says so.
 * Of a camera's multi-picture JPEG (MPO) the first picture is taken: what follows the first
   end-of-image marker is not looked at. Bytes after the end of an image do no harm.
+* Of a TIFF with a fourth band that is no alpha the first three are taken; the note says so.
 * TIFF overviews (reduced pages) and masks do not count as further frames.
 """
 
@@ -25,32 +27,25 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image
+
+from data import chips, tiff
+from data.reject import REASONS, Reject
+
+__all__ = [
+    "MAX_PIXELS", "REASONS", "Luma", "Reject", "bands", "decode", "decode_grey", "decode_rgb",
+    "decode_rgbn", "sniff",
+]  # fmt: skip
 
 Luma = Literal["jpeg", "rgb"]
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # width x height; an RGB image of this size takes 300 MB
-REASONS: dict[str, str] = {
-    "unreadable": "the file could not be read (gone, no permission, not a regular file)",
-    "empty": "zero bytes",
-    "not-an-image": "no image signature (text, HTML, an archive, zeros)",
-    "unsupported": "an image in a format, or a variant of one, that is not read here",
-    "misnamed": "content of another image format than the file name's extension",
-    "corrupt": "damaged or cut short",
-    "cmyk": "CMYK or YCCK colour, not RGB",
-    "16-bit": "9 to 16 bits a band",
-    "not-8-bit": "32-bit integers, signed integers, floats or complex numbers",
-    "bands": "neither grey nor RGB, with or without alpha",
-    "animated": "several frames or pages",
-    "too-small": "a side below the minimum",
-    "too-large": "more pixels, or more bytes, than the limit",
-}
 
 _EXTENSIONS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
@@ -59,6 +54,7 @@ _EXTENSIONS = {
     "BMP": ("bmp", "dib"),
     "GIF": ("gif",),
     "WEBP": ("webp",),
+    "PAM": ("pam",),
 }
 _FORMAT_OF_EXTENSION = {name: kind for kind, names in _EXTENSIONS.items() for name in names}
 _OTHER_IMAGES = (  # (offset, signature, name) of image formats that are not read here
@@ -82,26 +78,6 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-class Reject(Exception):
-    """This is not an image that can be used.
-
-    Attributes:
-        reason: a key of REASONS.
-        detail: one line for a human.
-        size: (width, height) in pixels, or None when it could not be told.
-    """
-
-    def __init__(self, reason: str, detail: str, size: tuple[int, int] | None = None) -> None:
-        assert reason in REASONS, reason
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
-        self.size = size
-
-    def __reduce__(self) -> tuple[type[Reject], tuple[Any, ...]]:
-        return Reject, (self.reason, self.detail, self.size)
-
-
 def decode_rgb(
     data: bytes, name: str = "", *, min_side: int = 1, max_pixels: int = MAX_PIXELS
 ) -> Pixels:
@@ -123,6 +99,18 @@ def decode_grey(
 ) -> Pixels:
     """Decode to ITU-R 601 luma, uint8 H x W in [0, 255]. Raises Reject; see `decode`."""
     return decode(data, name, grey=True, min_side=min_side, max_pixels=max_pixels, luma=luma)[0]
+
+
+def decode_rgbn(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode a chip to all its bands: uint8 H x W x 4, red, green, blue, near infrared.
+
+    Raises Reject; 'bands' for an image of any other format, which has no near infrared.
+    """
+    kind = sniff(data)
+    if kind != "PAM":
+        raise Reject("bands", f"{kind}, not a chip of four bands: no near infrared")
+    _check_size(*chips.chip_size(data), 1, max_pixels)
+    return chips.decode_chip(data)
 
 
 def decode(
@@ -162,8 +150,10 @@ def decode(
             raise Reject("misnamed", note)
     if kind == "JPEG":
         return _decode_jpeg(data, grey, min_side, max_pixels, luma), note
-    pixels, alpha = _decode_pillow(data, kind, grey, min_side, max_pixels)
-    return pixels, "; ".join(filter(None, (note, alpha)))
+    if kind == "PAM":
+        return _decode_chip(data, grey, min_side, max_pixels), note
+    pixels, dropped = _decode_pillow(data, kind, grey, min_side, max_pixels)
+    return pixels, "; ".join(filter(None, (note, dropped)))
 
 
 def sniff(data: bytes) -> str:
@@ -181,6 +171,8 @@ def sniff(data: bytes) -> str:
         return "GIF"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
+    if data.startswith(chips.MAGIC):
+        return "PAM"
     if data.startswith(b"BM") and data[14:18] in _BMP_HEADERS:
         return "BMP"
     if not data:
@@ -199,7 +191,9 @@ def sniff(data: bytes) -> str:
 
 
 def bands(data: bytes) -> int:
-    """1 for a grey image, 3 for a colour one (a palette counts as colour), by its header alone."""
+    """Bands by the header alone: 1 grey, 3 colour (a palette counts as colour), 4 with infrared."""
+    if data.startswith(chips.MAGIC):
+        return chips.BANDS
     if data.startswith(b"\xff\xd8\xff"):
         return 1 if simplejpeg.decode_jpeg_header(data)[2] == "Gray" else 3
     with Image.open(io.BytesIO(data)) as image:
@@ -240,6 +234,12 @@ def _decode_jpeg(data: bytes, grey: bool, min_side: int, max_pixels: int, luma: 
         raise Reject("corrupt", text, size) from None
 
 
+def _decode_chip(data: bytes, grey: bool, min_side: int, max_pixels: int) -> Pixels:
+    _check_size(*chips.chip_size(data), min_side, max_pixels)
+    rgb = np.ascontiguousarray(chips.decode_chip(data)[..., :3])
+    return np.asarray(Image.fromarray(rgb).convert("L")) if grey else rgb
+
+
 def _pillow_can(data: bytes) -> bool:
     """Whether Pillow loads a JPEG: libjpeg-turbo's simple interface knows fewer samplings."""
     try:
@@ -263,7 +263,7 @@ def _decode_pillow(
             size = image.size
             _check_size(*size, min_side, max_pixels)
             _check_depth(image, data, kind)
-            frames = _frames(image, kind)
+            frames = tiff.frames(image, kind)
             if frames > 1:
                 raise Reject("animated", f"{frames} frames or pages", size)
             if not _has_end(data, kind):
@@ -271,12 +271,14 @@ def _decode_pillow(
             image.load()
             alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
             pixels = np.ascontiguousarray(np.asarray(_convert(image, grey)))
+        if kind == "TIFF" and not alpha and tiff.samples(image) > 3:
+            return pixels, "fourth band dropped"
         return pixels, "alpha dropped" if alpha else ""
     except (Reject, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
         if kind == "TIFF":
-            _explain_tiff(data)
+            tiff.explain(data)
         raise Reject("corrupt", _one_line(error, f"unreadable {kind} header"), size) from None
     except Exception as error:  # decoders meet damaged bytes with exceptions of every type
         raise Reject("corrupt", _one_line(error), size) from None
@@ -312,7 +314,7 @@ def _check_depth(image: Image.Image, data: bytes, kind: str) -> None:
     if kind == "PNG" and data[24] == 16:  # IHDR's bit depth; Pillow opens such RGB as 8-bit
         raise Reject("16-bit", "16 bits a band", size)
     if kind == "TIFF":
-        _check_tiff_tags(image.tag_v2, size)  # type: ignore[attr-defined]
+        tiff.check_tags(image.tag_v2, size)  # type: ignore[attr-defined]
     if mode.startswith("I;16"):
         raise Reject("16-bit", "16 bits a band", size)
     if mode in ("I", "F"):
@@ -321,60 +323,6 @@ def _check_depth(image: Image.Image, data: bytes, kind: str) -> None:
         raise Reject("cmyk", f"CMYK {kind}", size)
     if mode not in _DIRECT_MODES:
         raise Reject("bands", f"Pillow mode {mode}", size)
-
-
-_BITS, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT, _SUBFILE = 258, 262, 277, 339, 254
-
-
-def _check_tiff_tags(tags: Any, size: tuple[int, int] | None) -> None:
-    bits = max(_as_tuple(tags.get(_BITS, 1)))
-    formats = set(_as_tuple(tags.get(_SAMPLE_FORMAT, 1)))
-    samples = max(_as_tuple(tags.get(_SAMPLES, 1)))
-    if formats - {1, 4} or bits > 16:  # 1 is unsigned integers, 4 'undefined'
-        names = {2: "signed integers", 3: "floats", 5: "complex", 6: "complex"}
-        kinds = [names.get(code, f"sample format {code}") for code in sorted(formats - {1, 4})]
-        raise Reject("not-8-bit", ", ".join([f"{bits} bits a band", *kinds]), size)
-    if bits > 8:
-        raise Reject("16-bit", f"{bits} bits a band", size)
-    if samples > 4:
-        raise Reject("bands", f"{samples} bands", size)
-
-
-def _explain_tiff(data: bytes) -> None:
-    """Raise a better Reject than 'corrupt' for a TIFF that Pillow has no mode for."""
-    try:
-        stream = io.BytesIO(data)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if data[2] == 43 else 8))
-        stream.seek(tags.next)
-        tags.load(stream)
-        size = (max(_as_tuple(tags[256])), max(_as_tuple(tags[257])))
-        _check_tiff_tags(tags, size)
-        bands, layout = max(_as_tuple(tags.get(_SAMPLES, 1))), tags.get(_PHOTOMETRIC)
-        detail = f"TIFF with {bands} bands, photometric interpretation {layout}"
-        raise Reject("bands" if bands not in (1, 3) else "unsupported", detail, size)
-    except Reject:
-        raise
-    except Exception:  # the header is damaged: the caller rejects it as corrupt
-        return
-
-
-def _as_tuple(value: Any) -> tuple[int, ...]:
-    values = value if isinstance(value, tuple) else (value,)
-    return tuple(int(item) for item in values) or (1,)
-
-
-def _frames(image: Image.Image, kind: str) -> int:
-    """Number of frames; in a TIFF without overviews (bit 0 of NewSubfileType) and masks (bit 2)."""
-    frames = int(getattr(image, "n_frames", 1))
-    if kind != "TIFF" or frames == 1:
-        return frames
-    full = 1
-    for index in range(1, min(frames, 64)):
-        image.seek(index)
-        kinds = _as_tuple(image.tag_v2.get(_SUBFILE, 0))  # type: ignore[attr-defined]
-        full += not kinds[0] & 0b101
-    image.seek(0)
-    return full + max(0, frames - 64)
 
 
 _stderr_lock = threading.Lock()

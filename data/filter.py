@@ -140,7 +140,7 @@ def apply(part: pa.Table, config: FilterConfig, seen: set[bytes]) -> pa.Table:
 def _first_failed(row: dict[str, Any], config: FilterConfig) -> tuple[str, str] | None:
     """(rule, detail) of the first rule that an image fails on its own; None: it passes."""
     short, long = sorted((row["width"], row["height"]))
-    if config.rgb and row["bands"] != 3:
+    if config.rgb and row["bands"] < 3:
         return "not-rgb", f"{row['bands']} band"
     if short < config.min_side:
         return "too-small", f"{row['width']} x {row['height']} pixels"

@@ -39,8 +39,13 @@ EXTRAS = {
     # of the corpus itself, where it has them
     "quality": pa.field("quality", pa.float64()),  # its own quality score
     "resolution_m": pa.field("resolution_m", pa.float64()),  # metres a pixel
+    # of chips cut from larger rasters
+    "date": pa.field("date", pa.string()),  # of acquisition, YYYY-MM-DD
+    "window": pa.field("window", pa.list_(pa.int32())),  # x, y, width, height in its raster
+    "crs": pa.field("crs", pa.string()),  # 'EPSG:26914', or WKT
+    "bounds": pa.field("bounds", pa.list_(pa.float64())),  # left, bottom, right, top in that CRS
     # of `prune.score --statistics`
-    "bands": pa.field("bands", pa.int32()),  # 1: grey, 3: colour
+    "bands": pa.field("bands", pa.int32()),  # 1: grey, 3: colour, 4: with near infrared
     "clipped": pa.field("clipped", pa.float64()),  # share of pixels whose grey is 0 or 255
 }
 """Further columns of a score table; all are nullable and come after those of SCORES."""

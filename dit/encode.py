@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.atomic import atomic_path
-from data.cli import machine, parse, run, science
+from data.cli import LOCATION, machine, parse, run, science
 from data.errors import UserError
 from data.progress import progress
 from data.stage import Stage, identity
@@ -39,8 +39,8 @@ _MOMENTS = b"moments"  # Parquet metadata of a shard: its sums, for the statisti
 class EncodeConfig:
     """Encode a subset of a corpus with a VAE."""
 
-    corpus: Path
-    """Corpus that the subset was chosen from."""
+    corpus: str = dataclasses.field(metadata=LOCATION)
+    """Corpus that the subset was chosen from, as prune.score takes it."""
     subset: Path
     """Subset index (Parquet) from python -m prune.select."""
     out: Path
@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1")
     info = describe_vae(config.vae)
     shape = info.latent_shape(config.image_size)
-    if info.in_channels != 3:
+    if info.in_channels not in (3, 4):
         raise UserError(
-            f"{config.vae}: takes {info.in_channels} bands, this corpus is read as RGB; "
-            "give a VAE with in_channels 3"
+            f"{config.vae}: takes {info.in_channels} bands; give a VAE of 3 (RGB), or of 4 for a "
+            "corpus of chips with near infrared"
         )
     stage = Stage(
         config.out,
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     if stage.done():
         return 0
-    from data.corpus import open_corpus
+    from data.corpus import keep_apart, open_corpus
     from data.index import read_index
 
     table, _ = read_index(config.subset)
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True)
     )
     corpus = open_corpus(config.corpus)
+    keep_apart(config.out, corpus, config.corpus)
     stage.open()
     shards = [
         places[start : start + config.shard_rows]
@@ -156,7 +157,7 @@ def _encode_shard(
     from dit.vae import to_unit
 
     out = np.empty((len(rows), 2, 2, *shape), dtype=np.float16)
-    images = read_images(corpus, rows, config.image_size, config.workers)
+    images = read_images(corpus, rows, config.image_size, config.workers, vae.in_channels)
     start = 0
     for batch in in_background(batched(images, config.batch)):
         stop = start + len(batch)

@@ -21,9 +21,11 @@ Place = tuple[str, str, int]  # key, shard, row
 
 
 def read_images(
-    corpus: Corpus, places: Sequence[Place], image_size: int, workers: int = 2
+    corpus: Corpus, places: Sequence[Place], image_size: int, workers: int = 2, bands: int = 3
 ) -> Iterator[np.ndarray]:
-    """Each place's image, uint8 image_size x image_size x 3, in order.
+    """Each place's image, uint8 image_size x image_size x `bands`, in order.
+
+    `bands` is 3 (red, green, blue) or 4 (and near infrared, which only chips have).
 
     Reading runs in this thread, decoding and cropping in `workers` threads (the decoders let go
     of Python's lock), a few images ahead. Raises UserError naming an image that can no longer
@@ -34,7 +36,7 @@ def read_images(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         try:
             for sample in corpus.fetch(places):
-                pending.append(pool.submit(_prepare, sample, image_size))
+                pending.append(pool.submit(_prepare, sample, image_size, bands))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -44,8 +46,8 @@ def read_images(
                 future.cancel()
 
 
-def _prepare(sample: Sample, image_size: int) -> np.ndarray:
-    from data.decode import Reject, decode_rgb
+def _prepare(sample: Sample, image_size: int, bands: int) -> np.ndarray:
+    from data.decode import Reject, decode_rgb, decode_rgbn
     from data.transforms import center_crop
 
     changed = "the corpus has changed since it was scored; score it again"
@@ -53,8 +55,14 @@ def _prepare(sample: Sample, image_size: int) -> np.ndarray:
         reason, detail = sample.error or ("unreadable", "")
         raise UserError(f"{sample.shard}: {sample.key}: {reason} ({detail}); {changed}")
     try:
-        return center_crop(decode_rgb(sample.data), image_size)
+        decode = decode_rgbn if bands == 4 else decode_rgb
+        return center_crop(decode(sample.data), image_size)
     except Reject as reject:
+        if bands == 4 and reject.reason == "bands":
+            raise UserError(
+                f"{sample.shard}: {sample.key}: {reject.detail}; a VAE of four bands needs a "
+                "corpus of four-band chips (usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
+            ) from None
         raise UserError(
             f"{sample.shard}: {sample.key}: {reject.reason} ({reject.detail}); {changed}"
         ) from None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from data.atomic import atomic_path
-from data.cli import machine, parse, run, science
+from data.cli import LOCATION, machine, parse, run, science
 from data.errors import UserError
 from data.progress import progress
 from data.stage import Stage, identity
@@ -39,8 +39,8 @@ _RESIDENT_BYTES = 2 << 30  # images up to this much in all are decoded once and 
 class TrainVaeConfig:
     """Train an autoencoder on a corpus."""
 
-    corpus: Path
-    """Corpus of images."""
+    corpus: str = dataclasses.field(metadata=LOCATION)
+    """Corpus of images, as prune.score takes it."""
     out: Path
     """Folder for the VAE, in diffusers' layout."""
     scores: Path | None = None
@@ -128,10 +128,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     stage = Stage(config.out, "dit.train_vae", params, inputs)
     if stage.done():
         return 0
-    from data.corpus import open_corpus
+    from data.corpus import keep_apart, open_corpus
 
     places = _places(config)
     corpus = open_corpus(config.corpus)
+    keep_apart(config.out, corpus, config.corpus)
     training, held = split(places, min(config.validation_images, len(places) // 10), config.seed)
     stage.open()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic import write_json
-from data.cli import machine, parse, run, science
+from data.cli import LOCATION, machine, parse, run, science
+from data.corpus import keep_apart, open_corpus
 from data.errors import UserError
 from data.stage import Stage, identity, read_manifest, sha256_file
 
@@ -20,8 +21,8 @@ class EvaluateConfig:
     """Metrics file to write (.json)."""
     generated: Path | None = None
     """Folder of generated PNG images (from dit.sample), judged against the hold-out."""
-    corpus: Path | None = None
-    """Corpus that the hold-out images come from."""
+    corpus: str | None = dataclasses.field(default=None, metadata=LOCATION)
+    """Corpus that the hold-out images come from, as prune.score takes it."""
     holdout: Path | None = None
     """Hold-out table (from data.holdout)."""
     vae: str | None = None
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     stage = Stage(config.out, "eval.evaluate", science(config), _inputs(config))
     if stage.done():
         return 0
+    if config.corpus is not None:
+        keep_apart(config.out.parent, open_corpus(config.corpus), config.corpus)
     stage.open()
     result = _pairs(config) if config.pairs else _generation(config)
     write_json(config.out, result)
@@ -91,7 +94,7 @@ def _generation(config: EvaluateConfig) -> dict[str, Any]:
     assert config.generated and config.corpus and config.holdout
     device = _device(config.device)
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    reference = read_holdout(str(config.corpus), config.holdout, config.image_size)
+    reference = read_holdout(config.corpus, config.holdout, config.image_size)
     _, generated = read_folder(config.generated)
     if generated.shape[1:] != reference.shape[1:]:
         raise UserError(

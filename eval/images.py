@@ -60,7 +60,7 @@ def read_holdout(corpus: str, holdout: Path, image_size: int) -> np.ndarray:
                 f"{corpus}: hold-out image {sample.key} cannot be read any more: {sample.error}"
             )
         try:
-            images.append(center_crop(decode_rgb(sample.data, sample.key), image_size))
+            images.append(center_crop(decode_rgb(sample.data), image_size))
         except Reject as reject:
             raise UserError(
                 f"{corpus}: hold-out image {sample.key}: {reject.reason} ({reject.detail})"

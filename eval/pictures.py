@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data.cli import parse, run, science
+from data.cli import LOCATION, parse, run, science
+from data.corpus import keep_apart, open_corpus
 from data.errors import UserError
 from data.stage import Stage, identity, sha256_file
 
@@ -21,8 +22,8 @@ class PicturesConfig:
 
     run: Path
     """Run folder with scores/, subsets/, samples/, sr-eval/ and sis-eval/."""
-    corpus: Path
-    """Corpus that the scores are of, for the tiles beside the histogram."""
+    corpus: str = dataclasses.field(metadata=LOCATION)
+    """Corpus that the scores are of, as prune.score takes it, for tiles beside the histogram."""
     out: Path
     """Folder for the pictures (PNG)."""
     arms: tuple[str, ...] = ("rsprune", "random")
@@ -45,12 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     stage = Stage(config.out, "eval.pictures", science(config), inputs, replace=True)
     if stage.done():
         return 0
+    keep_apart(config.out, open_corpus(config.corpus), config.corpus)
     stage.open()
     import matplotlib
 
     matplotlib.use("Agg")
     written = [
-        entropy_picture(config.run, str(config.corpus), config.arms[0], config.out / "entropy.png"),
+        entropy_picture(config.run, config.corpus, config.arms[0], config.out / "entropy.png"),
         samples_picture(config.run, config.arms, config.out / "samples.png"),
     ]
     written += [
@@ -128,7 +130,7 @@ def _strip(corpus: str, scores: Any, entropy: np.ndarray, mask: np.ndarray) -> n
     for sample in open_corpus(corpus).fetch(places):
         if sample.data is None:
             raise UserError(f"{corpus}: {sample.key} cannot be read any more: {sample.error}")
-        tiles.append(center_crop(decode_rgb(sample.data, sample.key), 64))
+        tiles.append(center_crop(decode_rgb(sample.data), 64))
     return _row(tiles, count=16)
 
 

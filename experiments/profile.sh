@@ -44,7 +44,12 @@ if [ "$PROFILE" = paper ]; then
 fi
 
 # Where results go: one folder for each experiment, profile and corpus.
-RUN="${RUN:-runs/$EXPERIMENT-$PROFILE-$(if [ -n "$CORPUS_ROOT" ]; then basename "$CORPUS_ROOT"; else echo world; fi)}"
+corpus_name() { # of a folder or a specification: its last part, without options and what shells would expand
+    local name="${CORPUS_ROOT%%\?*=*}"
+    name="$(basename "${name:-world}")"
+    echo "${name//[^A-Za-z0-9._-]/_}"
+}
+RUN="${RUN:-runs/$EXPERIMENT-$PROFILE-$(corpus_name)}"
 export WANDB_DIR="${WANDB_DIR:-$RUN}"
 mkdir -p "$RUN"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.cli import LOCATION, machine, parse, run, science
+from data.corpus import keep_apart, open_corpus
 from data.errors import UserError
 from data.parallel import available_cpus
 from data.stage import Stage, digest_of, identity, read_manifest
@@ -38,8 +39,8 @@ class EmbedConfig:
 
     out: Path
     """Output folder: the embeddings, parts of 4,096 rows."""
-    corpus: Path | None = None
-    """Corpus that was scored. It is only read."""
+    corpus: str | None = dataclasses.field(default=None, metadata=LOCATION)
+    """Corpus that was scored, as prune.score takes it. It is only read."""
     scores: Path | None = None
     """Score table of that corpus: a folder that prune.score made."""
     holdout: Path | None = None
@@ -114,8 +115,6 @@ def _check(config: EmbedConfig) -> None:
         raise UserError("--corpus needs --scores: run python -m prune.score first")
     if config.workers < 1 or config.batch < 1:
         raise UserError("--workers and --batch must be at least 1")
-    if config.corpus is not None:
-        _check_outside(config.out, config.corpus)
 
 
 def _check_outside(out: Path, *images: Path) -> None:
@@ -131,6 +130,7 @@ def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
     from prune.stage1 import stage1, threshold
 
     assert config.corpus is not None and config.scores is not None
+    keep_apart(config.out, open_corpus(config.corpus), config.corpus)
     scores = read_parts(config.scores, ["key", "shard", "row", "digest", "entropy", "status"])
     holdout = None if config.holdout is None else read_holdout(config.holdout)
     everything = pool(scores, holdout)
@@ -145,7 +145,7 @@ def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
         return list(zip(*columns, strict=True)), part["digest"].to_pylist()
 
     limit = read_manifest(config.scores)["params"]["max_pixels"]
-    work = Work(str(config.corpus), encoder.prepare, max_pixels=limit)
+    work = Work(config.corpus, encoder.prepare, max_pixels=limit)
     counts, timing = _embed(config, encoder, work, names, load)
     summary = {
         **_summary(encoder, sum(counts), len(counts)),

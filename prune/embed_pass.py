@@ -131,4 +131,4 @@ def embed_parts(
 def _corpus(spec: str | tuple[str, ...]) -> Corpus | SceneReader:
     if isinstance(spec, tuple):
         return open_reader(spec)
-    return open_corpus(Path(spec))
+    return open_corpus(spec)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.cli import machine, parse, run
+from data.cli import LOCATION, machine, parse, run
 from data.errors import UserError
 from prune.judgement import WANTED_DROP, Truth, failures, judge
 
@@ -42,8 +42,9 @@ class JudgeConfig:
     """Files in each world's corpus."""
     reference_per_class: int = 40
     """Reference images of each scene type in a world."""
-    corpus: Path | None = None
-    """Judge this corpus of class folders instead of miniature worlds."""
+    corpus: str | None = dataclasses.field(default=None, metadata=LOCATION)
+    """Judge this corpus, whose keys begin with a class (class folders do), instead of miniature
+    worlds."""
     reference: Path | None = None
     """Reference set for --corpus: class folders too."""
     ratio: float = 0.85
@@ -78,7 +79,7 @@ def command(main: Callable[[Sequence[str]], int | None], **flags: Any) -> None:
         raise UserError(f"{main.__module__} {' '.join(arguments)} ended with exit code {code}")
 
 
-def prune(corpus: Path, reference: Path, out: Path, config: JudgeConfig) -> dict[str, Path]:
+def prune(corpus: Path | str, reference: Path, out: Path, config: JudgeConfig) -> dict[str, Path]:
     """Run Stage I and II on a corpus. Returns 'scores' and each method's subset index."""
     from prune import assign, centroids, embed, score, select
 
@@ -267,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     results: dict[str, dict[str, Any]] = {}
     if config.corpus is not None and config.reference is not None:
         made = prune(config.corpus, config.reference, config.out, config)
-        results[config.corpus.resolve().name] = judge_files(made, config, None)
+        results[Path(config.corpus).resolve().name] = judge_files(made, config, None)
     else:
         from data.world.__main__ import main as make_world
 

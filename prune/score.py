@@ -15,13 +15,14 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.cli import LOCATION, machine, parse, run, science
-from data.corpus import Batch, Corpus, Sample, open_corpus
+from data.corpus import Batch, Corpus, Sample, keep_apart, open_corpus
 from data.decode import MAX_PIXELS, Luma, Reject, bands, decode
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from prune.extend import Reuse
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
+AHEAD, AHEAD_BYTES = 16, 32 << 20  # samples, and about as many bytes, read ahead of decoding
 
 Columns = dict[str, list[Any]]
 
@@ -43,7 +45,8 @@ class ScoreConfig:
 
     corpus: str = dataclasses.field(metadata=LOCATION)
     """Corpus: a folder of images, tar, Arrow or Parquet shards ('data-*.arrow',
-    'rs3-{0000..0031}.tar'), a CSV list, or a preset (git10m:FOLDER, rs5m:FOLDER). Only read."""
+    'rs3-{0000..0031}.tar'), a CSV list, four-band GeoTIFFs to cut ('naip/*.tif?chip=256'), or a
+    preset (git10m:FOLDER, rs5m:FOLDER, usa1m:FOLDER). Only read."""
     out: Path
     """Output folder: the score table, one Parquet part a shard."""
     entropy: Measure = "grey"
@@ -90,24 +93,35 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def score_sample(sample: Sample, settings: Settings) -> tuple[Any, ...]:
-    """The table's row for one sample: COLUMNS, then the extras. Never raises for bad data."""
+def score_sample(
+    sample: Sample, settings: Settings, digest: str | None = None
+) -> tuple[Any, ...]:
+    """The table's row for one sample: COLUMNS, then the extras. Never raises for bad data.
+
+    `digest` is that of the sample's data, where it has been taken already.
+    """
     told: dict[str, Any] = {}
-    row = _score(sample, settings, told)
+    row = _score(sample, settings, digest or _digest(sample), told)
     if not settings.extras:
         return row
-    told |= {"quality": sample.quality, "resolution_m": sample.resolution_m}
+    told |= {"quality": sample.quality, "resolution_m": sample.resolution_m, **(sample.more or {})}
     return (*row, *(told.get(name) for name in settings.extras))
 
 
-def _score(sample: Sample, settings: Settings, told: dict[str, Any]) -> tuple[Any, ...]:
+def _digest(sample: Sample) -> str:
+    return "" if sample.data is None else hashlib.sha256(sample.data).hexdigest()
+
+
+def _score(
+    sample: Sample, settings: Settings, digest: str, told: dict[str, Any]
+) -> tuple[Any, ...]:
     """The columns of COLUMNS; statistics of the pixels go to `told` if they are asked for."""
     place = (sample.key, sample.shard, sample.row)
     data = sample.data
     if data is None:
         reason, detail = sample.error or ("unreadable", "")
         return (*place, None, 0, None, None, None, "rejected", reason, detail)
-    content = (hashlib.sha256(data).hexdigest(), len(data))
+    content = (digest, len(data))
     try:
         grey, note = decode(
             data,
@@ -128,9 +142,30 @@ def _score(sample: Sample, settings: Settings, told: dict[str, Any]) -> tuple[An
     return (*place, *content, width, height, MEASURES[settings.entropy](grey), "ok", "", note)
 
 
+def _read_ahead(samples: Iterator[Sample]) -> list[tuple[Sample, str]]:
+    """The next samples, at most AHEAD, with their digests; fewer when they are large."""
+    found: list[tuple[Sample, str]] = []
+    size = 0
+    while len(found) < AHEAD and size < AHEAD_BYTES:
+        sample = next(samples, None)
+        if sample is None:
+            break
+        found.append((sample, _digest(sample)))
+        size += len(sample.data or b"")
+    return found
+
+
 def score_batch(batch: Batch, settings: Settings) -> Columns:
     """Columns of the score table for a stretch of a shard."""
-    rows = [score_sample(sample, settings) for sample in batch]
+    rows: list[tuple[Any, ...]] = []
+    samples = iter(batch)
+    # Reading and hashing let go of Python's lock, and so does decoding: one goes on beside the
+    # other, a chunk ahead.
+    with ThreadPoolExecutor(1) as reader:
+        chunk = reader.submit(_read_ahead, samples)
+        while found := chunk.result():
+            chunk = reader.submit(_read_ahead, samples)
+            rows += [score_sample(sample, settings, digest) for sample, digest in found]
     names = (*COLUMNS, *settings.extras)
     if not rows:  # an empty shard
         return {name: [] for name in names}
@@ -171,7 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if config.workers < 1 or config.min_side < 1 or config.max_pixels < 1:
         raise UserError("--workers, --min-side and --max-pixels must be at least 1")
     corpus = open_corpus(config.corpus)
-    _check_out(config, corpus.root)
+    if config.out.suffix in FILES or config.out.is_file():
+        raise UserError(f"--out {config.out}: name a folder, not a file")
+    keep_apart(config.out, corpus, config.corpus)
     stage = Stage(config.out, "prune.score", science(config), {"corpus": corpus.identity()})
     _check_listing(stage, corpus, config)
     if stage.done():
@@ -187,13 +224,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     scored, seconds = _write_parts(config, corpus, reused)
 
     from data.tables import part_path
-    from prune.score_summary import mark_duplicate_keys, one_line, summarise
+    from prune.score_summary import mark_duplicate_keys, one_line, refusals, summarise
 
     if not corpus.unique_keys:
         mark_duplicate_keys(config.out)
     summary = summarise(config.out)
+    refused = refusals(summary)
     if not summary["ok"]:
-        raise UserError(f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}")
+        raise UserError(
+            f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}\n{refused}"
+        )
+    if refused:
+        print(f"[prune.score] {summary['refused_rasters']:,} of {summary['rasters']:,} files are "
+              f"refused as a whole:\n{refused}", flush=True)  # fmt: skip
     rate = round(scored / seconds, 1) if scored else None
     summary["timing"] = {"images": scored, "seconds": round(seconds, 3), "images_per_second": rate}
     if reused is not None:
@@ -252,16 +295,6 @@ def _finished(out: Path, number: int, shard: str) -> int | None:
     except UserError:
         return None
     return found.num_rows if found.num_rows and found["shard"][0].as_py() == shard else None
-
-
-def _check_out(config: ScoreConfig, root: Path | None) -> None:
-    """Refuse an output that is no folder, or that the next listing would take for images."""
-    if config.out.suffix in FILES or config.out.is_file():
-        raise UserError(f"--out {config.out}: name a folder, not a file")
-    if root is not None and config.out.resolve().is_relative_to(root.resolve()):
-        inside = config.out.resolve().relative_to(root.resolve()).parts
-        if not any(part.startswith(".") for part in inside):
-            raise UserError(f"--out {config.out} lies inside --corpus {config.corpus}; move it out")
 
 
 def _check_listing(stage: Stage, corpus: Corpus, config: ScoreConfig) -> None:

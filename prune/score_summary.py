@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from data.corpus import Corpus
 from data.tables import part_paths, read_part, write_part
 
 TOP = 5  # repeated digests that the summary names
+REFUSED = 20  # refused files that it names
 
 
 def summarise(folder: Path | str) -> dict[str, Any]:
@@ -24,13 +26,16 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         n, ok, rejected (reason -> count), bytes; copies (ok images beyond the first of their
         digest) and repeated: the digests that occur most often among ok images, at most TOP,
         each with its count and the first key. A placeholder that a download left in the place
-        of many tiles shows here.
+        of many tiles shows here. Of a corpus of chips also rasters (files) and refused: those
+        that are refused as a whole, with the reason, the first REFUSED of them.
     """
     reasons: Counter[str] = Counter()
     rows = ok = size = 0
     prefixes = [np.empty(0, dtype=np.uint64)]
+    chips: dict[str, Any] = {}
     for path in part_paths(folder):
         part = read_part(path, ["digest", "bytes", "status", "reason"])
+        _count_rasters(path, chips)
         rows += part.num_rows
         size += pc.sum(part["bytes"]).as_py() or 0
         accepted = pc.equal(part["status"], "ok")
@@ -49,7 +54,22 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         "bytes": size,
         "copies": int((counts - 1).sum()),
         "repeated": _first_keys(folder, wanted),
+        **chips,
     }
+
+
+def _count_rasters(path: Path, chips: dict[str, Any]) -> None:
+    """Add a part's files, and which are refused as a whole, if it is one of chips."""
+    if "window" not in pq.read_schema(path).names:
+        return
+    part = read_part(path, ["key", "window", "reason", "detail"])
+    keys, windows = part["key"].to_pylist(), part["window"].is_valid().to_pylist()
+    names = {key.rpartition("#")[0] if cut else key for key, cut in zip(keys, windows, strict=True)}
+    refused = part.filter(part["window"].is_null()).select(["key", "reason", "detail"])
+    known = chips.get("refused", [])
+    chips["rasters"] = chips.get("rasters", 0) + len(names)
+    chips["refused_rasters"] = chips.get("refused_rasters", 0) + refused.num_rows
+    chips["refused"] = (known + refused.slice(0, REFUSED).to_pylist())[:REFUSED]
 
 
 def _first_keys(folder: Path | str, wanted: dict[str, int]) -> list[dict[str, Any]]:
@@ -120,7 +140,8 @@ def _rejected(part: pa.Table, again: dict[int, str]) -> pa.Table:
 def one_line(summary: dict[str, Any]) -> str:
     """The summary for a human."""
     rejected = summary["rejected"]
-    parts = [f"{summary['n']:,} files ({summary['bytes'] / 1e6:,.1f} MB): {summary['ok']:,} ok"]
+    what = "files" if "rasters" not in summary else f"chips of {summary['rasters']:,} files"
+    parts = [f"{summary['n']:,} {what} ({summary['bytes'] / 1e6:,.1f} MB): {summary['ok']:,} ok"]
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
     count = sum(rejected.values())
     parts.append(f"{count:,} rejected ({reasons})" if count else "none rejected")
@@ -130,6 +151,16 @@ def one_line(summary: dict[str, Any]) -> str:
             f"{summary['copies']:,} exact copies (most often, {top['count']:,} times: {top['key']})"
         )
     return ", ".join(parts)
+
+
+def refusals(summary: dict[str, Any], most: int = 5) -> str:
+    """A line for each file that was refused as a whole, '' where there is none."""
+    lines = [
+        f"  refused: {entry['key']}: {entry['reason']}: {entry['detail']}"
+        for entry in summary.get("refused", [])[:most]
+    ]
+    more = summary.get("refused_rasters", 0) - len(lines)
+    return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
 
 
 def changes(folder: Path | str, corpus: Corpus) -> str:

@@ -60,6 +60,34 @@ def check_gpu() -> Check:
     return Check("GPU", count.value > 0, found, remedy)
 
 
+def check_corpus(variable: str, wanted: int, how: str) -> Check:
+    """A corpus: a folder of images, or any other specification that --corpus takes."""
+    name = f"{variable} (corpus)"
+    spec = os.environ.get(variable, "")
+    if not spec:
+        return Check(name, False, "not set", how)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from data.corpus import FolderCorpus, open_corpus
+    from data.errors import UserError
+
+    try:
+        corpus = open_corpus(spec)
+        if isinstance(corpus, FolderCorpus) and corpus.root is not None:
+            count, shards = count_images(corpus.root, wanted), 0
+        else:
+            corpus.check()
+            count, shards = 0, len(corpus.shards())
+            for shard in corpus.shards():
+                count += corpus.count(shard)
+                if count >= wanted:
+                    break
+    except UserError as error:
+        return Check(name, False, str(error).splitlines()[0], how)
+    found = f"{spec}: {'at least ' if count >= wanted else ''}{count:,} images"
+    found += f" in {shards:,} shards" if shards else ""
+    return Check(name, count >= wanted, found, f"at least {wanted:,} are needed; {how}")
+
+
 def check_folder(variable: str, what: str, wanted: int, how: str) -> Check:
     """A folder of images named by an environment variable."""
     value = os.environ.get(variable, "")
@@ -174,9 +202,10 @@ def main() -> int:
     reachable = hub_reachable()
     checks = [
         check_gpu(),
-        check_folder(
-            "GIT10M_ROOT", "corpus", smallest,
-            "get Git-10M (hf download lcybuaa/Git-10M --repo-type dataset, 394 GB) as image files",
+        check_corpus(
+            "GIT10M_ROOT", smallest,
+            "get Git-10M (hf download lcybuaa/Git-10M --repo-type dataset, 394 GB) and set "
+            "GIT10M_ROOT=git10m:FOLDER, or a folder of image files",
         ),
         check_reference(2000),
         check_folder(

@@ -88,3 +88,37 @@ def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:
 def test_scripts_are_valid_bash_and_short(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert len(script.read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize(("corpus", "name"), [
+    ("", "world"), ("/data/Git-10M", "Git-10M"), ("git10m:/data/Git-10M/", "Git-10M"),
+    ("/data/rs3-{0000..0031}.tar?key=member", "rs3-_0000..0031_.tar"),
+    ("usa1m:/data/naip?chip=128&urban=/maps/gaia.gpkg", "naip"), ("git10m:here", "git10m_here"),
+])  # fmt: skip
+def test_a_run_folder_is_named_after_any_corpus(corpus: str, name: str) -> None:
+    text = (ROOT / "experiments" / "profile.sh").read_text()
+    function = text[text.index("corpus_name()") :].split("\n}\n")[0] + "\n}\n"
+    script = f'CORPUS_ROOT="$1"\n{function}corpus_name'
+    done = subprocess.run(["bash", "-euc", script, "_", corpus], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (name, "")
+
+
+def test_the_preflight_opens_a_corpus_of_any_form(tmp_path, monkeypatch) -> None:
+    import preflight
+
+    from tests.data.shards import jpeg, write_tar
+
+    def check(value: str) -> preflight.Check:
+        monkeypatch.setenv("GIT10M_ROOT", value)
+        return preflight.check_corpus("GIT10M_ROOT", 5, "get it")
+
+    for n in range(2):
+        write_tar(tmp_path / f"{n}.tar", {f"{i}.jpg": jpeg(i) for i in range(4)})
+    found = check(f"{tmp_path}/{{0,1}}.tar")
+    assert found.ok and found.found.endswith("at least 8 images in 2 shards")
+    assert not check(f"{tmp_path}/0.tar").ok
+    absent = check(f"{tmp_path}/{{0..4}}.tar")
+    assert not absent.ok and "2.tar: no such file (3 missing, 2 there)" in absent.found
+    (tmp_path / "images").mkdir()
+    assert check(f"{tmp_path}/images").found.endswith("images: 0 images")
+    assert not check("").ok

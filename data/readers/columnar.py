@@ -6,6 +6,7 @@ identity alone.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class TableCorpus(ShardCorpus):
             return None
         layout = find_layout(table.schema, os.fspath(self.path(shard)), self.options)
         if layout.text is not None and not has_levels(table, layout.text):
-            layout = Layout(layout.image, layout.key, layout.quality)
+            layout = dataclasses.replace(layout, text=None)
         return layout
 
     def _rows(self, shard: str) -> int:

@@ -6,7 +6,8 @@ the one that the file's Hugging Face metadata calls an Image, `image`, or the on
 
 A sample's key is its `img_name`, so that it does not depend on how the rows are cut into files;
 without that column, or where it is empty, `<file>#<row>`. Option `key=COLUMN` names another
-column, and `key=row` asks for the latter.
+column, `key=path` the image's own file name (the struct's `path`), and `key=row` asks for
+`<file>#<row>`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class Layout:
     """Names of the columns in use; None for what a file does not have."""
 
     image: str
-    key: str | None = None
+    key: str | None = None  # None: <file>#<row>
     quality: str | None = None
     location: str | None = None  # Git-10M, current schema
     text: str | None = None  # Git-10M, early schema
+    by_path: bool = False  # the key is the image's own file name
 
     @property
     def columns(self) -> list[str]:
@@ -58,19 +60,20 @@ def find_layout(schema: pa.Schema, where: str, options: Mapping[str, str]) -> La
     """
     names = schema.names
     for option, column in options.items():
-        if column not in names and not (option == "key" and column == "row"):
+        if column not in names and not (option == "key" and column in ("row", "path")):
             raise UserError(
                 f"{where}: no column '{column}' (?{option}={column}); it has {', '.join(names)}"
             )
     image = _image_column(schema, where, options.get("image"))
     key: str | None = options.get("key", "img_name" if "img_name" in names else "row")
-    if key == "row":
+    by_path = key == "path" and key not in names
+    if key == "row" or by_path:
         key = None
     quality, location = (
         name if name in names else None for name in ("img_quality_score", "Google_location")
     )
     text = "text" if "text" in names and location is None else None
-    return Layout(image, key, quality, location, text)
+    return Layout(image, key, quality, location, text, by_path)
 
 
 def _image_column(schema: pa.Schema, where: str, wanted: str | None) -> str:

@@ -40,6 +40,7 @@ class ShardCorpus(Corpus):
         base: folder that shard names are relative to.
         files: the shard files, in order.
         options: what the specification says beyond the files ('image', 'key').
+        root: the folder that was named, whose listing the files are; None for a pattern.
 
     Raises:
         UserError: a file is not there, or an option is unknown.
@@ -49,7 +50,12 @@ class ShardCorpus(Corpus):
     options_known: tuple[str, ...] = ()
 
     def __init__(
-        self, spec: str, base: Path, files: Sequence[Path], options: Mapping[str, str]
+        self,
+        spec: str,
+        base: Path,
+        files: Sequence[Path],
+        options: Mapping[str, str],
+        root: Path | None = None,
     ) -> None:
         unknown = sorted(set(options) - set(self.options_known))
         if unknown:
@@ -57,6 +63,7 @@ class ShardCorpus(Corpus):
             raise UserError(f"{spec}: unknown option '{unknown[0]}' ({self.kind} knows: {known})")
         self.spec = spec
         self.options = dict(options)
+        self._root = root
         self._paths: dict[str, Path] = {}
         self._sizes: dict[str, int] = {}
         for path in files:
@@ -67,6 +74,10 @@ class ShardCorpus(Corpus):
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror} (a shard of {spec})") from None
         self._counts: dict[str, int] = {}
+
+    @property
+    def root(self) -> Path | None:
+        return self._root
 
     def shards(self) -> list[str]:
         return list(self._paths)

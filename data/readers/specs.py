@@ -4,11 +4,13 @@
     FOLDER                     a folder of shards: *.tar, *.arrow or *.parquet and nothing else,
                                or what Hugging Face datasets' save_to_disk made
     FILE or PATTERN            tar, Arrow or Parquet files: data-*.arrow, rs3-{0000..0031}.tar
+    FOLDER, FILE or PATTERN    of GeoTIFFs with four bands, cut in chips: naip/*.tif?chip=256
     FILE.csv                   images named in the first column, in folders beside the file
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet, image=EXTENSION for tar. `folder:PATH` says that a folder is to be taken as images.
+and Parquet; image=EXTENSION for tar; chip=PIXELS, bands=ORDER, nodata=SHARE and urban=POLYGONFILE
+for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from data.corpus import Corpus, FolderCorpus
 from data.errors import UserError
 
 SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
+GEOTIFF = {".tif", ".tiff"}
+PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
 FORMS = (
     "FOLDER           a folder of image files, with all folders below it",
     "FOLDER           of *.tar, *.arrow or *.parquet shards; or made by datasets' save_to_disk",
     "FILE or PATTERN  of such shards: data-*.arrow, rs3-train-{0000..0031}.tar",
+    "FOLDER or FILE   of four-band GeoTIFFs, cut in chips: FOLDER?chip=256, 'naip/*.tif?chip=256'",
     "FILE.csv         images named in its first column, in folders beside it",
     "PRESET:FOLDER    a data set as people hold it:",
 )
@@ -51,9 +56,12 @@ def open_spec(spec: str) -> Corpus:
     raise _not_understood(spec, path)
 
 
+_OPTION = r"(?:urban=[^?&]+|\w+=[^?&/]+)"  # of a path, a slash is no sign of a pattern
+
+
 def split_options(spec: str) -> tuple[str, dict[str, str]]:
     """'PATH?a=b&c=d' as ('PATH', {'a': 'b', 'c': 'd'})."""
-    match = re.search(r"\?(\w+=[^?&/]+(?:&\w+=[^?&/]+)*)$", spec)
+    match = re.search(rf"\?({_OPTION}(?:&{_OPTION})*)$", spec)
     if match is None:
         return spec, {}
     pairs = (pair.partition("=") for pair in match[1].split("&"))
@@ -111,20 +119,25 @@ def _fixed(pattern: str) -> Path:
 def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
     saved = _saved_files(folder)
     if saved is not None:
-        return _open_files(spec, folder, saved, options)
+        return _open_files(spec, folder, saved, options, folder)
     kinds: set[str] = set()
+    rasters: list[Path] = []
+    others = False  # images of another kind, or folders that may hold some
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
         suffix = Path(entry.name).suffix.lower()
         # Shards have a folder for themselves: beside images, or folders that may hold some,
         # a Parquet file is somebody's list.
-        if suffix in IMAGES or entry.is_dir():
-            kinds.clear()
-            break
-        if suffix in SUFFIXES:
+        if suffix in GEOTIFF and not entry.is_dir():
+            rasters.append(Path(entry.path))
+        elif suffix in IMAGES or entry.is_dir():
+            others = True
+        elif suffix in SUFFIXES:
             kinds.add(suffix)
-    if not kinds:
+    if "chip" in options or (rasters and not others and _are_geotiffs(rasters)):
+        return _open_geotiffs(spec, folder, options)
+    if not kinds or rasters or others:
         return _images(spec, folder, options)
     if len(kinds) > 1:
         raise UserError(
@@ -132,7 +145,24 @@ def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
             f"say which: '{folder}/*{min(kinds)}', or 'folder:{folder}' for a folder of images"
         )
     files = sorted(folder.glob(f"[!.]*{kinds.pop()}"))
-    return _open_files(spec, folder, files, options)
+    return _open_files(spec, folder, files, options, folder)
+
+
+def _are_geotiffs(files: Sequence[Path]) -> bool:
+    """Whether TIFFs are rasters of several bands to cut, not images: by the tags of a few."""
+    from data.tiff import is_multiband_geotiff
+
+    return any(is_multiband_geotiff(path) for path in sorted(files)[:PEEKED])
+
+
+def _open_geotiffs(spec: str, folder: Path, options: Options) -> Corpus:
+    """All GeoTIFFs anywhere below a folder."""
+    from data.readers.geotiff import GeoTiffCorpus
+
+    files = _below(folder, *GEOTIFF)
+    if not files:
+        raise UserError(f"{spec}: no .tif files in {folder}, nor below it")
+    return GeoTiffCorpus(spec, folder, files, options, folder)
 
 
 def _images(spec: str, folder: Path, options: Options) -> FolderCorpus:
@@ -141,7 +171,9 @@ def _images(spec: str, folder: Path, options: Options) -> FolderCorpus:
     return FolderCorpus(folder)
 
 
-def _open_files(spec: str, base: Path, files: Sequence[Path], options: Options) -> Corpus:
+def _open_files(
+    spec: str, base: Path, files: Sequence[Path], options: Options, root: Path | None = None
+) -> Corpus:
     if not files:
         raise UserError(f"{spec}: no shards in it")
     kinds = {SUFFIXES.get(path.suffix.lower()) for path in files}
@@ -152,14 +184,18 @@ def _open_files(spec: str, base: Path, files: Sequence[Path], options: Options) 
     if kinds == {"tar"}:
         from data.readers.tar import TarCorpus
 
-        return TarCorpus(spec, base, files, options)
+        return TarCorpus(spec, base, files, options, root)
+    if all(path.suffix.lower() in GEOTIFF for path in files):
+        from data.readers.geotiff import GeoTiffCorpus
+
+        return GeoTiffCorpus(spec, base, files, options, root)
     if len(kinds) > 1 or kinds == {None}:
         odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
         raise _not_understood(spec, odd)
     from data.readers.columnar import ArrowCorpus, ParquetCorpus
 
     kind = ArrowCorpus if kinds == {"arrow"} else ParquetCorpus
-    return kind(spec, base, files, options)
+    return kind(spec, base, files, options, root)
 
 
 def _saved_files(folder: Path) -> list[Path] | None:
@@ -186,9 +222,13 @@ def _json(path: Path) -> dict[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _below(folder: Path, suffix: str) -> list[Path]:
-    """Files with a suffix anywhere below a folder, in the order of their paths."""
-    found = (p for p in folder.rglob(f"*{suffix}") if p.is_file() and not _hidden(p, folder))
+def _below(folder: Path, *suffixes: str) -> list[Path]:
+    """Files with one of some suffixes anywhere below a folder, in the order of their paths."""
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and path.is_file() and not _hidden(path, folder)
+    )
     return sorted(found, key=lambda path: os.fsencode(path.relative_to(folder)))
 
 
@@ -205,10 +245,10 @@ def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
     _folder_of(spec, folder)
     saved = _saved_files(folder)
     if saved is not None:
-        return _open_files(spec, folder, saved, options)
+        return _open_files(spec, folder, saved, options, folder)
     for suffix in (".arrow", ".parquet"):
         if files := _below(folder, suffix):
-            return _open_files(spec, folder, files, options)
+            return _open_files(spec, folder, files, options, folder)
     images = folder / "images"
     return _images(spec, images if images.is_dir() else folder, options)
 
@@ -216,7 +256,7 @@ def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
 def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
     _folder_of(spec, folder)
     if files := _below(folder, ".tar"):
-        return _open_files(spec, folder, files, options)
+        return _open_files(spec, folder, files, options, folder)
     lists = sorted(folder.glob("[!.]*.csv"))
     if len(lists) > 1:
         names = ", ".join(path.name for path in lists)
@@ -225,6 +265,11 @@ def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
         return _open_files(spec, folder, lists, options)
     images = folder / "img_only"
     return _images(spec, images if images.is_dir() else folder, options)
+
+
+def _usa1m(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    return _open_geotiffs(spec, folder, options)
 
 
 def _plain_folder(spec: str, folder: Path, options: Options) -> Corpus:
@@ -238,6 +283,11 @@ PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
         "Git-10M: saved by datasets, its *.arrow or *.parquet anywhere below, or images/",
     ),
     "rs5m": (_rs5m, "RS5M: its tars anywhere below, or a CSV list beside img_only/, or that"),
+    "usa1m": (
+        _usa1m,
+        "NAIP quarter quads (GeoTIFF: red, green, blue, near infrared) anywhere below, in chips of "
+        "256 pixels",
+    ),
     "folder": (_plain_folder, "image files and nothing else, whatever lies between them"),
 }
 """Name -> (reader, what it reads)."""

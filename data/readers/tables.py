@@ -25,6 +25,7 @@ from data.readers import git10m
 from data.readers.columns import Layout
 from data.readers.shards import once_a_file
 
+PIECE = 32  # rows taken out of Arrow's memory at a time
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ERRORS = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for damaged bytes
 
@@ -157,7 +158,7 @@ def read_rows(
     while row < min(stop, table.rows) and layout is not None:
         number = bisect_right(table.ends, row)
         first = table.ends[number - 1] if number else 0
-        until = min(stop, table.ends[number])
+        until = min(stop, table.ends[number], row + PIECE)
         try:
             part = table.chunk(number, layout.columns).slice(row - first, until - row)
             samples = list(_samples(part, shard, layout, row))
@@ -177,7 +178,9 @@ def _samples(
     part: pa.RecordBatch | pa.Table, shard: str, layout: Layout, first: int
 ) -> Iterator[Sample]:
     images, paths = _images(part[layout.image])
-    keys = [""] * len(images) if layout.key is None else _texts(part[layout.key])
+    keys = paths if layout.by_path else [""] * len(images)
+    if layout.key is not None:
+        keys = _texts(part[layout.key])
     qualities = _plain(part, layout.quality)
     locations, texts = _plain(part, layout.location), _plain(part, layout.text)
     for i, data in enumerate(images):

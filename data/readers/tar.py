@@ -2,7 +2,9 @@
 
 Consecutive members that share a name up to the first dot of its last part are one sample; the
 rest of the name says what each is: `00017.jpg` and `00017.caption`, or RS5M's
-`00017.img_content`, `00017.img_name`, `00017.caption`. A sample's key is `<shard>/<that name>`.
+`00017.img_content`, `00017.img_name`, `00017.caption`. A sample's key is `<shard>/<that name>`;
+with the option `key=member` it is the name of the image in the tar, extension and all, which
+suits a tar that was made of a folder.
 
 The headers of a tar are walked once, its contents not touched; after that every image is one
 read at a known offset. Plain headers are parsed here, all others (long names, pax) by tarfile.
@@ -14,9 +16,10 @@ from __future__ import annotations
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import IO, NamedTuple
 
 from data.corpus import MAX_FILE_BYTES, Batch, Location, Sample, key_of_path
@@ -70,10 +73,25 @@ class TarBatch(Batch):
 
 
 class TarCorpus(ShardCorpus):
-    """Tar files of WebDataset samples. Option `image=EXT`: the member that is the image."""
+    """Tar files of WebDataset samples.
+
+    Options: image=EXT, the member that is the image; key=member, its name in the tar as the key.
+    """
 
     kind = "tar"
-    options_known = ("image",)
+    options_known = ("image", "key")
+
+    def __init__(
+        self,
+        spec: str,
+        base: Path,
+        files: Sequence[Path],
+        options: Mapping[str, str],
+        root: Path | None = None,
+    ) -> None:
+        super().__init__(spec, base, files, options, root)
+        if options.get("key", "member") != "member":
+            raise UserError(f"{spec}: key={options['key']}: of a tar, key=member is all there is")
 
     def check(
         self, shards: Sequence[str] | None = None, extras: tuple[str, ...] | None = None
@@ -124,7 +142,8 @@ class TarCorpus(ShardCorpus):
         )
 
     def _entries(self, shard: str) -> list[Entry]:
-        return index_tar(os.fspath(self.path(shard)), shard, self.options.get("image", ""))
+        image, key = self.options.get("image", ""), self.options.get("key", "")
+        return index_tar(os.fspath(self.path(shard)), shard, image, key)
 
     def _rows(self, shard: str) -> int:
         return len(self._entries(shard))
@@ -162,7 +181,7 @@ def _read_entry(descriptor: int, shard: str, row: int, entry: Entry) -> Sample:
 
 
 @once_a_file
-def index_tar(path: str, shard: str, image: str = "") -> list[Entry]:
+def index_tar(path: str, shard: str, image: str = "", key: str = "") -> list[Entry]:
     """The samples of a tar in order; never raises for what is wrong with the file.
 
     What ends a tar before its time is one more sample, with an error that says so.
@@ -173,7 +192,8 @@ def index_tar(path: str, shard: str, image: str = "") -> list[Entry]:
 
     def close() -> None:
         if current is not None:
-            entries.append(_entry(f"{shard}/{key_of_path(current)}", group, image))
+            name = key_of_path(current)
+            entries.append(_entry(name if key else f"{shard}/{name}", group, image, bool(key)))
 
     members = _members(path)
     while True:
@@ -198,7 +218,7 @@ def index_tar(path: str, shard: str, image: str = "") -> list[Entry]:
     return entries
 
 
-def _entry(key: str, group: dict[str, Member], image: str) -> Entry:
+def _entry(key: str, group: dict[str, Member], image: str, by_member: bool) -> Entry:
     """Which member of a sample is its image: by whole extension, or else by the last part."""
     wanted = (image.lower(),) if image else IMAGE_MEMBERS
     names = {extension: extension.lower() for extension in group}
@@ -213,6 +233,8 @@ def _entry(key: str, group: dict[str, Member], image: str) -> Entry:
         detail = f"{len(fits)} image members ({there}); choose with SPEC?image=EXTENSION"
         return Entry(key, "", 0, 0, ("no-image", detail))
     member = group[fits[0]]
+    if by_member:
+        key = key_of_path(member.name)
     name = "" if names[fits[0]] == ANY_FORMAT else key_of_path(f"x.{fits[0]}")
     return Entry(key, name, member.offset, member.size, member.error)
 

@@ -1,7 +1,7 @@
 """Write the corpus of a miniature world again as shards (`python -m data.world.convert --help`).
 
 The encoded bytes of every image stay as they are, broken ones included, so that what any reader
-finds can be compared by content.
+finds can be compared by content. (GeoTIFFs, form naip, keep the pixels instead.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Form = Literal[
-    "webdataset", "rs5m", "rs5m-csv", "arrow-early", "arrow", "arrow-saved", "parquet"
+    "webdataset", "rs5m", "rs5m-csv", "arrow-early", "arrow", "arrow-saved", "parquet", "naip"
 ]  # fmt: skip
 
 
@@ -40,7 +40,8 @@ class ConvertConfig:
     """webdataset: tars of KEY.jpg, KEY.png, ... rs5m: tars of .img_content, .img_name and
     .caption. rs5m-csv: img_only/ and a list of its images. arrow-early: Git-10M's first columns,
     image and text, as Arrow streams; arrow: its current columns; arrow-saved: the same as
-    save_to_disk leaves them. parquet: the current columns."""
+    save_to_disk leaves them. parquet: the current columns. naip: GeoTIFFs of four bands, of a world
+    made with --write-truth-rasters; pixels are kept, bytes are not."""
     shard_rows: int = 1000
     """Images in a shard."""
 
@@ -63,9 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if stage.done():
         return 0
     stage.open()
-    outputs = convert(corpus, config.out, config.form, config.shard_rows)
-    line = f"{len(corpus):,} images as {config.form}, {len(outputs)} files"
-    stage.finish({"images": len(corpus), "form": config.form}, outputs, line)
+    if config.form == "naip":
+        from data.world.naip import write_naip
+
+        outputs, images = write_naip(config.world, config.out, config.shard_rows)
+    else:
+        outputs = convert(corpus, config.out, config.form, config.shard_rows)
+        images = len(corpus)
+    line = f"{images:,} of {len(corpus):,} images as {config.form}, {len(outputs)} files"
+    stage.finish({"images": images, "form": config.form}, outputs, line)
     return 0
 
 
@@ -200,7 +207,7 @@ def table(rows: list[Sample], early: bool = False) -> pa.Table:
     import pyarrow as pa
 
     levels = [0 if i % 5 == 4 else level(sample) for i, sample in enumerate(rows)]
-    images = [{"bytes": s.data, "path": Path(s.key).name} for s in rows]
+    images = [{"bytes": s.data, "path": s.key} for s in rows]
     image = pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     metadata = {"huggingface": json.dumps({"info": {"features": features(early)}})}
     columns: dict[str, Any] = {"image": image}
@@ -265,7 +272,7 @@ _WRITERS: dict[str, Callable[[Path, int, int, list[Sample]], Path]] = {
     "arrow-saved": _arrow,
     "parquet": _parquet,
 }
-assert {*_WRITERS, "rs5m-csv"} == set(get_args(Form))
+assert {*_WRITERS, "rs5m-csv", "naip"} == set(get_args(Form))
 
 
 if __name__ == "__main__":

@@ -56,8 +56,12 @@ def test_which_member_is_the_image(tmp_path):
     chosen = samples(open_corpus(f"{path}?image=png"))
     assert [s.data for s in chosen] == [None, b"p", None]
     assert [s.data for s in samples(open_corpus(f"{path}?image=b.jpg"))] == [None, None, b"b"]
-    with pytest.raises(UserError, match="unknown option 'key'"):
+    with pytest.raises(UserError, match="key=row: of a tar, key=member is all there is"):
         open_corpus(f"{path}?key=row")
+    with pytest.raises(UserError, match="unknown option 'width'"):
+        open_corpus(f"{path}?width=3")
+    named = samples(open_corpus(f"{path}?key=member"))
+    assert [s.key for s in named] == ["0.jpg", "1", "2"]  # the latter two have no one image
 
 
 def test_what_is_no_plain_file_is_a_row_with_a_reason(tmp_path):

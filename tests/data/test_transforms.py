@@ -51,10 +51,10 @@ def test_between_halvings_it_is_bicubic():
 
 
 @pytest.mark.parametrize("image", [
-    np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.float32),
+    np.zeros((9, 9), np.uint8), np.zeros((9, 9, 5), np.uint8), np.zeros((9, 9, 3), np.float32),
     np.zeros((0, 9, 3), np.uint8),
 ])  # fmt: skip
-def test_refuses_anything_but_rgb(image):
+def test_refuses_anything_but_three_or_four_bands(image):
     with pytest.raises(ValueError, match="expected uint8"):
         center_crop(image, 8)
 
@@ -62,3 +62,12 @@ def test_refuses_anything_but_rgb(image):
 def test_refuses_size_zero():
     with pytest.raises(ValueError, match="at least 1"):
         center_crop(noise(9, 9), 0)
+
+
+def test_a_fourth_band_is_scaled_like_the_others_and_is_no_alpha():
+    rgb, infrared = noise(150, 101), noise(150, 101, seed=1)[..., 0]
+    infrared[:50] = 0  # as alpha it would hide what is under it
+    four = center_crop(np.dstack([rgb, infrared]), 24)
+    np.testing.assert_array_equal(four[..., :3], center_crop(rgb, 24))
+    alone = center_crop(np.dstack([infrared] * 3), 24)
+    np.testing.assert_array_equal(four[..., 3], alone[..., 0])

@@ -154,15 +154,16 @@ def test_all_kinds_of_bad_input_in_one_corpus_add_up(tmp_path):
     good = [jpeg(i) for i in range(9)]
     gif = encode(scene(), "GIF")
     bomb = png(60000, 60000, 8, 0, b"")
-    write_tar(tmp_path / "a.tar", [
+    folder = tmp_path / "c"
+    write_tar(folder / "a.tar", [
         ("0.jpg", good[0]), ("1.jpg", b""), ("2.jpg", gif), ("3.png", bomb),
         ("0.jpg", good[1]), ("../4.jpg", good[2]), ("5.txt", b"alone"), ("6.jpg", good[3]),
     ])  # fmt: skip
-    whole = write_tar(tmp_path / "b.tar", {f"{i}.jpg": good[i] for i in range(4)}).read_bytes()
-    (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 3])
-    write_tar(tmp_path / "c.tar", {})
-    (tmp_path / "d.tar").touch()
-    score(tmp_path, tmp_path / "out", "--statistics")
+    whole = write_tar(folder / "b.tar", {f"{i}.jpg": good[i] for i in range(4)}).read_bytes()
+    (folder / "b.tar").write_bytes(whole[: len(whole) // 3])
+    write_tar(folder / "c.tar", {})
+    (folder / "d.tar").touch()
+    score(folder, tmp_path / "out", "--statistics")
     rows = read_parts(tmp_path / "out").to_pylist()
     reasons = [(r["key"], r["reason"]) for r in rows if r["shard"] == "a.tar"]
     assert reasons == [

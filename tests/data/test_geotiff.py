@@ -1,0 +1,275 @@
+"""Chips of GeoTIFFs: every window is a row, the bands are those they claim to be."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import ColorInterp
+
+from data.chips import encode_chip
+from data.corpus import FolderCorpus, open_corpus
+from data.decode import decode_grey, decode_rgb, decode_rgbn
+from data.errors import UserError
+from data.readers import geotiff
+from data.readers.raster import REASONS, acquired
+from tests.data.rasters import NAME, RGB_X, pixels, write_raster
+from tests.data.shards import samples
+
+NIR_FIRST = (ColorInterp.undefined, ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+
+def chips(path, options="chip=32"):
+    return samples(open_corpus(f"{path}?{options}"))
+
+
+def refusal(path, options="chip=32"):
+    (sample,) = chips(path, options)
+    assert sample.data is None and sample.key == path.name
+    return sample.error
+
+
+def test_every_window_of_the_grid_is_a_row(tmp_path):
+    data = pixels(70, 100)
+    write_raster(tmp_path / NAME, data)
+    found = chips(tmp_path / NAME)
+    assert [s.row for s in found] == list(range(12))  # 3 x 4 cells
+    assert [s.key for s in found[:5]] == [
+        f"{NAME}#0,0,32x32", f"{NAME}#32,0,32x32", f"{NAME}#64,0,32x32", f"{NAME}#96,0,4x32",
+        f"{NAME}#0,32,32x32",
+    ]  # fmt: skip
+    whole = [s for s in found if s.error is None]
+    assert len(whole) == 6
+    assert {s.error for s in found} - {None} == {
+        ("partial-chip", f"{size} pixels at the edge of its raster")
+        for size in ("4 x 32", "32 x 6", "4 x 6")
+    }
+    for sample in whole:
+        x, y, width, height = sample.more["window"]
+        expected = data[y : y + height, x : x + width]
+        np.testing.assert_array_equal(decode_rgbn(sample.data), expected)
+        np.testing.assert_array_equal(decode_rgb(sample.data), expected[..., :3])
+        assert sample.data == encode_chip(expected) and sample.name == ""
+
+
+def test_place_day_and_resolution_of_a_chip(tmp_path):
+    write_raster(tmp_path / NAME, pixels(64, 64), metres=0.6)
+    last = chips(tmp_path / NAME)[3]
+    assert last.more == {
+        "date": "2015-09-26", "window": [32, 32, 32, 32], "crs": "EPSG:26914",
+        "bounds": pytest.approx([485919.2, 5209161.6, 485938.4, 5209180.8]),
+    }  # fmt: skip
+    assert last.resolution_m == 0.6
+    for name, day in {
+        "m_3012161_ne_16_060_20190815_20191203.tif": "2019-08-15",
+        "M_3012161_NW_16_H_20190815.TIF": "2019-08-15",
+        "m_3012161_nw_16_1_20191315.tif": None, "s_3012161_nw_16_1_20190815.tif": None,
+        "m_3012161_20190815.tif": None,
+    }.items():  # fmt: skip
+        assert acquired(name) == day, name
+    degrees = write_raster(
+        tmp_path / "d" / NAME, crs="EPSG:4326", origin=(-74.0, -8.0), metres=1e-4
+    )
+    assert chips(degrees)[0].resolution_m is None
+    nowhere = chips(write_raster(tmp_path / "n" / NAME, crs=None))[0]
+    assert nowhere.more["crs"] is None and nowhere.more["bounds"] is None and nowhere.data
+
+
+def test_band_order_is_stated_known_or_refused(tmp_path):
+    data = pixels(32, 32)
+    nameless = write_raster(tmp_path / "scene.tif", data, colours=None)
+    error = refusal(nameless)
+    assert error[0] == "band-order" and "SPEC?bands=rgbn" in error[1] and "undefined" in error[1]
+
+    def read(path, options="chip=32"):
+        (sample,) = chips(path, options)
+        return decode_rgbn(sample.data)
+
+    np.testing.assert_array_equal(read(nameless, "chip=32&bands=rgbn"), data)
+    np.testing.assert_array_equal(read(nameless, "chip=32&bands=NRGB"), data[..., [1, 2, 3, 0]])
+    np.testing.assert_array_equal(read(nameless, "chip=32&bands=bgrn"), data[..., [2, 1, 0, 3]])
+    said = write_raster(
+        tmp_path / "said.tif", data, colours=None, descriptions=("NIR", "Blue", "green", "Red")
+    )
+    np.testing.assert_array_equal(read(said), data[..., [3, 2, 1, 0]])
+    assert "band 1 is 'r' by ?bands=rgbn, but the file calls it nir" in refusal(
+        said, "chip=32&bands=rgbn"
+    )[1]
+    quad = write_raster(tmp_path / "quad" / NAME, data, colours=None)
+    np.testing.assert_array_equal(read(quad), data)
+    false = write_raster(tmp_path / "false" / NAME, data, colours=NIR_FIRST)
+    assert refusal(false)[0] == "band-order" and "by its name" in refusal(false)[1]
+    # three colours and a band of which nothing is known, under any name: not near infrared yet
+    assert refusal(write_raster(tmp_path / "rgbx.tif", data, colours=RGB_X))[0] == "band-order"
+
+
+@pytest.mark.parametrize(("reason", "said", "data", "colours"), [
+    ("bands", "3 bands, not four (R, G, B, NIR); NAIP's folder rgb", pixels(bands=3), RGB_X),
+    ("bands", "1 band, not four", pixels(bands=1), None),
+    ("bands", "5 bands, not four", pixels(bands=5), None),
+    ("alpha-band", "band 4 of 4 is alpha", pixels(), (*RGB_X[:3], ColorInterp.alpha)),
+    ("not-8-bit", "float64", pixels().astype(np.float64), None),
+    ("16-bit", "uint16", pixels().astype(np.uint16), None),
+    ("not-8-bit", "int8", pixels().astype(np.int8), None),
+])  # fmt: skip
+def test_files_of_another_kind_are_refused_by_name(tmp_path, reason, said, data, colours):
+    path = write_raster(tmp_path / NAME, data, colours=colours)
+    error = refusal(path)
+    assert error[0] == reason and said in error[1]
+    stated = refusal(path, "chip=32&bands=rgbn")  # a statement changes nothing about it
+    assert stated == error
+
+
+def test_damaged_files_are_rows(tmp_path):
+    whole = write_raster(tmp_path / "w" / NAME, pixels(128, 128)).read_bytes()
+    folder = tmp_path / "c"
+    folder.mkdir()
+    names = [f"m_4709963_{q}_14_1_20150926.tif" for q in ("ne", "nw", "se", "sw")]
+    (folder / names[0]).touch()
+    (folder / names[1]).write_bytes(b"<html>not found</html>")
+    (folder / names[2]).write_bytes(whole[: len(whole) // 2])
+    (folder / names[3]).write_bytes(whole)
+    found = samples(open_corpus(f"usa1m:{folder}?chip=64"))
+    by_file = {name: [s for s in found if s.key.startswith(name)] for name in names}
+    assert [s.error[0] for s in by_file[names[0]]] == ["empty"]
+    assert [s.error[0] for s in by_file[names[1]]] == ["corrupt"]
+    half = [s.error and s.error[0] for s in by_file[names[2]]]
+    assert half in (["corrupt"], [None, None, "corrupt", "corrupt"], ["corrupt"] * 4)
+    assert all(str(tmp_path) not in s.error[1] for s in found if s.error)
+    assert [s.error for s in by_file[names[3]]] == [None] * 4
+    vrt = folder / "vrt.tif"
+    vrt.write_text('<VRTDataset rasterXSize="9" rasterYSize="9"></VRTDataset>')
+    assert refusal(vrt)[0] == "corrupt"  # a list of other files is no file of the corpus
+
+
+def test_headers_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / NAME
+    with rasterio.open(path, "w", driver="GTiff", width=300_000, height=64, count=4, dtype="uint8",
+                       photometric="minisblack", alpha="unspecified",
+                       sparse_ok=True):  # fmt: skip
+        pass
+    assert refusal(path)[0] == "too-large" and "300,000 x 64" in refusal(path)[1]
+    monkeypatch.setattr("data.readers.raster.MAX_BLOCK_BYTES", 4 * 128 * 128 - 1)
+    error = refusal(write_raster(path, pixels(128, 128), tiled=True, blockxsize=128,
+                                 blockysize=128))  # fmt: skip
+    assert error[0] == "too-large" and "in blocks of 65,536 bytes" in error[1]
+
+
+def test_chips_without_data_are_counted_out(tmp_path):
+    data = pixels(32, 160)
+    data[:, :40] = 0  # the collar: one chip in full, a quarter of the next
+    data[5, 70, :3] = 0  # black, with infrared: data
+    data[7, 100] = 0  # one pixel of the fourth
+    path = write_raster(tmp_path / NAME, data)
+    errors = [s.error for s in chips(path)]
+    assert errors[0] == ("nodata", "100.00% of its pixels have no data")
+    assert errors[1] == ("nodata", "25.00% of its pixels have no data")
+    assert errors[2] is None and errors[4] is None and errors[3][0] == "nodata"
+    lax = [s.error is None for s in chips(path, "chip=32&nodata=0.01")]
+    assert lax == [False, False, True, True, True]
+    other = np.where(data == 0, 255, data).astype(np.uint8)
+    other[:, 128:, :] = np.minimum(other[:, 128:, :], 254)
+    white = write_raster(tmp_path / "white" / NAME, other, nodata=255)
+    assert [s.error is None for s in chips(white)] == [False, False, True, False, True]
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        masked = write_raster(tmp_path / "mask" / NAME, pixels(32, 64))
+        with rasterio.open(masked, "r+") as raster:
+            raster.write_mask(np.repeat(np.arange(64) < 40, 32).reshape(64, 32).T)
+    assert [s.error and s.error[0] for s in chips(masked)] == [None, "nodata"]
+
+
+def test_fetch_by_key_in_any_order(tmp_path):
+    for quarter, seed in (("ne", 1), ("nw", 2)):
+        name = f"m_4709963_{quarter}_14_1_20150926.tif"
+        write_raster(tmp_path / "a" / name, pixels(64, 64, seed=seed))
+    corpus = open_corpus(f"usa1m:{tmp_path}?chip=32")
+    found = samples(corpus)
+    places = [(s.key, s.shard, s.row) for s in found]
+    assert places[0][0].startswith("a/m_") and len(corpus) == 8
+    mixed = [places[i] for i in (7, 0, 5, 1, 6, 0)]
+    again = list(corpus.fetch(mixed))
+    assert [(s.key, s.shard, s.row) for s in again] == mixed
+    assert [s.data for s in again] == [found[i].data for i in (7, 0, 5, 1, 6, 0)]
+    write_raster(tmp_path / "a" / "m_0000000_ne_14_1_20150926.tif")  # shifts rows, not keys
+    moved = open_corpus(f"usa1m:{tmp_path}?chip=32")
+    assert [s.data for s in moved.fetch(mixed)] == [s.data for s in again]
+    with pytest.raises(UserError, match="not in the grid of 48-pixel chips"):
+        list(open_corpus(f"usa1m:{tmp_path}?chip=48").fetch(mixed))
+    with pytest.raises(UserError, match="is no chip of it: it has 3 files"):
+        list(moved.fetch([("b.tif#0,0,32x32", "b.tif", 0)]))
+    for path in (tmp_path / "a").glob("*_nw_*"):
+        path.unlink()
+    (gone,) = corpus.batch(found[4].shard, 4, 5)
+    assert gone.data == found[4].data or gone.error[0] in ("corrupt", "unreadable")
+    key, shard, row = places[0]
+    below = open_corpus(f"{tmp_path}/a/*.tif?chip=32")  # named from another folder
+    assert next(below.fetch([(key.removeprefix("a/"), shard, row)])).data == found[0].data
+
+
+def test_shards_are_files_or_several_small_ones(tmp_path, monkeypatch):
+    names = [f"m_470996{i}_ne_14_1_20150926.tif" for i in range(5)]
+    for i, name in enumerate(names):
+        write_raster(tmp_path / name, pixels(40, 40, seed=i))
+    size = (tmp_path / names[0]).stat().st_size
+    monkeypatch.setattr(geotiff, "SHARD_BYTES", 2 * size)
+    corpus = open_corpus(f"{tmp_path}?chip=32")
+    assert corpus.shards() == [names[0], names[2], names[4]]
+    assert [corpus.count(shard) for shard in corpus.shards()] == [8, 8, 4]
+    batch = pickle.loads(pickle.dumps(corpus.batch(names[2], 3, 6)))
+    assert len(batch) == 3 and [s.row for s in batch] == [3, 4, 5]
+    assert [s.key for s in batch] == [
+        f"{names[2]}#32,32,8x8", f"{names[3]}#0,0,32x32", f"{names[3]}#32,0,8x32",
+    ]  # fmt: skip
+    assert [s.key for s in corpus.read(names[2])][3:6] == [s.key for s in batch]
+    with pytest.raises(UserError, match="no shard"):
+        corpus.batch(names[1])
+    before = corpus.identity()
+    assert open_corpus(f"usa1m:{tmp_path}?chip=32").identity() == before
+    for other in ("chip=16", "chip=32&bands=rgbn", "chip=32&nodata=0.5"):
+        assert open_corpus(f"{tmp_path}?{other}").identity() != before
+
+
+def test_which_folders_are_cut_and_which_are_images(tmp_path):
+    write_raster(tmp_path / "naip" / NAME)
+    (tmp_path / "naip" / "README.txt").touch()
+    assert open_corpus(tmp_path / "naip").kind == "geotiff"
+    assert open_corpus(tmp_path / "naip").root == tmp_path / "naip"
+    assert open_corpus(f"{tmp_path}/naip/*.tif").root is None
+    assert isinstance(open_corpus(f"folder:{tmp_path}/naip"), FolderCorpus)
+    write_raster(tmp_path / "rgb" / "agricultural00.tif", pixels(32, 32, 3))  # as UC Merced
+    assert isinstance(open_corpus(tmp_path / "rgb"), FolderCorpus)
+    write_raster(tmp_path / "mixed" / NAME)
+    (tmp_path / "mixed" / "a.jpg").touch()
+    assert isinstance(open_corpus(tmp_path / "mixed"), FolderCorpus)
+    assert open_corpus(f"{tmp_path}?chip=32").kind == "geotiff"  # below it, as it is asked for
+    (tmp_path / "empty").mkdir()
+    for spec, message in {
+        f"usa1m:{tmp_path}/empty": "no .tif files in",
+        f"{tmp_path}/naip?chip=8": "chip=8: give pixels a side",
+        f"{tmp_path}/naip?chip=x": "chip=x: give pixels a side",
+        f"{tmp_path}/naip?bands=rgb": "bands=rgb: give the order",
+        f"{tmp_path}/naip?bands=rgbb": "bands=rgbb: give the order",
+        f"{tmp_path}/naip?nodata=2": "nodata=2: give a share",
+        f"{tmp_path}/naip?urban=/no/such.gpkg": "urban=/no/such.gpkg: no such file",
+        f"{tmp_path}/naip?size=3": "unknown option 'size'",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            open_corpus(spec)
+        assert message in str(caught.value)
+
+
+def test_luma_of_a_chip_is_that_of_its_red_green_blue(tmp_path):
+    from PIL import Image
+
+    data = pixels(32, 32)
+    expected = np.asarray(Image.fromarray(np.ascontiguousarray(data[..., :3])).convert("L"))
+    np.testing.assert_array_equal(decode_grey(encode_chip(data)), expected)
+
+
+def test_every_reason_is_tried():
+    from pathlib import Path
+
+    text = Path(__file__).read_text() + (Path(__file__).parent / "test_urban.py").read_text()
+    assert all(f'"{reason}"' in text for reason in REASONS)

@@ -1,0 +1,86 @@
+"""Only the chips whose centre lies in a polygon, whatever the polygons' coordinate system."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+from rasterio.warp import transform
+
+from data.corpus import open_corpus
+from data.errors import UserError
+from tests.data.rasters import NAME, pixels, write_raster
+from tests.data.shards import samples
+
+WEST, NORTH = 485_900.0, 5_209_200.0  # of write_raster
+CRS = "EPSG:26914"
+
+
+def write_polygons(path, shapes, crs, driver):
+    geometry = np.array([shapely.to_wkb(shape) for shape in shapes], dtype=object)
+    kind = shapes[0].geom_type
+    pyogrio.raw.write(path, geometry, [], fields=[], crs=crs, geometry_type=kind, driver=driver)
+    return path
+
+
+def box(left, top, right, bottom):
+    """A rectangle by pixels of the raster."""
+    return shapely.box(WEST + left, NORTH - bottom, WEST + right, NORTH - top)
+
+
+@pytest.fixture
+def naip(tmp_path):
+    write_raster(tmp_path / "naip" / NAME, pixels(96, 130))
+    return tmp_path / "naip"
+
+
+def kept(naip, polygons):
+    found = samples(open_corpus(f"{naip}?chip=32&urban={polygons}"))
+    assert len(found) == 15
+    assert {s.error[0] for s in found if s.error} <= {"not-urban", "partial-chip"}
+    return [tuple(s.more["window"][:2]) for s in found if s.error is None]
+
+
+@pytest.mark.parametrize(("name", "driver"), [
+    ("u.gpkg", "GPKG"), ("u.shp", "ESRI Shapefile"), ("u.geojson", "GeoJSON"),
+    ("u.fgb", "FlatGeobuf"),
+])  # fmt: skip
+def test_chips_by_their_centre(naip, tmp_path, name, driver):
+    # the middle of the first chip; most of the second without its middle; the whole of a third
+    shapes = [box(10, 10, 20, 20), box(32, 0, 47, 32), box(64, 64, 96, 96)]
+    crs = CRS
+    if driver == "GeoJSON":  # which is in degrees by definition
+        crs = "EPSG:4326"
+        shapes = [
+            shapely.transform(shape, lambda p: np.column_stack(transform(CRS, crs, *p.T)))
+            for shape in shapes
+        ]
+    path = write_polygons(tmp_path / name, shapes, crs, driver)
+    assert kept(naip, path) == [(0, 0), (64, 64)]
+
+
+def test_polygons_elsewhere_keep_nothing_and_other_files_are_refused(naip, tmp_path):
+    away = write_polygons(tmp_path / "away.gpkg", [box(9000, 0, 9100, 50)], CRS, "GPKG")
+    assert kept(naip, away) == []
+    first = open_corpus(f"{naip}?chip=32&urban={away}").identity()
+    here = write_polygons(tmp_path / "here.gpkg", [box(0, 0, 96, 96)], CRS, "GPKG")
+    assert kept(naip, here) == [(x, y) for y in (0, 32, 64) for x in (0, 32, 64)]
+    assert open_corpus(f"{naip}?chip=32&urban={here}").identity() != first
+    points = write_polygons(tmp_path / "p.gpkg", [shapely.Point(WEST, NORTH)], CRS, "GPKG")
+    nowhere = write_polygons(tmp_path / "n.gpkg", [box(0, 0, 9, 9)], None, "GPKG")
+    (tmp_path / "t.gpkg").write_text("not a file of polygons")
+    for path, message in {
+        points: "holds Point geometries, not polygons",
+        nowhere: "has no coordinate system",
+        tmp_path / "t.gpkg": "not a file of polygons",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            open_corpus(f"{naip}?chip=32&urban={path}").check()
+
+
+def test_a_raster_without_coordinates_is_nowhere(naip, tmp_path):
+    here = write_polygons(tmp_path / "here.gpkg", [box(0, 0, 96, 96)], CRS, "GPKG")
+    write_raster(naip / NAME.replace("_se_", "_sw_"), pixels(32, 32), crs=None)
+    errors = [s.error for s in samples(open_corpus(f"{naip}?chip=32&urban={here}"))]
+    assert errors[-1][0] == "no-crs" and errors[0] is None
