@@ -134,7 +134,9 @@ class GeoTiffCorpus(Corpus):
     def extras(self) -> tuple[str, ...]:
         return EXTRAS
 
-    def check(self) -> None:
+    def check(
+        self, shards: Sequence[str] | None = None, extras: tuple[str, ...] | None = None
+    ) -> None:
         if self.cut.urban:
             from data.readers.urban import check_polygons
 
