@@ -117,7 +117,7 @@ class Embeddings:
         return _open_array(array_path(self.folder, number), table.num_rows, self.dim), table
 
     def prefetch(self, number: int) -> None:
-        """Ask for a part to be read ahead from the disk; does nothing beyond the end."""
+        """Have a part read from the disk in the background; nothing happens beyond the end."""
         if number < len(self._tables):
             with contextlib.suppress(OSError), open(array_path(self.folder, number), "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
