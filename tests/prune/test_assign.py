@@ -220,3 +220,12 @@ def test_a_row_too_many_is_noticed(reference, pool, tmp_path):
     with pytest.raises(UserError, match="150 rows in its parts, its manifest says 151"):
         assign(pool, centroids, tmp_path / "assigned")
     assert not (tmp_path / "assigned" / "manifest.json").exists()
+
+
+def test_a_row_of_another_length_is_refused(reference, tmp_path):
+    matrix = unit(np.random.default_rng(0).standard_normal((90, DIM)))
+    matrix[55] *= 1.02
+    pool = make_embeddings(tmp_path / "pool", matrix)
+    centroids = cluster(reference, tmp_path / "centroids")
+    with pytest.raises(UserError, match=r"part-00001\.npy: row 15 has norm 1\.02, expected 1"):
+        assign(pool, centroids, tmp_path / "assigned")
