@@ -123,7 +123,9 @@ def _hex(random: np.random.Generator, count: int) -> pa.Array:
 def _finish(out: Path, stage: str, summary: dict[str, Any], files: list[Path]) -> None:
     """A manifest as data.stage writes it, but for the digests of the files (not read here)."""
     entries = {p.name: {"bytes": p.stat().st_size, "sha256": "0" * 64} for p in files}
-    made = {"stage": stage, "params": {"max_pixels": 100_000_000}, "inputs": {}}
+    # What later stages ask of an earlier one: its pixel limit, its embeddings.
+    inputs = {"embeddings": "made up"} if stage == "prune.centroids" else {}
+    made = {"stage": stage, "params": {"max_pixels": 100_000_000}, "inputs": inputs}
     write_json(
         out / "manifest.json",
         {

@@ -63,3 +63,14 @@ def test_workers_end_when_their_parent_is_killed():
         parent.send_signal(signal.SIGKILL)
         _gone, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive
+
+
+def blas_threads(task: int) -> str | None:
+    return os.environ.get("OPENBLAS_NUM_THREADS")
+
+
+def test_processes_know_their_share_of_threads(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    assert list(ordered_map(blas_threads, range(3), 2, blas_threads=1)) == ["1"] * 3
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
+    assert list(ordered_map(blas_threads, range(3), 2)) == ["7"] * 3

@@ -200,3 +200,32 @@ def test_little_memory_gives_the_same_assignment(reference, pool, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
     with pytest.raises(UserError, match="need at least"):
         Nearest(centroids, 64)
+
+
+def test_processes_share_the_parts(reference, pool, tmp_path, monkeypatch):
+    centroids = cluster(reference, tmp_path / "centroids")
+    one = assign(pool, centroids, tmp_path / "one", "--workers", "1")
+    monkeypatch.setattr(assign_command, "TASK", 1)  # four tasks for four parts
+    two = assign(pool, centroids, tmp_path / "two", "--workers", "2")
+    assert len(contents(two)) == 4 and contents(two) == contents(one)
+    assert read_manifest(two)["identity"] == read_manifest(one)["identity"]
+    assert read_manifest(two)["summary"] == read_manifest(one)["summary"]
+
+
+def test_a_row_too_many_is_noticed(reference, pool, tmp_path):
+    centroids = cluster(reference, tmp_path / "centroids")
+    manifest = json.loads((pool / "manifest.json").read_text())
+    manifest["summary"]["rows"] += 1
+    (pool / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="150 rows in its parts, its manifest says 151"):
+        assign(pool, centroids, tmp_path / "assigned")
+    assert not (tmp_path / "assigned" / "manifest.json").exists()
+
+
+def test_a_row_of_another_length_is_refused(reference, tmp_path):
+    matrix = unit(np.random.default_rng(0).standard_normal((90, DIM)))
+    matrix[55] *= 1.02
+    pool = make_embeddings(tmp_path / "pool", matrix)
+    centroids = cluster(reference, tmp_path / "centroids")
+    with pytest.raises(UserError, match=r"part-00001\.npy: row 15 has norm 1\.02, expected 1"):
+        assign(pool, centroids, tmp_path / "assigned")
