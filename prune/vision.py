@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.atomic import write_json
+from data.engine import own_gpu
 from data.errors import UserError
 from data.stage import digest_of, sha256_file
 from prune.encoders import Device, Encoder, Pixels, Precision
@@ -65,7 +66,7 @@ class VisionEncoder(Encoder):
             fast = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp16"
             precision = fast if on_gpu else "fp32"  # type: ignore[assignment]
         self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._device = torch.device(own_gpu() if on_gpu else "cpu")
         self._model = self.build().to(self._device)
 
     def features(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
