@@ -8,9 +8,11 @@ was.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 
 from data.atomic import atomic_path
 from data.cli import LOCATION, machine, parse, run, science
+from data.engine import Engine, own_gpu, quiet_unless_main, ray_parts, team
 from data.errors import UserError
 from data.progress import progress
 from data.stage import Stage, identity
@@ -57,6 +60,11 @@ class EncodeConfig:
     """Threads that decode images."""
     device: str = machine("auto")
     """Torch device: auto, cpu, cuda, cuda:1, ..."""
+    engine: Engine = machine("local")  # noqa: RUF009
+    """Where shards are made (machine setting). local: here, or by all processes of an `accelerate
+    launch`, each on its GPU. ray: on a Ray cluster."""
+    ray_address: str | None = machine(None)
+    """The cluster's head: auto, host:port. Default: Ray started on this machine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -64,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for name in ("image_size", "shard_rows", "batch", "workers"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1")
+    quiet_unless_main()
     info = describe_vae(config.vae)
     shape = info.latent_shape(config.image_size)
     if info.in_channels not in (3, 4):
@@ -88,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     corpus = open_corpus(config.corpus)
     keep_apart(config.out, corpus, config.corpus)
-    stage.open()
+    team().open(stage)
     shards = [
         places[start : start + config.shard_rows]
         for start in range(0, len(places), config.shard_rows)
@@ -97,15 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     done = sum(len(rows) for rows, have in zip(shards, finished, strict=True) if have)
     if done:
         print(f"[dit.encode] continuing: {done:,} of {len(places):,} images are there", flush=True)
-    vae: Vae | None = None
-    with progress(total=len(places), initial=done, name="encode") as bar:
-        for index, rows in enumerate(shards):
-            if finished[index] is not None:
-                continue
-            if vae is None:
-                vae = _load(config)
-            latents = _encode_shard(vae, corpus, rows, config, shape, bar)
-            finished[index] = _write_shard(config.out, index, [row[0] for row in rows], latents)
+    left = team().mine([index for index, have in enumerate(finished) if have is None])
+    shown = team().main
+    with progress(total=len(places), initial=done, name="encode", disable=not shown) as bar:
+        for index, latents in _made(config, corpus, shards, left, shape, info.identity, bar):
+            keys = [row[0] for row in shards[index]]
+            finished[index] = _write_shard(config.out, index, keys, latents)
+    team().gather()
+    for index, rows in enumerate(shards):  # what the others of a team made
+        if finished[index] is None:
+            finished[index] = _moments_of(config.out, index, rows, shape)
     statistics = _statistics([sums for sums in finished if sums is not None], info)
     summary = {
         "vae": info.record(),
@@ -131,7 +141,48 @@ def pick_device(name: str) -> str:
 
     if name != "auto":
         return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return own_gpu() if torch.cuda.is_available() else "cpu"
+
+
+def _made(
+    config: EncodeConfig,
+    corpus: Corpus,
+    shards: list[list[Place]],
+    left: list[int],
+    shape: tuple[int, int, int],
+    identity: str,
+    bar: Any,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, latents) of the shards that are left."""
+    if config.engine == "local":
+        vae = _load(config) if left else None
+        for index in left:
+            assert vae is not None
+            yield index, _encode_shard(vae, corpus, shards[index], config, shape, bar)
+        return
+    tasks = ((index, (config, shards[index], shape, identity)) for index in left)
+    for index, latents in ray_parts(
+        encode_elsewhere, tasks, config.ray_address, gpus=config.device != "cpu"
+    ):
+        bar.update(len(latents))
+        yield index, latents
+
+
+def encode_elsewhere(
+    config: EncodeConfig, rows: list[Place], shape: tuple[int, int, int], identity: str
+) -> np.ndarray:
+    """Latents of one shard's images, in a process that opens corpus and VAE for itself."""
+    vae, corpus = _opened(config)
+    if vae.identity != identity:
+        raise UserError(f"{config.vae} is another VAE on {platform.node()}; give a common --vae")
+    return _encode_shard(vae, corpus, rows, config, shape, progress(name="encode", disable=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(config: EncodeConfig) -> tuple[Vae, Corpus]:
+    from data.corpus import open_corpus
+
+    return _load(config), open_corpus(config.corpus)
 
 
 def _load(config: EncodeConfig) -> Vae:

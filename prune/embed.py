@@ -12,22 +12,25 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.cli import LOCATION, machine, parse, run, science
 from data.corpus import keep_apart, open_corpus
+from data.engine import Engine, quiet_unless_main, ray_parts, team
 from data.errors import UserError
 from data.parallel import available_cpus
 from data.stage import Stage, digest_of, identity, read_manifest
 from prune.encoders import Device, Encoder, Precision, open_encoder
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from data.scenes import Scenes
-    from prune.embed_pass import Part, Work
+    from prune.embed_pass import Part, Rejected, Work
 
 PART = 4096  # images a part
 DIGESTS = ".weights.json"  # in the output folder: weight digests, so as to hash large files once
@@ -67,6 +70,11 @@ class EmbedConfig:
     """Where the encoder runs (machine setting). auto: a GPU if there is one."""
     precision: Precision = machine("auto")  # noqa: RUF009
     """Arithmetic of the encoder (machine setting). auto: fp32 on CPU, bf16 on GPU."""
+    engine: Engine = machine("local")  # noqa: RUF009
+    """Where parts are made (machine setting). local: here, or by all processes of an `accelerate
+    launch`, each on its GPU. ray: on a Ray cluster."""
+    ray_address: str | None = machine(None)
+    """The cluster's head: auto, host:port. Default: Ray started on this machine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -78,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         description="Embed the images that Stage I keeps, or a labelled reference set.",
     )
     _check(config)
+    quiet_unless_main()
     encoder = open_encoder(config.encoder, config.weights, config.revision, config.out / DIGESTS)
     inputs = {"encoder": digest_of(encoder.core())}
     params = science(config)
@@ -98,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if stage.done():
         return 0
     # Before the output is begun: with mended weights, or another --keep, it could not go on.
-    encoder.load(config.device, config.precision)
+    if config.engine == "local":
+        encoder.load(config.device, config.precision)
     if scenes is not None:
         _embed_reference(config, scenes, encoder, stage)
     else:
@@ -136,7 +146,7 @@ def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
     everything = pool(scores, holdout)
     kept = stage1(everything, config.keep)
     del scores
-    stage.open()
+    team().open(stage)
     names = kept.select(["key", "shard", "row", "entropy"])
 
     def load(number: int) -> Part:
@@ -168,7 +178,7 @@ def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stag
     from data.atomic import atomic_path
     from prune.embed_pass import Work
 
-    stage.open()
+    team().open(stage)
     columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
     names = pa.table({**columns, "label": scenes.labels}, schema=_reference_schema())
     locations = scenes.locations
@@ -218,18 +228,33 @@ def _embed(
 
     from data.embeddings import write_embeddings
     from data.progress import progress
-    from prune.embed_pass import embed_parts
+    from prune.embed_pass import Opened, embed_part, embed_parts
 
     total = names.num_rows
     counts = {n: _finished(config.out, n, names, encoder.dim) for n in range(-(-total // PART))}
     left = [n for n, rows in counts.items() if rows is None]
+    left = team().mine(left)
     todo = sum(min(PART, total - n * PART) for n in left)
     workers = min(config.workers, -(-todo // config.batch) or 1)
     clock = time.monotonic()
-    with progress(total=total, initial=total - todo, name="embed") as bar:
-        for number, rows, rejects in embed_parts(
-            encoder, work, left, load, batch=config.batch, workers=workers, on_batch=bar.update
-        ):
+    bar = progress(total=total, initial=total - todo, name="embed", disable=not team().main)
+
+    def made() -> Iterator[tuple[int, NDArray[np.float32], list[Rejected | None]]]:
+        if config.engine == "local":
+            yield from embed_parts(
+                encoder, work, left, load, batch=config.batch, workers=workers, on_batch=bar.update
+            )
+            return
+        core = json.dumps(encoder.core(), sort_keys=True)
+        place = (config.encoder, config.weights, config.revision, config.device, config.precision)
+        tasks = ((n, (Opened(*place, core), work, load(n), config.batch)) for n in left)
+        gpus = config.device != "cpu" and config.encoder != "descriptor"
+        for number, (rows, rejects) in ray_parts(embed_part, tasks, config.ray_address, gpus=gpus):
+            bar.update(len(rejects))
+            yield number, rows, rejects
+
+    with bar:
+        for number, rows, rejects in made():
             place = names.slice(number * PART, PART)
             bad = [
                 {"key": place["key"][i].as_py(), "reason": why[0], "detail": why[1]}
@@ -240,7 +265,13 @@ def _embed(
             part = part.replace_schema_metadata({"rejects": json.dumps(bad)} if bad else None)
             write_embeddings(config.out, number, rows, part)
             counts[number] = part.num_rows
+    team().gather()
+    for number, known in counts.items():  # what the others of a team made
+        if known is None:
+            counts[number] = _finished(config.out, number, names, encoder.dim)
     seconds = time.monotonic() - clock
+    if team().size > 1:
+        todo = total
     rate = round(todo / seconds, 1) if todo else None
     timing = {"images": todo, "seconds": round(seconds, 3), "images_per_second": rate}
     return [rows or 0 for rows in counts.values()], timing

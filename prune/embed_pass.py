@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from data.decode import MAX_PIXELS, Reject, decode_rgb
 from data.errors import UserError
 from data.parallel import ordered_map
 from data.scenes import SceneReader, open_reader
-from prune.encoders import Encoder, Prepare
+from prune.encoders import Device, Encoder, Precision, Prepare, open_encoder
 
 Rejected = tuple[str, str]  # reason (a key of decode.REASONS), detail
 Part = tuple[Sequence[Location], Sequence[str | None]]  # images and their bytes' digests
@@ -124,6 +126,41 @@ def embed_parts(
             rejects += [item if isinstance(item, tuple) else None for item in results]
             on_batch(len(results))
         yield number, np.concatenate(rows), rejects
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An encoder by what opens it, for a process that has none of its own yet."""
+
+    name: str
+    weights: str | None
+    revision: str | None
+    device: Device
+    precision: Precision
+    core: str
+    """Its `core` as JSON: another machine's weights must be the same ones."""
+
+
+def embed_part(
+    opened: Opened, work: Work, part: Part, batch: int
+) -> tuple[NDArray[np.float32], list[Rejected | None]]:
+    """Rows and rejects of one part, as `embed_parts` yields them, on any machine."""
+    encoder = _encoder(opened)
+    passes = embed_parts(encoder, work, [0], lambda number: part, batch=batch, workers=1)
+    _, rows, rejects = next(passes)
+    return rows, rejects
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(opened: Opened) -> Encoder:
+    encoder = open_encoder(opened.name, opened.weights, opened.revision)
+    if json.dumps(encoder.core(), sort_keys=True) != opened.core:
+        raise UserError(
+            f"encoder {opened.name} is another one on {platform.node()} (weights "
+            f"{encoder.core()['weights'][:12]}): give --weights that all machines see"
+        )
+    encoder.load(opened.device, opened.precision)
+    return encoder
 
 
 @functools.lru_cache(maxsize=2)

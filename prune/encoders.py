@@ -30,6 +30,12 @@ Prepare = Callable[[Pixels], NDArray[Any]]
 ENCODERS: dict[str, str] = {
     "descriptor": "prune.encoders:DescriptorEncoder",
     "git-rsclip": "prune.siglip:GitRSCLIP",
+    "git-rsclip-base": "prune.siglip:GitRSCLIPBase",
+    "remoteclip": "prune.clip:RemoteCLIP",
+    "remoteclip-quickgelu": "prune.clip:RemoteCLIPQuick",
+    "georsclip": "prune.clip:GeoRSCLIP",
+    "dinov2": "prune.dinov2:DINOv2",
+    "sscd": "prune.sscd:SSCD",
 }
 
 

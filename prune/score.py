@@ -24,6 +24,7 @@ import numpy as np
 from data.cli import LOCATION, machine, parse, run, science
 from data.corpus import Batch, Corpus, Sample, keep_apart, open_corpus
 from data.decode import MAX_PIXELS, Luma, Reject, bands, decode
+from data.engine import Engine, ray_parts
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
 from data.progress import progress
@@ -68,6 +69,11 @@ class ScoreConfig:
     255), two more columns, which the rules of data.filter need."""
     workers: int = machine(available_cpus())
     """Processes that decode (machine setting; the table does not depend on it)."""
+    engine: Engine = machine("local")  # noqa: RUF009
+    """Where shards are scored (machine setting). local: here. ray: on a Ray cluster, whose
+    machines must see the corpus at the same place."""
+    ray_address: str | None = machine(None)
+    """The cluster's head: auto, host:port. Default: Ray started on this machine."""
     extend: Path | None = None
     """Score table of an earlier state of the corpus, which has grown since: what is in it is not
     read again. The result is the same as without."""
@@ -195,6 +201,15 @@ def score_shards(
         yield (*under_way.popleft(), columns)
 
 
+def _score_on_ray(
+    corpus: Corpus, shards: Sequence[str], settings: Settings, address: str | None
+) -> Iterator[tuple[int, bool, Columns]]:
+    """As `score_shards`, a whole shard at a time, in the order in which they become ready."""
+    tasks = ((n, (corpus.batch(shard), settings)) for n, shard in enumerate(shards))
+    for n, columns in ray_parts(score_batch, tasks, address):
+        yield n, True, columns
+
+
 def main(argv: Sequence[str] | None = None) -> int | None:
     """The command. Raises UserError for what the user can mend."""
     config = parse(
@@ -263,13 +278,15 @@ def _write_parts(config: ScoreConfig, corpus: Corpus, reused: Reuse | None) -> t
     columns: Columns = {name: [] for name in schema.names}
     scored = 0
     clock = time.monotonic()
+    new = corpus if reused is None else reused.corpus
+    names = [shards[n] for n in left]
+    scoring = (
+        score_shards(new, names, settings, config.workers)
+        if config.engine == "local"
+        else _score_on_ray(new, names, settings, config.ray_address)
+    )
     with progress(initial=sum(filter(None, rows)), name="entropy") as bar:
-        for n, last, batch in score_shards(
-            corpus if reused is None else reused.corpus,
-            [shards[n] for n in left],
-            settings,
-            config.workers,
-        ):
+        for n, last, batch in scoring:
             for name, values in batch.items():
                 columns[name] += values
             scored += len(batch["key"])

@@ -10,32 +10,29 @@ harm to pruning but should be said beside any result.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from data.atomic import write_json
 from data.errors import UserError
-from data.stage import digest_of, sha256_file
-from prune.encoders import Device, Encoder, Pixels, Precision, Prepare
+from prune.encoders import Prepare
+from prune.vision import VisionEncoder, digest_files, read_json, squash
 
 HUB = "lcybuaa/Git-RSCLIP"
-HUB_DIM = 1024  # SigLIP-large; the repository's -base sibling has 768 and other preprocessing
 PREFIX = "vision_model."
-_CONFIGS = ["config.json", "preprocessor_config.json"]
+CONFIGS = ["config.json", "preprocessor_config.json"]
 
 
-class GitRSCLIP(Encoder):
+class GitRSCLIP(VisionEncoder):
     """Pooled output of a SigLIP vision tower, from a local folder or the Hugging Face hub."""
 
     name = "git-rsclip"
+    hub = HUB
+    hub_dim = 1024  # SigLIP-large
 
     def __init__(
         self,
@@ -43,25 +40,19 @@ class GitRSCLIP(Encoder):
         revision: str | None = None,
         digests: Path | None = None,
     ) -> None:
-        self.folder = locate(weights or HUB, revision)
+        self.folder = locate(weights or self.hub, revision)
         self._vision = _vision_config(self.folder)
         # What transformers assumes where a configuration leaves a value out.
         self.dim = int(self._vision.get("hidden_size", 768))
         self.image_size = int(self._vision.get("image_size", 224))
-        if weights is None and self.dim != HUB_DIM:
-            raise UserError(f"{self.folder}: width {self.dim}, expected {HUB_DIM} of {HUB}")
+        if self.dim != self.hub_dim and (weights is None or self.dim in HUB_DIMS):
+            other = f"; --encoder {HUB_DIMS[self.dim]} is that wide" if self.dim in HUB_DIMS else ""
+            raise UserError(
+                f"{self.folder}: width {self.dim}, expected {self.hub_dim} of {self.hub}{other}"
+            )
         self.pixels = _preprocessing(self.folder, self.image_size)
         self.files = weight_files(self.folder)
-        self._digest = _digest(self.files, digests)
-        self._model: Any = None
-
-    def core(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "weights": self._digest,
-            "preprocessing": self.pixels,
-        }
+        self.digest = digest_files(self.files, digests)
 
     @property
     def libraries(self) -> tuple[str, ...]:
@@ -71,43 +62,22 @@ class GitRSCLIP(Encoder):
     def prepare(self) -> Prepare:
         return partial(squash, size=self.image_size, resample=self.pixels["resample"])
 
-    def load(self, device: Device = "auto", precision: Precision = "auto") -> None:
-        import torch
+    def build(self) -> Any:
+        return load_vision(self.folder, self._vision, self.files)
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: torch finds no such device; use --device cpu")
-        on_gpu = device != "cpu" and torch.cuda.is_available()
-        if precision == "auto":
-            fast = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp16"
-            precision = fast if on_gpu else "fp32"  # type: ignore[assignment]
-        self._dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._device = torch.device("cuda" if on_gpu else "cpu")
-        self._model = load_vision(self.folder, self._vision, self.files).to(self._device)
-
-    def features(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        import torch
-
-        if self._model is None:
-            self.load()
-        mean, std = (
-            torch.tensor(self.pixels[name], device=self._device).view(1, 3, 1, 1)
-            for name in ("mean", "std")
-        )
-        batch = torch.from_numpy(np.stack(prepared)).to(self._device).permute(0, 3, 1, 2)
-        pixels = (batch.float() * self.pixels["scale"] - mean) / std
-        autocast: Any = contextlib.nullcontext()
-        if self._dtype is not None:
-            autocast = torch.autocast(self._device.type, self._dtype)
-        with torch.inference_mode(), autocast:
-            pooled = self._model(pixel_values=pixels).pooler_output
-        return pooled.float().cpu().numpy()
+    def forward(self, model: Any, pixels: Any) -> Any:
+        return model(pixel_values=pixels).pooler_output
 
 
-def squash(image: Pixels, size: int, resample: int) -> Pixels:
-    """Resize to size x size, the aspect ratio not kept, as the model was trained (uint8)."""
-    if image.shape[:2] == (size, size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling(resample)))
+class GitRSCLIPBase(GitRSCLIP):
+    """The base size: 768 wide, its own preprocessing; its features do not mix with the large's."""
+
+    name = "git-rsclip-base"
+    hub = f"{HUB}-base"
+    hub_dim = 768
+
+
+HUB_DIMS = {kind.hub_dim: kind.name for kind in (GitRSCLIP, GitRSCLIPBase)}
 
 
 def locate(source: str, revision: str | None = None) -> Path:
@@ -135,7 +105,7 @@ def locate(source: str, revision: str | None = None) -> Path:
                     snapshot_download(
                         source,
                         revision=revision,
-                        allow_patterns=_CONFIGS + patterns,
+                        allow_patterns=[*CONFIGS, *patterns],
                         local_files_only=offline,
                     )
                 )
@@ -161,7 +131,7 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
                 raise UserError(f"{index}: names {missing or 'no files'}, not there")
@@ -243,7 +213,7 @@ def _vision_names(names: list[str]) -> list[str]:
 
 def _vision_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    config = _read_json(path)
+    config = read_json(path)
     kind = config.get("model_type")
     if kind == "siglip":
         config = config.get("vision_config") or {}
@@ -257,7 +227,7 @@ def _vision_config(folder: Path) -> dict[str, Any]:
 def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     """Preprocessing by preprocessor_config.json, or SigLIP's own where there is none."""
     path = folder / "preprocessor_config.json"
-    given = _read_json(path) if path.is_file() else {}
+    given = read_json(path) if path.is_file() else {}
     size = given.get("size", {"height": image_size, "width": image_size})
     if isinstance(size, int):
         size = {"height": size, "width": size}
@@ -281,34 +251,3 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
     }
-
-
-def _digest(files: Sequence[Path], remembered: Path | None) -> str:
-    """SHA-256 of the weight file, or of several files' names and digests."""
-    known: dict[str, Any] = {}
-    if remembered is not None and remembered.is_file():
-        with contextlib.suppress(json.JSONDecodeError):
-            known = json.loads(remembered.read_text(encoding="utf-8"))
-    digests, stamps = {}, {}
-    for file in files:
-        status = file.stat()
-        stamp = [str(file.resolve()), status.st_size, status.st_mtime_ns]
-        entry = known.get(file.name, {})
-        same = entry.get("stamp") == stamp
-        digests[file.name] = entry["sha256"] if same else sha256_file(file)
-        stamps[file.name] = {"stamp": stamp, "sha256": digests[file.name]}
-    if remembered is not None and stamps != known:
-        write_json(remembered, stamps)
-    return digests[files[0].name] if len(files) == 1 else digest_of(digests)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value

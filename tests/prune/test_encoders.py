@@ -185,14 +185,14 @@ def test_identity_follows_the_weights_and_not_their_place(models, tmp_path):
 
 
 def test_remembered_digests_are_used_until_the_file_changes(models, tmp_path, monkeypatch):
-    import prune.siglip
+    import prune.vision
 
     folder = tmp_path / "m"
     shutil.copytree(models / "whole", folder)
     digests = tmp_path / "digests.json"
     first = open_encoder("git-rsclip", str(folder), digests=digests).core()["weights"]
     with monkeypatch.context() as patch:
-        patch.setattr(prune.siglip, "sha256_file", lambda path: pytest.fail("hashed again"))
+        patch.setattr(prune.vision, "sha256_file", lambda path: pytest.fail("hashed again"))
         assert open_encoder("git-rsclip", str(folder), digests=digests).core()["weights"] == first
     shutil.rmtree(folder)
     edited(models / "whole", folder, lambda t: t["vision_model.head.probe"].add_(1))
@@ -272,13 +272,14 @@ def test_the_descriptor_as_an_encoder(images):
         open_encoder("descriptor", "somewhere")
     with pytest.raises(UserError, match="descriptor, git-rsclip"):
         open_encoder("resnet")
-    assert list(ENCODERS) == ["descriptor", "git-rsclip"]
+    assert list(ENCODERS)[:2] == ["descriptor", "git-rsclip"]
 
 
 def test_embed_command_with_a_model_and_mended_weights(models, images, tmp_path, monkeypatch):
     from PIL import Image
 
     import prune.siglip
+    import prune.vision
     from data.embeddings import Embeddings
     from prune import embed
 
@@ -300,7 +301,7 @@ def test_embed_command_with_a_model_and_mended_weights(models, images, tmp_path,
     # Done: neither hashed nor loaded again, nor when the model has moved.
     monkeypatch.setattr(prune.siglip, "load_vision", lambda *a: pytest.fail("loaded again"))
     with monkeypatch.context() as patch:
-        patch.setattr(prune.siglip, "sha256_file", lambda path: pytest.fail("hashed again"))
+        patch.setattr(prune.vision, "sha256_file", lambda path: pytest.fail("hashed again"))
         assert embed.main(flags) == 0
     folder.rename(tmp_path / "moved")
     flags[flags.index(str(folder))] = str(tmp_path / "moved")
