@@ -77,7 +77,7 @@ class DINOv2(VisionEncoder):
 
         arguments = {**self.settings.get("model_args", {}), "img_size": self.image_size}
         try:
-            model = timm.create_model(
+            model: Any = timm.create_model(
                 self.architecture, pretrained=False, num_classes=0, **arguments
             )
             state = checkpoint_filter_fn(read_tensors(self.path), model)
