@@ -1,4 +1,4 @@
-"""Train a DiT on a latent store (Sec. 4 of the paper; DiT's recipe, unconditional).
+"""Train a DiT on a latent store (Sec. 4 of the paper; DiT's recipe, unconditional by default).
 
 On one process: python -m dit.train --latents STORE --out RUN. On several GPUs:
 accelerate launch -m dit.train --latents STORE --out RUN, with the same result to rounding. On
@@ -18,11 +18,11 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from data.cli import machine, parse, run, science
 from data.errors import UserError
-from data.stage import Stage, identity
+from data.stage import Stage, identity, sha256_file
 from dit.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,6 +49,15 @@ class Config(TrainConfig):
     DiT-mini/4 (those two for a CPU)."""
     freq_shift: int = 0
     """Timestep frequencies: 0 as published; 1 as in diffusers, for an export without a patch."""
+    labels: Path | None = None
+    """Parquet with columns key and label: train class-conditionally. Unconditional without it."""
+    class_dropout: float = 0.1
+    """With --labels: chance that a label becomes the null class, for classifier-free guidance."""
+    init: Path | None = None
+    """Start from these weights: a run folder, a checkpoint, or a file in the published DiT format.
+    A class-conditional one becomes unconditional (as its null class) unless there are --labels."""
+    init_weights: Literal["ema", "raw"] = "ema"
+    """Which weights of --init, its average or the raw ones."""
     vae: str = machine("")
     """VAE of the latents, a folder or a hub id; only --sample-every needs it."""
     is_done: bool = machine(False)
@@ -57,6 +66,8 @@ class Config(TrainConfig):
 
     def check(self) -> None:
         super().check()
+        if not 0.0 <= self.class_dropout < 1.0:
+            raise UserError(f"--class-dropout {self.class_dropout}: expected 0 <= chance < 1")
         if self.sample_every and not self.vae:
             raise UserError("--sample-every needs --vae, which made the latents")
 
@@ -75,7 +86,20 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def _train(config: Config) -> int:
     config.check()
-    stage = Stage(config.out, "dit.train", science(config), {"latents": identity(config.latents)})
+    params, inputs = science(config), {"latents": identity(config.latents)}
+    if config.labels is not None:
+        if not config.labels.is_file():
+            raise UserError(f"--labels {config.labels}: no such file")
+        inputs["labels"] = sha256_file(config.labels)
+    else:
+        del params["class_dropout"]
+    if config.init is not None:
+        from dit.sample import identity_of
+
+        inputs["init"] = identity_of(config.init)
+    else:
+        del params["init_weights"]
+    stage = Stage(config.out, "dit.train", params, inputs)
     if stage.done():
         return _FINISHED
     if config.is_done:
@@ -83,6 +107,7 @@ def _train(config: Config) -> int:
 
     import torch
 
+    from dit.labels import LabelledSource, read_labels, start_from
     from dit.latents import LatentSource, LatentStore
     from dit.model import build
     from dit.trainer import train
@@ -91,14 +116,22 @@ def _train(config: Config) -> int:
     channels, height, width = store.shape
     if height != width:
         raise UserError(f"{config.latents}: latents of {height} x {width}, a DiT needs squares")
+    source, options = LatentSource(store), {"freq_shift": config.freq_shift}
+    described: dict[str, Any] = {}
+    if config.labels is not None:
+        labels = read_labels(config.labels, store.keys)
+        source = LabelledSource(store, labels, config.class_dropout)
+        options |= {"num_classes": len(labels.names), "class_dropout_prob": config.class_dropout}
+        described = {"classes": labels.names}
     on_sample = _sample_hook(config, store) if config.sample_every else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model, height, channels, freq_shift=config.freq_shift)
-    described = {"class": "DiT", **model.config}
-    return train(
-        config, model, LatentSource(store), config.out, stage, {"model": described}, on_sample
-    )
+        model = build(config.model, height, channels, **options)
+    if config.init is not None:
+        for note in start_from(model, config.init, config.init_weights, model.config["num_heads"]):
+            print(f"[{stage.name}] {config.init}: {note}")
+    extra = {"model": {"class": "DiT", **model.config}, **described}
+    return train(config, model, source, config.out, stage, extra, on_sample)
 
 
 def _sample_hook(config: Config, store: LatentStore) -> SampleHook:
@@ -115,8 +148,16 @@ def _sample_hook(config: Config, store: LatentStore) -> SampleHook:
     store.check_vae(vae.identity)
 
     def draw(model: nn.Module, step: int) -> Path:
+        classes = int(getattr(model, "num_classes", 0))
+        given = {"y": torch.arange(_GRID**2) % classes} if classes else None
         latents = sample_latents(
-            model, store.shape, _GRID**2, sampler="ddim", steps=_GRID_STEPS, seed=config.seed
+            model,
+            store.shape,
+            _GRID**2,
+            sampler="ddim",
+            steps=_GRID_STEPS,
+            seed=config.seed,
+            model_kwargs=given,
         )
         images = vae.decode(latents)
         size = images.shape[1]
