@@ -249,3 +249,29 @@ def make_centroids(dim: int = DIM) -> NDArray[np.float32]:
     """CLUSTERS unit rows."""
     matrix = np.random.default_rng(6).standard_normal((CLUSTERS, dim), dtype=np.float32)
     return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
+def latents(folder: Path, rows: int, side: int = 32) -> Path:
+    """A finished latent store of random posteriors, 4 x side x side."""
+    import pyarrow.parquet as pq
+
+    from data.stage import Stage
+
+    shape = (4, side, side)
+    stage = Stage(folder, "dit.encode", {"made": rows, "side": side}, {})
+    stage.open()
+    posteriors = np.random.default_rng(0).normal(size=(rows, 2, 2, *shape)).astype(np.float16)
+    posteriors[:, :, 1] = 0.1  # standard deviation
+    np.save(folder / "latents-00000.npy", posteriors)
+    keys = [f"image-{row:06d}" for row in range(rows)]
+    pq.write_table(pa.table({"key": keys}), folder / "latents-00000.parquet")
+    summary = {
+        "vae": {"identity": "0" * 64, "scale": 1.0, "latent_channels": 4, "factor": 8},
+        "image_size": 8 * side,
+        "rows": rows,
+        "shape": shape,
+        "shards": 1,
+    }
+    with quiet():
+        stage.finish(summary, ["latents-00000.npy", "latents-00000.parquet"], line=f"{rows} rows")
+    return folder

@@ -1,0 +1,133 @@
+"""Does a run that is killed again and again end in the same bits?
+
+    python benchmarks/kills.py --kills 20 --processes 1
+    python benchmarks/kills.py --kills 20 --processes 2
+
+Trains a small DiT on random latents to the end, and once more with SIGKILL to all its processes
+at random moments; then compares every tensor of the last checkpoint (weights, average,
+optimiser) and stats.jsonl, timings aside. On the CPU, in float32. Exit code 1 if they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import made
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class KillsConfig:
+    """What to do."""
+
+    kills: int = 20
+    """Kills, each at a random moment after the start."""
+    processes: int = 1
+    """Processes of the run (gloo)."""
+    steps: int = 400
+    """Steps of the run."""
+    seed: int = 0
+    """Of the moments."""
+
+
+def command(config: KillsConfig, latents: Path, out: Path) -> list[str]:
+    """The training command, through torchrun for several processes."""
+    flags = {
+        "latents": latents, "out": out, "model": "DiT-mini/4", "batch": 8, "steps": config.steps,
+        "log-every": 7, "checkpoint-every": 9, "learning-rate": 1e-3,
+    }  # fmt: skip
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    if config.processes == 1:
+        return [sys.executable, "-m", "dit.train", *words]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["--nproc_per_node", str(config.processes), "--master_port", str(port)]
+    return [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "dit.train", *words]
+
+
+def start(config: KillsConfig, latents: Path, out: Path) -> subprocess.Popen[bytes]:
+    """Start a run in a session of its own, so that all of it can be killed at once."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "WANDB_MODE": "disabled",
+                   "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
+    with open(out.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            command(config, latents, out), cwd=ROOT, env=environment, start_new_session=True,
+            stdout=log, stderr=log,
+        )  # fmt: skip
+
+
+def stats(out: Path) -> list[dict[str, Any]]:
+    """stats.jsonl without its timings."""
+    lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "timing"} for line in lines]
+
+
+def tensors(out: Path) -> dict[str, bytes]:
+    """Content of the last checkpoint's files."""
+    last = sorted((out / "checkpoints").iterdir())[-1]
+    return {path.name: path.read_bytes() for path in sorted(last.iterdir())}
+
+
+def main() -> None:
+    """Run, kill, compare."""
+    import tyro
+
+    config = tyro.cli(KillsConfig, description=__doc__)
+    moments = random.Random(config.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        latents = made.latents(work / "latents", rows=64, side=16)
+        begun = time.monotonic()
+        whole = start(config, latents, work / "whole")
+        if whole.wait() != 0:
+            sys.exit((work / "whole.log").read_text())
+        length = time.monotonic() - begun
+        print(f"{config.processes} process(es), {config.steps} steps, whole run {length:.1f} s")
+        killed, done = work / "killed", 0
+        while True:
+            run = start(config, latents, killed)
+            if done == config.kills:
+                if run.wait() != 0:
+                    sys.exit(killed.with_suffix(".log").read_text()[-3000:])
+                break
+            before = progress(killed)
+            while run.poll() is None and progress(killed) == before:
+                time.sleep(0.01)  # until it has come further, so that no kill is in vain
+            time.sleep(moments.uniform(0.0, 0.3))
+            if run.poll() is not None:
+                sys.exit(f"the run ended after {done} of {config.kills} kills; give more --steps")
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            done += 1
+            print(f"kill {done:2} at checkpoint {progress(killed)}", flush=True)
+        same = tensors(killed) == tensors(work / "whole")
+        logged = stats(killed) == stats(work / "whole")
+    print(f"{done} kills; weights, average and optimiser bit-equal: {same}; "
+          f"stats.jsonl equal: {logged}")  # fmt: skip
+    sys.exit(0 if same and logged else 1)
+
+
+def progress(out: Path) -> str:
+    """Name of the newest checkpoint, '' for none."""
+    folder = out / "checkpoints"
+    names = [p.name for p in folder.glob("step-*")] if folder.is_dir() else []
+    return max(names, default="")
+
+
+if __name__ == "__main__":
+    main()
