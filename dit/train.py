@@ -116,7 +116,8 @@ def _train(config: Config) -> int:
     channels, height, width = store.shape
     if height != width:
         raise UserError(f"{config.latents}: latents of {height} x {width}, a DiT needs squares")
-    source, options = LatentSource(store), {"freq_shift": config.freq_shift}
+    source = LatentSource(store)
+    options: dict[str, Any] = {"freq_shift": config.freq_shift}
     described: dict[str, Any] = {}
     if config.labels is not None:
         labels = read_labels(config.labels, store.keys)
