@@ -61,7 +61,7 @@ def run(file: Path, tmp_path: Path, code: int, **more: str) -> tuple[int, list[s
     environment = {
         **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "a,b", "SLURM_NNODES": "2", "SLURM_NODEID": "0",
-        "RECORD": str(record), "CODE": str(code), **more,
+        "RECORD": str(record), "CODE": str(code), "PYTHONPATH": str(tmp_path), **more,
     }  # fmt: skip
     out = tmp_path / "OUT"
     process = subprocess.Popen(
