@@ -216,13 +216,19 @@ def optimizer_tensors(
 
 
 def restore_optimizer(
-    checkpoint: Path, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+    checkpoint: Path,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    part: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> None:
-    """Take back what `optimizer_tensors` gave, on each parameter's device."""
+    """Take back what `optimizer_tensors` gave, on each parameter's device.
+
+    `part` cuts what a process holds of a parameter's whole moment: (name, whole) -> part.
+    """
     for key, value in load_tensors(checkpoint, "optimizer").items():
         moment, _, name = key.partition(".")
         parameter = parameters[name]
-        optimizer.state[parameter][moment] = value.to(parameter.device)
+        optimizer.state[parameter][moment] = part(name, value).to(parameter.device)
 
 
 def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, dict[str, Any]]:

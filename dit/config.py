@@ -45,7 +45,10 @@ class TrainConfig:
     """Micro batch: samples that a process takes through the network at once; 0: all of its
     share of the batch. Smaller ones are accumulated, with the same result to rounding."""
     compile: bool = machine(False)
-    """Compile the network (torch.compile); pays on a GPU."""
+    """Compile the network's blocks (torch.compile); pays on a GPU."""
+    shard: bool = machine(False)
+    """Share weights, gradients, average and optimiser out over the processes (FSDP2), for models
+    that do not fit one GPU; `accelerate launch --use_fsdp` asks for it too."""
     recompute: bool = machine(False)
     """Recompute each block's activations in the backward pass: less memory, a third more time."""
     log_every: int = machine(100)

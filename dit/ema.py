@@ -50,6 +50,10 @@ class Ema:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # In place, for other tensors may look at the same memory (sharded and compiled models).
         for name, parameter in self._parameters.items():
-            self.average[name], parameter.data = parameter.data, self.average[name]
+            weights = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(weights)

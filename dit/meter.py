@@ -99,6 +99,7 @@ class Speed:
         self._config, self._device = config, device
         self._before, self._session = seconds, time.perf_counter()
         self._begun, self._waited, self._step = self._session, 0.0, start
+        self._cold: float | None = None
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -107,11 +108,29 @@ class Speed:
         yield
         self._waited += time.perf_counter() - begun
 
+    def first_step(self, compiled: bool) -> str:
+        """Call after the session's first step: a line to print about the cold start.
+
+        The intervals' rates count from here on.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self._cold = now - self._session
+        self._begun, self._waited, self._step = now, 0.0, self._step + 1
+        return f"first step after {self._cold:.1f} s" + (", with compiling" if compiled else "")
+
     def interval(self, done: int) -> dict[str, float | None]:
-        """Figures since the last call (or the start), for "timing" in stats.jsonl."""
+        """Figures since the last call (or the first step), for "timing" in stats.jsonl.
+
+        A session's first line also has "first_step_s", the seconds that its first step took.
+        """
         now = time.perf_counter()
         seconds = max(now - self._begun, 1e-9)
+        # Of an interval that is the cold start alone there is no other rate than its own.
         steps = done - self._step
+        if steps == 0:
+            steps, seconds = 1, self._cold or seconds
         rate = steps * self._config.batch / seconds
         timing = {
             "seconds": round(self._before + now - self._session, 3),
@@ -122,6 +141,8 @@ class Speed:
             "eta_s": round((self._config.steps - done) * seconds / max(steps, 1), 1),
         }
         self._begun, self._waited, self._step = now, 0.0, done
+        if self._cold is not None:
+            timing["first_step_s"], self._cold = round(self._cold, 3), None
         return timing
 
 

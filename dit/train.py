@@ -144,7 +144,8 @@ def _sample_hook(config: Config, store: LatentStore) -> SampleHook:
     from dit.sampling import sample_latents
     from dit.vae import load_vae
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    main = not int(os.environ.get("RANK", "0"))
+    device = "cuda" if torch.cuda.is_available() and main else "cpu"
     vae = load_vae(config.vae, device)
     store.check_vae(vae.identity)
 
@@ -160,11 +161,13 @@ def _sample_hook(config: Config, store: LatentStore) -> SampleHook:
             seed=config.seed,
             model_kwargs=given,
         )
+        path = config.out / "samples" / f"step-{step:07d}.png"
+        if not main:
+            return path  # of sharded weights all processes draw the same, and the first writes
         images = vae.decode(latents)
         size = images.shape[1]
         tiles = images.reshape(_GRID, _GRID, size, size, -1).swapaxes(1, 2)
         grid = Image.fromarray(tiles.reshape(_GRID * size, _GRID * size, -1)[..., :3])
-        path = config.out / "samples" / f"step-{step:07d}.png"
         with atomic_path(path) as temporary:
             grid.save(temporary, format="PNG")
         return path

@@ -7,7 +7,7 @@ any number of processes. A killed run continues from its newest checkpoint, on a
 
 from __future__ import annotations
 
-import contextlib
+import datetime
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,6 +35,7 @@ from dit.config import TrainConfig
 from dit.diffusion import Diffusion
 from dit.ema import Ema
 from dit.meter import Meter, Speed, log_line
+from dit.network import Network, prepare
 from dit.order import Picks, Source, batch_indices, picks
 from dit.runlog import RunLog
 from dit.signals import stop_signals
@@ -75,25 +81,23 @@ def train(
         raise UserError(f"{out}: nothing to train on, the latents are empty")
     newest = _open(stage, out, accelerator)
 
-    # The model. `bare` keeps its own parameter names; `wrapped` adds autocast and DDP.
-    bare = model.train()
+    parameters = sum(p.numel() for p in model.parameters())
     if config.recompute:
-        bare.gradient_checkpointing = True  # type: ignore[assignment]
-    wrapped = accelerator.prepare_model(bare)
-    if config.compile:
-        wrapped = torch.compile(wrapped)
+        model.gradient_checkpointing = True  # type: ignore[assignment]
+    network = prepare(
+        model.train(), accelerator, shard=_sharded(config, accelerator), compiled=config.compile
+    )
     diffusion = Diffusion()
-    parameters = {name: p for name, p in bare.named_parameters() if p.requires_grad}
-    weights = list(parameters.values())
+    weights = list(network.parameters.values())
     optimizer = torch.optim.AdamW(
         weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    ema = Ema(parameters, config.ema_decay, config.ema_warmup)
+    ema = Ema(network.parameters, config.ema_decay, config.ema_warmup)
     meter = Meter(device)
 
     start, run = 0, digest_of({"params": stage.params, "inputs": stage.inputs})
     if newest is not None:
-        start = _resume(newest, run, bare, optimizer, ema, meter)
+        start = _resume(newest, run, network, optimizer, ema, meter)
         accelerator.print(f"[{stage.name}] continuing from step {start:,} ({newest})", flush=True)
 
     def save(done: int) -> None:
@@ -105,12 +109,9 @@ def train(
             "run": run,
             "meter": meter.state(),
         }
-        tensors = {
-            "model": bare.state_dict(),
-            "ema": {**bare.state_dict(), **ema.average},
-            "optimizer": checkpoint.optimizer_tensors(optimizer, parameters),
-        }
-        checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
+        tensors = _whole_tensors(network, ema, optimizer)
+        if main:
+            checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
 
     def load(step: int) -> list[dict[str, Tensor]]:
         share = picks(config.seed, step, config.batch, n, mine, config.flip)
@@ -120,8 +121,14 @@ def train(
     precision, processes = accelerator.mixed_precision, accelerator.num_processes
     log = None
     if main:
-        session = {"processes": processes, "device": str(device), "precision": precision}
-        log = RunLog(out, config, start, {**session, "micro_batch": micro})
+        session = {
+            "processes": processes,
+            "device": str(device),
+            "precision": precision,
+            "micro_batch": micro,
+            "sharded": network.shared_by_all,
+        }
+        log = RunLog(out, config, start, session)
     before = log.last.get("timing", {}).get("seconds", 0.0) if log else 0.0
     speed = Speed(config, extra_state["model"], device, precision, processes, before, start)
     bar = progress(total=config.steps, initial=start, name="train", unit="step", disable=not main)
@@ -140,8 +147,8 @@ def train(
             for i, host in enumerate(batches):
                 inputs = {name: v.to(device, non_blocking=True) for name, v in host.items()}
                 last = i == len(batches) - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-                    terms = diffusion.training_losses(wrapped, **inputs)
+                with network.accumulating(last):
+                    terms = diffusion.training_losses(network, **inputs)
                     accelerator.backward(terms["loss"].mean() / len(batches))
                 means = [terms[name].detach().mean() for name in _TERMS]
                 totals[:-1] += torch.stack(means) / len(batches)
@@ -152,17 +159,19 @@ def train(
 
             # Not finite: left out on all processes alike. Where found_inf is 1, the fused
             # optimiser changes nothing, and the host need not know.
-            norm = torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+            norm = network.gradient_norm()
             if config.clip:
                 torch.nn.utils.clip_grads_with_norm_(weights, config.clip, norm)
             bad = ~(totals[0].isfinite() & norm.isfinite())
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             optimizer.param_groups[0]["lr"] = config.rate(done)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            network.clear_gradients()
             ema.update(done)
             meter.add(totals, norm, bad)
             bar.update()
+            if step == start:
+                accelerator.print(f"[{stage.name}] {speed.first_step(config.compile)}", flush=True)
 
             stopping = asked.is_set() and processes == 1
             if device.type == "cpu" or done % _LOOK_EVERY == 0:
@@ -176,13 +185,17 @@ def train(
                 if log is not None:
                     log.write({**line, "timing": timing})
                     tqdm.write(log_line(line, timing, config.steps))
-            if log is not None:
-                if on_sample and config.sample_every and done % config.sample_every == 0:
-                    with ema.applied():
-                        log.mirror.image(on_sample(bare.eval(), done), done)
-                    bare.train()
-                if stopping or done % config.checkpoint_every == 0 or done == config.steps:
-                    save(done)
+            takes_part = main or network.shared_by_all
+            sampling = bool(config.sample_every) and done % config.sample_every == 0
+            if on_sample and sampling and takes_part:
+                with ema.applied():
+                    picture = on_sample(model.eval(), done)
+                model.train()
+                if log is not None:
+                    log.mirror.image(picture, done)
+            due = done % config.checkpoint_every == 0 or done == config.steps
+            if (stopping or due) and takes_part:
+                save(done)
             if stopping and done < config.steps:
                 break
         else:
@@ -195,7 +208,7 @@ def train(
             print(f"{where} as asked; run the same command again to continue", flush=True)
             stage.close()
         else:
-            _finish(stage, out, log.last, bare)
+            _finish(stage, out, log.last, parameters)
     accelerator.end_training()
     return RUN_AGAIN if stopping else 0
 
@@ -206,10 +219,18 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         cpu_asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         precision = "bf16" if gpu and not cpu_asked else "fp32"
-    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    handlers = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        # The others wait while the main process writes a checkpoint or draws samples.
+        InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
+    ]
     return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[ddp]
+        mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=handlers
     )
+
+
+def _sharded(config: TrainConfig, accelerator: Accelerator) -> bool:
+    return config.shard or accelerator.distributed_type == DistributedType.FSDP
 
 
 def _shares(config: TrainConfig, rank: int, processes: int) -> tuple[slice, int]:
@@ -253,10 +274,26 @@ def _micro_batch(source: Source, part: Picks, steps: int, pin: bool) -> dict[str
     return {k: v.pin_memory() if pin and v.device.type == "cpu" else v for k, v in inputs.items()}
 
 
+def _whole_tensors(
+    network: Network, ema: Ema, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds, whole; of sharded weights all processes must ask together."""
+    raw = {name: network.whole(name, value) for name, value in network.state().items()}
+    average = {name: network.whole(name, value) for name, value in ema.average.items()}
+    moments = checkpoint.optimizer_tensors(optimizer, network.parameters)
+    return {
+        "model": raw,
+        "ema": {**raw, **average},
+        "optimizer": {
+            key: network.whole(key.partition(".")[2], value) for key, value in moments.items()
+        },
+    }
+
+
 def _resume(
     path: Path,
     run: str,
-    bare: nn.Module,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     ema: Ema,
     meter: Meter,
@@ -265,9 +302,10 @@ def _resume(
     state = checkpoint.read_state(path)
     if state["run"] != run:
         raise UserError(f"{path}: belongs to another run; choose another --out")
-    bare.load_state_dict(checkpoint.load_tensors(path, "model"))
-    ema.load(checkpoint.load_tensors(path, "ema"))
-    checkpoint.restore_optimizer(path, optimizer, dict(bare.named_parameters()))
+    network.load(checkpoint.load_tensors(path, "model"))
+    average = checkpoint.load_tensors(path, "ema")
+    ema.load({name: network.part(name, average[name]) for name in network.parameters})
+    checkpoint.restore_optimizer(path, optimizer, network.parameters, network.part)
     meter.load(state["meter"])
     return int(state["step"])
 
@@ -286,12 +324,12 @@ def _give_up(out: Path, config: TrainConfig, source: Source, steps: range, main:
     )
 
 
-def _finish(stage: Stage, out: Path, last: Mapping[str, Any], bare: nn.Module) -> None:
+def _finish(stage: Stage, out: Path, last: Mapping[str, Any], parameters: int) -> None:
     folder = checkpoint.checkpoints(out)[-1]
     names = [*checkpoint.read_state(folder)["files"], "state.json"]
     summary = {
         "checkpoint": str(folder.relative_to(out)),
-        "parameters": sum(p.numel() for p in bare.parameters()),
+        "parameters": parameters,
         **{k: last[k] for k in ("step", "samples", "epochs", "loss", "skipped")},
         "timing": last["timing"],
     }

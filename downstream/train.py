@@ -208,8 +208,11 @@ def _sample_hook(config: DownstreamConfig, source: DownstreamSource) -> SampleHo
             seed=config.seed,
             model_kwargs=given,
         )
+        path = config.out / "samples" / f"step-{step:07d}.png"
+        if int(os.environ.get("RANK", "0")):
+            return path  # of sharded weights all processes draw the same, and the first writes
         rows = rows_of(list(task.picture(conditions)), list(vae.decode(latents)), list(images))
-        return save_png(config.out / "samples" / f"step-{step:07d}.png", rows)
+        return save_png(path, rows)
 
     return draw
 

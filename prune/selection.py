@@ -190,16 +190,26 @@ def random_order(
     alone, and a smaller subset is part of a larger. `workers` processes share the hashing.
     """
     starts = range(0, len(keys), HASHED)
-    # Copied out of the whole: a slice travels to another process with all that it is cut from.
-    batches = (keys.slice(start, HASHED).cast(pa.binary()).to_pylist() for start in starts)
+    # As a message, not as an array: an array's slice travels with all that it is cut from.
+    batches = (_message(keys.slice(start, HASHED)) for start in starts)
     workers = min(workers, len(starts))
     hashed = ordered_map(functools.partial(_hash, seed=seed), batches, workers)
     words = np.frombuffer(b"".join(hashed), ">u8").astype(np.uint64)
     return first(words, keys, len(keys) if size is None else size)
 
 
-def _hash(keys: list[bytes], seed: int) -> bytes:
-    """The first 8 bytes of the SHA-256 of seed and key, for each key."""
+def _message(keys: pa.Array | pa.ChunkedArray) -> bytes:
+    """Keys as the bytes of an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    table = pa.table({"key": keys.cast(pa.binary())})
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _hash(message: bytes, seed: int) -> bytes:
+    """The first 8 bytes of the SHA-256 of seed and key, for each key of a message."""
+    keys = pa.ipc.open_stream(message).read_all()["key"].to_pylist()
     prefix = f"random|{seed}|".encode()
     sha256 = hashlib.sha256
     return b"".join([sha256(prefix + key).digest()[:8] for key in keys])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -123,22 +124,57 @@ def test_damaged_newest_checkpoint_is_skipped_loudly(store: Path, tmp_path: Path
     assert final_bytes(run) == before
 
 
-def test_two_processes_see_and_learn_the_same(store: Path, whole: Path, tmp_path: Path) -> None:
-    two = tmp_path / "two"
-    micro = ("--per-device", "2")  # and each accumulates over two micro batches
-    code, output = train(flags(store, two, *micro), tmp_path / "log", world=2)
-    assert code == 0, output
-    (session,) = json.loads((two / "env.json").read_text())["sessions"]
-    assert session["processes"] == 2
-    assert output.count("step 4/12") == 1  # one process speaks
-    assert seen(tmp_path / "log", 2) == seen(whole / "log", 1)
-    for there, here in zip(stats(two), stats(whole / "run"), strict=True):
+def _same_to_rounding(run: Path, reference: Path) -> None:
+    """Record, weights, average and moments of two finished runs agree to 1e-5."""
+    for there, here in zip(stats(run), stats(reference), strict=True):
         assert there == pytest.approx(here, rel=1e-5)
-    for weights in ("ema", "raw"):
-        a, _ = checkpoint.load_model(two, weights)
-        b, _ = checkpoint.load_model(whole / "run", weights)
-        for p, q in zip(a.parameters(), b.parameters(), strict=True):
-            assert (p - q).abs().max() <= 1e-5
+    a, b = (checkpoint.checkpoints(folder)[-1] for folder in (run, reference))
+    for stem in ("model", "ema", "optimizer"):
+        left, right = checkpoint.load_tensors(a, stem), checkpoint.load_tensors(b, stem)
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            assert value.shape == right[name].shape
+            assert (value - right[name]).abs().max() <= 1e-5, name
+
+
+@pytest.mark.parametrize(("world", "more"), [(2, ()), (4, ()), (2, ("--shard",))])
+def test_several_processes_see_and_learn_the_same(
+    store: Path, whole: Path, tmp_path: Path, world: int, more: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    micro = ("--per-device", "1")  # and each accumulates over its micro batches
+    code, output = train(flags(store, run, *micro, *more), tmp_path / "log", world=world)
+    assert code == 0, output
+    (session,) = json.loads((run / "env.json").read_text())["sessions"]
+    assert session["processes"] == world and session["sharded"] == bool(more)
+    assert output.count("step 4/12") == 1  # one process speaks
+    assert seen(tmp_path / "log", world) == seen(whole / "log", 1)
+    _same_to_rounding(run, whole / "run")
+
+
+@pytest.mark.parametrize("sessions", [[(1, ()), (2, ())], [(2, ("--shard",)), (1, ()), (2, ())]])
+def test_a_run_goes_on_with_another_number_of_processes(
+    store: Path, whole: Path, tmp_path: Path, sessions: list[tuple[int, tuple[str, ...]]]
+) -> None:
+    """Stopped, and continued otherwise: every step sees and learns what it would have."""
+    run, lines = tmp_path / "run", {}
+    for i, (world, more) in enumerate(sessions):
+        last = i == len(sessions) - 1
+        log = tmp_path / f"log{i}"
+        stop = None if last else 4 * (i + 1)
+        code, output = train(flags(store, run, *more), log, world=world, stop_at=stop)
+        assert code == (0 if last else 75), output
+        lines |= {tuple(line.split()[:2]): line for line in seen(log, world)}
+    assert sorted(lines.values()) == sorted(seen(whole / "log", 1))
+    _same_to_rounding(run, whole / "run")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile is missing")
+def test_compiled_blocks_learn_the_same(store: Path, whole: Path, tmp_path: Path) -> None:
+    code, output = train(flags(store, tmp_path / "run", "--compile"), tmp_path / "log")
+    assert code == 0, output
+    assert "with compiling" in output
+    _same_to_rounding(tmp_path / "run", whole / "run")
 
 
 def test_two_processes_stop_together(store: Path, tmp_path: Path) -> None:
