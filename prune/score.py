@@ -15,7 +15,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from prune.extend import Reuse
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
+SLOW = 0.3  # reading and hashing that take this share of the scoring's time are worth a thread
 AHEAD, AHEAD_BYTES = 16, 32 << 20  # samples, and about as many bytes, read ahead of decoding
 
 Columns = dict[str, list[Any]]
@@ -165,13 +166,21 @@ def score_batch(batch: Batch, settings: Settings) -> Columns:
     """Columns of the score table for a stretch of a shard."""
     rows: list[tuple[Any, ...]] = []
     samples = iter(batch)
-    # Reading and hashing let go of Python's lock, and so does decoding: one goes on beside the
-    # other, a chunk ahead.
+    # Where reading is slow it goes on beside decoding, a chunk ahead. Files that lie in memory
+    # already are read faster than two threads can take turns at Python's lock.
+    ahead: Future[list[tuple[Sample, str]]] | None = None
     with ThreadPoolExecutor(1) as reader:
-        chunk = reader.submit(_read_ahead, samples)
-        while found := chunk.result():
-            chunk = reader.submit(_read_ahead, samples)
+        while True:
+            begun = time.perf_counter()
+            found = _read_ahead(samples) if ahead is None else ahead.result()
+            if not found:
+                break
+            read = time.perf_counter()
+            if ahead is not None:
+                ahead = reader.submit(_read_ahead, samples)
             rows += [score_sample(sample, settings, digest) for sample, digest in found]
+            if ahead is None and read - begun > SLOW * (time.perf_counter() - read):
+                ahead = reader.submit(_read_ahead, samples)
     names = (*COLUMNS, *settings.extras)
     if not rows:  # an empty shard
         return {name: [] for name in names}
