@@ -56,6 +56,7 @@ def scores_schema(extras: Sequence[str] = ()) -> pa.Schema:
     return pa.schema([*SCORES, *(EXTRAS[name] for name in extras)])
 
 
+_UNIQUE = ("key", "digest")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -83,8 +84,10 @@ def write_part(
     elif schema is not None:
         table = table.select(schema.names).cast(schema)
     path = part_path(folder, number)
+    # A dictionary of values that do not repeat costs time and space.
+    repeating = [f.name for f in table.schema if f.type == pa.string() and f.name not in _UNIQUE]
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=repeating)
     return path
 
 
