@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dit import checkpoint
 from tests.dit.training import final_bytes, flags, latent_store, seen, start, stats, train
@@ -167,6 +169,34 @@ def test_a_run_goes_on_with_another_number_of_processes(
         lines |= {tuple(line.split()[:2]): line for line in seen(log, world)}
     assert sorted(lines.values()) == sorted(seen(whole / "log", 1))
     _same_to_rounding(run, whole / "run")
+
+
+@pytest.mark.parametrize(("world", "more"), [(1, ()), (2, ("--shard",))])
+def test_sample_grids_are_the_averages_and_leave_no_trace(
+    tmp_path: Path, world: int, more: tuple[str, ...]
+) -> None:
+    from dit.sampling import sample_latents
+    from dit.vae import load_vae
+    from tests.dit.tiny_vae import save_tiny_vae
+
+    vae = load_vae(str(save_tiny_vae(tmp_path / "vae")), "cpu")
+    store = latent_store(tmp_path / "store", vae_identity=vae.identity)
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    grids = ("--sample-every", "6", "--vae", str(tmp_path / "vae"), "--ema-decay", "0.9")
+    code, output = train(flags(store, run, *grids, *more), tmp_path / "log", world=world)
+    assert code == 0, output
+    code, output = train(flags(store, plain, "--ema-decay", "0.9"), tmp_path / "log2")
+    assert code == 0, output
+    _same_to_rounding(run, plain)
+    names = sorted(path.name for path in (run / "samples").iterdir())
+    assert names == ["step-0000006.png", "step-0000012.png"]
+    model, _ = checkpoint.load_model(run)
+    latents = sample_latents(model, (4, 4, 4), 16, sampler="ddim", steps=50, seed=0)
+    side = vae.decode(latents).shape[1]
+    tiles = vae.decode(latents).reshape(4, 4, side, side, 3).swapaxes(1, 2)
+    with Image.open(run / "samples" / names[-1]) as image:
+        drawn = np.asarray(image).astype(int)
+    assert np.abs(drawn - tiles.reshape(4 * side, 4 * side, 3)).max() <= 1
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile is missing")

@@ -23,7 +23,9 @@ TINY = {"patch_size": 2, "depth": 2, "hidden_size": 32, "num_heads": 2}
 ENV = {"WANDB_MODE": "disabled", "ACCELERATE_USE_CPU": "1"}
 
 
-def latent_store(folder: Path, rows: int = 50, side: int = 4, seed: int = 0) -> Path:
+def latent_store(
+    folder: Path, rows: int = 50, side: int = 4, seed: int = 0, vae_identity: str = "v" * 64
+) -> Path:
     """A finished store of random latents."""
     shape = (4, side, side)
     latents = np.random.default_rng(seed).normal(size=(rows, 2, 2, *shape)).astype(np.float16)
@@ -33,7 +35,7 @@ def latent_store(folder: Path, rows: int = 50, side: int = 4, seed: int = 0) -> 
     np.save(folder / "latents-00000.npy", latents)
     keys = [f"image-{row:03d}" for row in range(rows)]
     pq.write_table(pa.table({"key": keys}), folder / "latents-00000.parquet")
-    vae = {"identity": "v" * 64, "scale": 1.0, "latent_channels": 4, "factor": 8}
+    vae = {"identity": vae_identity, "scale": 1.0, "latent_channels": 4, "factor": 8}
     summary = {"vae": vae, "image_size": 8 * side, "rows": rows, "shape": shape, "shards": 1}
     stage.finish(summary, ["latents-00000.npy", "latents-00000.parquet"], line=f"{rows} latents")
     return folder
