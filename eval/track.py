@@ -192,6 +192,7 @@ class _Track:
         self.record, self.picture = config.out / "track.jsonl", config.out / "track.png"
         self.lines, _ = read_lines(self.record)
         self.passed_over: set[tuple[str, int, str]] = set()
+        self.noted: set[str] = set()  # notes on the distances, said once
         self.tools: Measurer | None = None
         self.mirror: Any = None
         self.corpus: Corpus | None = None  # opened with the folder
@@ -284,6 +285,9 @@ class _Track:
             append(self.record, line)
             self.lines.append(line)
             print(_summary(line), flush=True)
+            for note in set((line["distance"] or {}).get("notes", ())) - self.noted:
+                print(f"[eval.track] {note}", flush=True)
+                self.noted.add(note)
             self.draw()
             self.repeat(line)
 
@@ -354,7 +358,6 @@ def _summary(line: Line) -> str:
         f"{where}{distance['name']} {distance['value']:.4g}, "
         f"{distance['kernel_name']} {distance['kernel_value']:.4g} "
         f"(n {distance['n_generated']:,} vs {distance['n_reference']:,}), {line['seconds']:.1f} s"
-        + "".join(f"; {note}" for note in distance.get("notes", ()))
     )
 
 
