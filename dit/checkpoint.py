@@ -34,7 +34,7 @@ FORMAT = 1  # version of state.json's own layout
 _NAME = re.compile(r"step-(\d{7,})$")
 
 Weights = Literal["ema", "raw"]
-_WEIGHTS = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+WEIGHTS_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 
 
 class Damaged(Exception):
@@ -242,10 +242,10 @@ def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, d
     vae_identity, image_size). Raises UserError for a missing or damaged checkpoint.
     """
     checkpoint = resolve(path)
-    if weights not in _WEIGHTS:
-        raise UserError(f"weights '{weights}': expected one of {', '.join(_WEIGHTS)}")
+    if weights not in WEIGHTS_FILES:
+        raise UserError(f"weights '{weights}': expected one of {', '.join(WEIGHTS_FILES)}")
     try:
-        state = verify(checkpoint, only=_WEIGHTS[weights])
+        state = verify(checkpoint, only=WEIGHTS_FILES[weights])
     except Damaged as error:
         raise UserError(f"damaged checkpoint: {error}") from None
     config = dict(state["model"])
@@ -253,7 +253,7 @@ def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, d
     if kind not in LOADERS:
         raise UserError(f"{checkpoint}: holds a {kind}, expected one of {', '.join(LOADERS)}")
     model = LOADERS[kind](config)
-    stem = _WEIGHTS[weights].removesuffix(".safetensors")
+    stem = WEIGHTS_FILES[weights].removesuffix(".safetensors")
     model.load_state_dict(load_tensors(checkpoint, stem))
     return model.eval(), state
 

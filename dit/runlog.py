@@ -74,8 +74,11 @@ class NoMirror:
 class WandbMirror:
     """A W&B run below the run folder; its first failure is reported and ends the mirror."""
 
-    def __init__(self, out: Path, config: dict[str, Any], mode: str) -> None:
+    def __init__(
+        self, out: Path, config: dict[str, Any], mode: str, record: str = "stats.jsonl"
+    ) -> None:
         self._run: Any = None
+        self._record = record
         try:
             import wandb
 
@@ -119,7 +122,8 @@ class WandbMirror:
 
     def _fail(self, error: Exception) -> None:
         self._run = None
-        print(f"W&B failed and is off for this run ({error}); stats.jsonl goes on", file=sys.stderr)
+        message = f"W&B failed and is off for this run ({error}); {self._record} goes on"
+        print(message, file=sys.stderr)
 
 
 def _wandb_id(out: Path) -> str:
@@ -146,9 +150,10 @@ def wandb_mode() -> str:
         return "offline"
 
 
-def open_mirror(out: Path, config: dict[str, Any]) -> Mirror:
+def open_mirror(out: Path, config: dict[str, Any], record: str = "stats.jsonl") -> Mirror:
+    """W&B's copy of the file `record` of the folder `out`, or none where WANDB_MODE says so."""
     mode = wandb_mode()
-    return NoMirror() if mode == "disabled" else WandbMirror(out, config, mode)
+    return NoMirror() if mode == "disabled" else WandbMirror(out, config, mode, record)
 
 
 class RunLog:

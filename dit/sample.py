@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_damaged(stage)
     model, vae, device = _load(config, info)
     shape = (model.in_channels, model.input_size, model.input_size)
-    _draw(config, model, vae, shape, device, rank, world)
+    _draw(config, model, vae, device, rank, world)
     if world > 1:
         from accelerate import PartialState
 
@@ -148,12 +148,12 @@ def check_vae(
         )
 
 
-def _load(config: SampleConfig, info: VaeInfo) -> tuple[DiT, Vae, torch.device]:
-    """Model and VAE on the device, checked against each other and the settings."""
-    import torch
+def load_checked(config: SampleConfig, info: VaeInfo) -> DiT:
+    """The model on the CPU, checked against the VAE and against what the settings ask of it.
 
-    from dit.vae import load_vae
-
+    Raises UserError as `load_dit` and `check_vae` do, and for a class or a guidance that the
+    model does not have.
+    """
     model, latent = load_dit(config.checkpoint, config.weights)
     check_vae(model, latent, info, config.checkpoint, config.vae)
     classes = model.num_classes
@@ -168,32 +168,86 @@ def _load(config: SampleConfig, info: VaeInfo) -> tuple[DiT, Vae, torch.device]:
         raise UserError(
             f"--guided-channels {config.guided_channels}: expected 0 to {model.in_channels}"
         )
+    return model
+
+
+def ready_device(config: SampleConfig) -> torch.device:
+    """The device of the settings, set to their precision. Raises UserError if it is not there."""
+    import torch
+
     default = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(config.device or default)
-        return model.to(device), load_vae(config.vae, device), device
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # no such device, or no memory left on it
         raise UserError(f"--device {config.device or default}: {error}") from None
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
+    return device
 
 
-def _draw(
+def draw_latents(
     config: SampleConfig,
     model: DiT,
-    vae: Vae,
-    shape: tuple[int, int, int],
+    slots: Sequence[int],
     device: torch.device,
-    rank: int,
-    world: int,
-) -> None:
-    """Draw what is missing, batch by batch; process `rank` takes every world-th batch."""
+    on_step: Callable[[int], None] | None = None,
+    predictor: Any = None,
+) -> torch.Tensor:
+    """The latents of the images numbered `slots`: float32 [len(slots), C, h, w], scaled.
+
+    They depend on the weights, the sampler, the seed, the labels and the numbers only.
+
+    Args:
+        model: on the device; says the latents' shape and the number of classes.
+        on_step: called with the number of finished sampling steps.
+        predictor: what is called in the model's place (the model compiled).
+    """
     import torch
 
     from dit.sampling import sample_latents
 
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
-        torch.backends.cudnn.allow_tf32 = config.precision != "fp32"
     classes = model.num_classes
+    options: dict[str, Any] = {}
+    if classes > 0:
+        labels = [config.class_label if config.class_label >= 0 else i for i in slots]
+        options["model_kwargs"] = {"y": torch.tensor(labels) % classes}
+    if config.guidance != 1.0:
+        options["null_kwargs"] = {"y": torch.full((len(slots),), classes)}
+    return sample_latents(
+        model if predictor is None else predictor,
+        (model.in_channels, model.input_size, model.input_size),
+        slots,
+        sampler=config.sampler,
+        steps=config.steps,
+        seed=config.seed,
+        device=device,
+        precision="bf16" if config.precision == "bf16" else "fp32",
+        guidance=config.guidance,
+        guided_channels=config.guided_channels or None,
+        on_step=on_step,
+        **options,
+    )
+
+
+def _load(config: SampleConfig, info: VaeInfo) -> tuple[DiT, Vae, torch.device]:
+    """Model and VAE on the device, checked against each other and the settings."""
+    from dit.vae import load_vae
+
+    model, device = load_checked(config, info), ready_device(config)
+    try:
+        return model.to(device), load_vae(config.vae, device), device
+    except RuntimeError as error:  # no memory left on it
+        raise UserError(f"--device {device}: {error}") from None
+
+
+def _draw(
+    config: SampleConfig, model: DiT, vae: Vae, device: torch.device, rank: int, world: int
+) -> None:
+    """Draw what is missing, batch by batch; process `rank` takes every world-th batch."""
+    import torch
+
     predictor: Any = torch.compile(model) if config.compile else model
     mine = range(rank * config.batch, config.n, world * config.batch)
     starts = [start for start in mine if not _complete(config, start)]
@@ -203,27 +257,12 @@ def _draw(
     with progress(
         total=total, initial=total - left, name="sample", unit="img", disable=rank > 0
     ) as bar:
+
+        def show(step: int) -> None:
+            bar.set_postfix_str(f"step {step}/{config.steps}", False)
+
         for slots in batches:
-            options: dict[str, Any] = {}
-            if classes > 0:
-                labels = [config.class_label if config.class_label >= 0 else i for i in slots]
-                options["model_kwargs"] = {"y": torch.tensor(labels) % classes}
-            if config.guidance != 1.0:
-                options["null_kwargs"] = {"y": torch.full((len(slots),), classes)}
-            latents = sample_latents(
-                predictor,
-                shape,
-                slots,
-                sampler=config.sampler,
-                steps=config.steps,
-                seed=config.seed,
-                device=device,
-                precision="bf16" if config.precision == "bf16" else "fp32",
-                guidance=config.guidance,
-                guided_channels=config.guided_channels or None,
-                on_step=lambda step: bar.set_postfix_str(f"step {step}/{config.steps}", False),
-                **options,
-            )
+            latents = draw_latents(config, model, slots, device, show, predictor)
             if not torch.isfinite(latents).all():
                 raise UserError(
                     f"{config.checkpoint}: the {config.weights} weights give latents that are not "

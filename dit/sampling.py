@@ -72,6 +72,20 @@ def guided(
     return call
 
 
+def respaced_for(sampler: Sampler, steps: int, diffusion: Diffusion) -> Diffusion:
+    """The process over the timesteps that ddpm and ddim visit; dpmpp takes it as it is.
+
+    Raises UserError for an unknown sampler or a number of steps that it cannot take.
+    """
+    if sampler not in SAMPLERS:
+        raise UserError(f"unknown sampler '{sampler}' (known: {', '.join(SAMPLERS)})")
+    if sampler == "dpmpp":
+        if not 1 <= steps <= diffusion.trained_steps:
+            raise UserError(f"sampling steps '{steps}': expected 1 to {diffusion.trained_steps}")
+        return diffusion
+    return diffusion.respaced(f"ddim{steps}" if sampler == "ddim" else str(steps))
+
+
 def denoise(
     model: Model,
     x: Tensor,
@@ -97,11 +111,9 @@ def denoise(
     Raises UserError for an unknown sampler or an impossible number of steps.
     """
     diffusion = diffusion or Diffusion()
+    short = respaced_for(sampler, steps, diffusion)
     if sampler == "dpmpp":
         return _dpm_solver(model, x, steps, diffusion, on_step, model_kwargs)
-    if sampler not in SAMPLERS:
-        raise UserError(f"unknown sampler '{sampler}' (known: {', '.join(SAMPLERS)})")
-    short = diffusion.respaced(f"ddim{steps}" if sampler == "ddim" else str(steps))
     for done, index in enumerate(range(steps - 1, -1, -1), start=1):
         t = torch.full((len(x),), index, dtype=torch.int64, device=x.device)
         p = short.p_mean_variance(model, x, t, **model_kwargs)
@@ -135,8 +147,6 @@ def _dpm_solver(
     """
     from diffusers import DPMSolverMultistepScheduler
 
-    if not 1 <= steps <= diffusion.trained_steps:
-        raise UserError(f"sampling steps '{steps}': expected 1 to {diffusion.trained_steps}")
     scheduler: Any = DPMSolverMultistepScheduler(
         num_train_timesteps=diffusion.trained_steps,
         trained_betas=diffusion.betas.tolist(),

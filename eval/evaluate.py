@@ -105,12 +105,12 @@ def _generation(config: EvaluateConfig) -> dict[str, Any]:
     result = {
         "task": "generation",
         "extractor": extractor.identity,
-        "distance": _distances(extractor, extractor(generated, label="generated"), real),
+        "distance": distances(extractor, extractor(generated, label="generated"), real),
         "sampling": _sampling(config.generated),
     }
     if config.vae is not None:
         rebuilt = extractor(_reconstruct(config.vae, reference, device), label="reconstructed")
-        result["vae_floor"] = _distances(extractor, rebuilt, real)
+        result["vae_floor"] = distances(extractor, rebuilt, real)
     return result
 
 
@@ -134,7 +134,7 @@ def _pairs(config: EvaluateConfig) -> dict[str, Any]:
     return {
         "task": str(read_manifest(config.pairs)["params"].get("task", "pairs")),
         "extractor": extractor.identity,
-        "distance": _distances(
+        "distance": distances(
             extractor,
             extractor(generated, label="generated"),
             extractor(reference, label="reference"),
@@ -150,8 +150,11 @@ def _pairs(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _distances(extractor: Any, generated: Any, reference: Any) -> dict[str, Any]:
-    """Frechet and kernel distance with the counts that they depend on."""
+def distances(extractor: Any, generated: Any, reference: Any) -> dict[str, Any]:
+    """Frechet and kernel distance of features [n, d] and [m, d], with the counts they depend on.
+
+    Raises UserError for fewer than two rows or values that are not finite.
+    """
     from eval.frechet import fit, frechet_distance, kernel_distance
 
     dimension = generated.shape[1]

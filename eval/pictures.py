@@ -112,7 +112,7 @@ def entropy_picture(run: Path, corpus: str, arm: str, out: Path) -> Path:
         axis.imshow(_strip(corpus, scores, entropy, mask))
         axis.set_title(title, fontsize=10, loc="left")
         axis.axis("off")
-    return _save(figure, out)
+    return save_figure(figure, out)
 
 
 def _strip(corpus: str, scores: Any, entropy: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def samples_picture(run: Path, arms: tuple[str, ...], out: Path) -> Path:
         axis.imshow(np.concatenate(rows))
         axis.set_title(f"generated, trained on the {ARM_NAMES.get(arm, arm)} subset", loc="left")
         axis.axis("off")
-    return _save(figure, out)
+    return save_figure(figure, out)
 
 
 def triptychs_picture(run: Path, arms: tuple[str, ...], task: str, out: Path) -> Path:
@@ -174,7 +174,7 @@ def triptychs_picture(run: Path, arms: tuple[str, ...], task: str, out: Path) ->
         axis.imshow(_row(list(images), count=8))
         axis.set_title(title, fontsize=10, loc="left")
         axis.axis("off")
-    return _save(figure, out)
+    return save_figure(figure, out)
 
 
 def _row(images: list[np.ndarray], *, count: int) -> np.ndarray:
@@ -188,7 +188,8 @@ def _row(images: list[np.ndarray], *, count: int) -> np.ndarray:
     return canvas
 
 
-def _save(figure: Any, out: Path) -> Path:
+def save_figure(figure: Any, out: Path) -> Path:
+    """Write a matplotlib figure as PNG, atomically, and close it."""
     import matplotlib.pyplot as plt
 
     from data.atomic import atomic_path

@@ -211,7 +211,7 @@ def test_no_command_writes_among_the_images(forms, form, tmp_path):
 
 
 COMMANDS = ("prune.score", "prune.embed", "prune.judge", "dit.encode", "dit.train_vae",
-            "eval.evaluate", "eval.pictures")  # fmt: skip
+            "eval.evaluate", "eval.pictures", "eval.track")  # fmt: skip
 
 
 def test_every_command_keeps_a_specification_as_it_is_written():

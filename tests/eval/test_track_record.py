@@ -1,0 +1,74 @@
+"""The record of a track by itself: cut-off lines, foreign lines, the picture's curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eval.pictures
+from data.errors import UserError
+from eval.track_record import append, draw, mend, read_lines, up_to_date
+
+LINE = {"step": 1, "samples": 8, "weights": "ema", "checkpoint": "c", "distance": None,
+        "extractor": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 2', b'{"step": 2, "x\xc3', b"\0\0\0", b"\0\0\n"])
+def test_a_torn_end_is_left_out_and_cut_away(tmp_path: Path, torn: bytes) -> None:
+    record = tmp_path / "track.jsonl"
+    append(record, LINE)
+    whole = record.read_bytes()
+    record.write_bytes(whole + torn)
+    assert read_lines(record) == ([LINE], len(whole))
+    assert record.read_bytes() == whole + torn  # reading changes nothing
+    assert mend(record) == [LINE] and record.read_bytes() == whole
+    append(record, {**LINE, "step": 2})
+    assert [line["step"] for line in read_lines(record)[0]] == [1, 2]
+
+
+def test_other_lines_are_refused_by_number(tmp_path: Path) -> None:
+    record = tmp_path / "track.jsonl"
+    assert read_lines(record) == ([], 0) and mend(record) == []
+    good = json.dumps(LINE)
+    for foreign in (f"{good}\nwhat\n{good}\n", f'{good}\n{{"step": 1}}\n'):
+        record.write_text(foreign)
+        with pytest.raises(UserError, match="line 2 is no line"):
+            mend(record)
+        assert record.read_text() == foreign
+
+
+def test_a_picture_older_than_the_record_is_known(tmp_path: Path) -> None:
+    record, picture = tmp_path / "track.jsonl", tmp_path / "track.png"
+    assert up_to_date(picture, record)
+    append(record, LINE)
+    assert not up_to_date(picture, record)
+    draw([LINE], picture, "no distance yet")
+    assert up_to_date(picture, record) and picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_has_both_curves_and_honest_names(tmp_path, monkeypatch):
+    figures: list[Any] = []
+    monkeypatch.setattr(eval.pictures, "save_figure", lambda figure, _: figures.append(figure))
+
+    def line(step: int, weights: str, value: float | None) -> dict[str, Any]:
+        distance = value and {"name": "FID", "value": value, "kernel_name": "KID"}
+        return {"step": step, "weights": weights, "distance": distance and {
+            **distance, "kernel_value": value / 100}}  # fmt: skip
+
+    measured = [line(10, "ema", 8.0), line(20, "ema", 5.0), line(10, "raw", 7.0)]
+    measured += [line(30, "ema", None), line(20, "ema", 4.0), line(5, "ema", 90.0)]
+    draw(measured, tmp_path / "track.png", "a title")
+    frechet, kernel = figures[0].axes
+    assert "FID" in frechet.get_ylabel() and "KID" in kernel.get_ylabel()
+    assert kernel.get_xlabel() == "training steps" and frechet.get_title(loc="left") == "a title"
+    average, raw = frechet.get_lines()
+    assert "EMA" in average.get_label() and "raw" in raw.get_label()
+    assert average.get_xdata().tolist() == [5, 10, 20, 30] and raw.get_ydata().tolist() == [7.0]
+    assert average.get_ydata()[:3].tolist() == [90.0, 8.0, 4.0]
+    assert math.isnan(average.get_ydata()[3])
+    assert kernel.get_lines()[0].get_ydata()[2] == 0.04
+    assert frechet.get_yscale() == "log"
