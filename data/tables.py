@@ -7,7 +7,7 @@ folder layout with columns of their own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,11 @@ def read_part(
 
 
 def read_parts(
-    folder: Path | str, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()
+    folder: Path | str,
+    columns: Sequence[str] | None = None,
+    dictionary: Sequence[str] = (),
+    each: Callable[[pa.Table], pa.Table] | None = None,
+    chunked: bool = False,
 ) -> pa.Table:
     """All parts of a table in part order, in one chunk a column.
 
@@ -139,13 +143,21 @@ def read_parts(
         columns: the columns to read; all by default.
         dictionary: text columns that are to come dictionary-encoded: with few distinct values
             over millions of rows, such as 'shard', that is faster and smaller.
+        each: what to make of each part as it is read, in threads: its columns and rows may be
+            fewer.
+        chunked: leave a chunk for each part, which saves a copy.
 
     Raises UserError for a missing folder, a missing or damaged part, or a missing column.
     """
     paths = part_paths(folder)
+
+    def part(path: Path) -> pa.Table:
+        table = read_part(path, columns, dictionary)
+        return table if each is None else each(table)
+
     with ThreadPoolExecutor(min(len(paths), available_cpus())) as threads:
-        tables = list(threads.map(lambda path: read_part(path, columns, dictionary), paths))
+        tables = list(threads.map(part, paths))
     whole = pa.concat_tables(tables)
     if dictionary:
         whole = whole.unify_dictionaries()
-    return whole.combine_chunks()
+    return whole if chunked else whole.combine_chunks()

@@ -277,8 +277,13 @@ def _same_places(kept: pa.Table, table: pa.Table) -> NDArray[np.int64] | None:
     if not np.array_equal(in_order[at], here):
         return None
     at = at if order is None else order[at]
-    same = len(at) == len(there) and bool((at[1:] > at[:-1]).all())
-    keys = table.column("key") if same else table.column("key").take(pa.array(at))
+    keys = table.column("key")
+    if (at[1:] > at[:-1]).all():  # a mask goes through the parts' chunks faster than places do
+        wanted = np.zeros(len(there), bool)
+        wanted[at] = True
+        keys = keys if wanted.all() else keys.filter(pa.array(wanted))
+    else:
+        keys = keys.take(pa.array(at))
     return at if keys.equals(kept.column("key")) else None
 
 

@@ -162,14 +162,19 @@ def _read_ahead(samples: Iterator[Sample]) -> list[tuple[Sample, str]]:
     return found
 
 
-def score_batch(batch: Batch, settings: Settings) -> Columns:
-    """Columns of the score table for a stretch of a shard."""
+def score_batch(batch: Batch, settings: Settings, spare: bool = False) -> Columns:
+    """Columns of the score table for a stretch of a shard.
+
+    `spare`: there are processors that have nothing else to do.
+    """
     rows: list[tuple[Any, ...]] = []
     samples = iter(batch)
-    # Where reading is slow it goes on beside decoding, a chunk ahead. Files that lie in memory
-    # already are read faster than two threads can take turns at Python's lock.
+    # Where reading is slow, or a processor free, reading and hashing go on beside decoding, a
+    # chunk ahead. Otherwise that would only cost turns at Python's lock.
     ahead: Future[list[tuple[Sample, str]]] | None = None
     with ThreadPoolExecutor(1) as reader:
+        if spare:
+            ahead = reader.submit(_read_ahead, samples)
         while True:
             begun = time.perf_counter()
             found = _read_ahead(samples) if ahead is None else ahead.result()
@@ -205,7 +210,8 @@ def score_shards(
 
     tasks = batches()
     first = list(itertools.islice(tasks, max(workers, 1)))  # no more processes than batches
-    function = functools.partial(score_batch, settings=settings)
+    spare = available_cpus() > workers
+    function = functools.partial(score_batch, settings=settings, spare=spare)
     for columns in ordered_map(function, itertools.chain(first, tasks), min(workers, len(first))):
         yield (*under_way.popleft(), columns)
 

@@ -183,11 +183,13 @@ def _request(
     columns = ["key", "shard", "row", "entropy", "status"]
     if sources.holdout is not None or "digest" in method.columns:
         columns.append("digest")  # copies of held-out images are found by it
-    scores = read_parts(sources.scores, columns, dictionary=["shard", "status"])
     held = None if sources.holdout is None else read_holdout(sources.holdout)
     wanted = ["key", "shard", "row", "entropy", *method.columns]
-    images = scores.select(wanted).filter(in_pool(scores, held))
-    del scores
+
+    def pool_of(part: pa.Table) -> pa.Table:
+        return part.select(wanted).filter(in_pool(part, held))
+
+    images = read_parts(sources.scores, columns, dictionary=["shard", "status"], each=pool_of)
     if images.num_rows == 0:
         raise UserError(f"{sources.scores}: no readable image is left in the pool")
     common = {key: params[key] for key in ("keep", "seed") if key in params}
@@ -209,6 +211,7 @@ def _request(
                 sources.assignments,
                 columns=["key", "shard", "row", "cluster", "similarity"],
                 dictionary=["shard"],
+                chunked=True,
             ),
             clusters=int(summary["clusters"]),
             prototypes=prototypes,

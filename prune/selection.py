@@ -14,8 +14,6 @@ the order of the rows nor the machine.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,10 +24,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.errors import UserError
-from data.parallel import ordered_map
+from data.hashing import hash_keys
 
 Rows = NDArray[np.int64]
-HASHED = 1 << 18  # keys that a process hashes at a time
 
 
 @dataclass(frozen=True)
@@ -182,37 +179,15 @@ def ordered(words: NDArray[np.generic], keys: pa.Array | pa.ChunkedArray) -> Row
 
 
 def random_order(
-    keys: pa.Array | pa.ChunkedArray, seed: int, size: int | None = None, workers: int = 1
+    keys: pa.Array | pa.ChunkedArray, seed: int, size: int | None = None, threads: int = 1
 ) -> Rows:
     """The first `size` positions (all by default) in a uniformly random order of the keys.
 
-    The order is that of the SHA-256 of seed and key: it depends on the set of keys and the seed
-    alone, and a smaller subset is part of a larger. `workers` processes share the hashing.
+    The order is that of a hash of seed and key (data.hashing), ties by key: it depends on the set
+    of keys and the seed alone, and a smaller subset is part of a larger.
     """
-    starts = range(0, len(keys), HASHED)
-    # As a message, not as an array: an array's slice travels with all that it is cut from.
-    batches = (_message(keys.slice(start, HASHED)) for start in starts)
-    workers = min(workers, len(starts))
-    hashed = ordered_map(functools.partial(_hash, seed=seed), batches, workers)
-    words = np.frombuffer(b"".join(hashed), ">u8").astype(np.uint64)
+    words = hash_keys(keys, f"random|{seed}", threads)
     return first(words, keys, len(keys) if size is None else size)
-
-
-def _message(keys: pa.Array | pa.ChunkedArray) -> bytes:
-    """Keys as the bytes of an Arrow stream."""
-    sink = pa.BufferOutputStream()
-    table = pa.table({"key": keys.cast(pa.binary())})
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _hash(message: bytes, seed: int) -> bytes:
-    """The first 8 bytes of the SHA-256 of seed and key, for each key of a message."""
-    keys = pa.ipc.open_stream(message).read_all()["key"].to_pylist()
-    prefix = f"random|{seed}|".encode()
-    sha256 = hashlib.sha256
-    return b"".join([sha256(prefix + key).digest()[:8] for key in keys])
 
 
 def _all_finite(values: NDArray[np.floating], name: str) -> None:

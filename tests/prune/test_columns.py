@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.hashing import hash_keys
 from data.index import by_place, place_order
 from data.tables import read_part, read_parts, write_part
 from prune import methods, selection
@@ -80,18 +79,10 @@ def test_first_of_an_order_is_the_orders_head(pool, size):
     whole = sorted(range(len(keys)), key=lambda i: (-values[i], keys[i].as_py()))
     assert selection.by_value(values, keys).tolist() == whole
     assert selection.by_value(values, keys, size).tolist() == whole[:size]
-    hashed = [hashlib.sha256(f"random|3|{key.as_py()}".encode()).digest()[:8] for key in keys]
+    hashed = hash_keys(keys, "random|3").tolist()
     whole = sorted(range(len(keys)), key=lambda i: (hashed[i], keys[i].as_py()))
     assert selection.random_order(keys, 3).tolist() == whole
     assert selection.random_order(keys, 3, size).tolist() == whole[:size]
-
-
-def test_processes_share_the_hashing(monkeypatch):
-    monkeypatch.setattr(selection, "HASHED", 100)
-    names = [f"tile-{i}" for i in range(350)]
-    keys = pa.chunked_array([names[:1], names[1:130], names[130:]])
-    one = selection.random_order(keys, 1)
-    assert one.tolist() == selection.random_order(keys, 1, workers=2).tolist()
 
 
 def assignments(pool: pa.Table, order: list[int]) -> pa.Table:

@@ -125,7 +125,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, jpegs):
         "import time, sys, data.corpus, prune.score as s\n"
         "data.corpus.SHARD_FILES = 15; s.BATCH = 5\n"
         "plain = s.score_batch\n"
-        "def slow(batch, settings):\n    time.sleep(0.05); return plain(batch, settings)\n"
+        "def slow(*given, **more):\n    time.sleep(0.05); return plain(*given, **more)\n"
         "s.score_batch = slow\n"
         "s.main(sys.argv[1:])\n"
     )
