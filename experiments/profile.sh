@@ -107,6 +107,8 @@ launch() { # MODULE ARGS: through accelerate on every GPU of this machine, or on
     else
         arguments+=(--num_processes "$gpus" --mixed_precision no) # the trainer sets precision itself (--precision)
         if [ "$gpus" -gt 1 ]; then arguments+=(--multi_gpu); fi
+        # torch.compile needs a C compiler; COMPILE=no leaves it out
+        if [ "${COMPILE:-yes}" = yes ] && command -v "${CC:-gcc}" >/dev/null; then set -- "$@" --compile; fi
     fi
     accelerate launch "${arguments[@]}" -m "$@"
 }
