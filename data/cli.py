@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -79,6 +81,8 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file (--config)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a text file that can be read ({error}) (--config)") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(loaded, dict):
@@ -100,8 +104,47 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
     return values
 
 
+_FULL = "make room and run the same command again to continue"
+_PATH = "choose another path, or remove what is in its way"
+_DISK = "the disk or the network drive failed; run the same command again to continue"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and run the same command again",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) and run the same command again",
+    errno.EACCES: "give yourself the permission, or choose another path",
+    errno.EPERM: "give yourself the permission, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOENT: "was it moved or deleted meanwhile?",
+    errno.EEXIST: _PATH,
+    errno.EISDIR: _PATH,
+    errno.ENOTDIR: _PATH,
+    errno.ELOOP: _PATH,
+    errno.ENAMETOOLONG: _PATH,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+}
+"""What the system may refuse and the user can mend, and how."""
+
+
+def _refusal(error: OSError) -> str | None:
+    """What to tell the user about an error of the system; None where it is not theirs to mend."""
+    number = error.errno
+    if number is None and " requested and " in str(error):  # NumPy's words for a full disk
+        number = errno.ENOSPC
+    if number not in _REMEDIES:
+        return None
+    where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+    return f"{where}{os.strerror(number)}; {_REMEDIES[number]}"
+
+
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command's main: UserError becomes 'error: ...' and exit code 2."""
+    """Run a command's main: UserError becomes 'error: ...' and exit code 2.
+
+    So does what the system refuses and the user can mend: a full disk, a missing permission.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()
@@ -111,6 +154,11 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # `... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if (refusal := _refusal(error)) is None:
+            raise
+        print(f"error: {refusal}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         code = 130

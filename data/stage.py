@@ -60,9 +60,15 @@ def read_manifest(out: Path | str) -> dict[str, Any]:
     return manifest
 
 
-def identity(out: Path | str) -> str:
-    """The identity of a finished stage: a digest of what it is made of and what it wrote."""
-    return str(read_manifest(out)["identity"])
+def identity(out: Path | str, *made_by: str) -> str:
+    """The identity of a finished stage: a digest of what it is made of and what it wrote.
+
+    With names of stages, raises UserError for what none of them made.
+    """
+    manifest = read_manifest(out)
+    if made_by and manifest.get("stage") not in made_by:
+        raise UserError(f"{out}: made by {manifest.get('stage')}, not by {' or '.join(made_by)}")
+    return str(manifest["identity"])
 
 
 def code_version() -> str:
@@ -85,6 +91,12 @@ class DoneElsewhere(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(0)
+
+
+def require_folder(out: Path) -> None:
+    """Refuse an --out that is a file, or is named as one. Raises UserError."""
+    if out.is_file() or (out.suffix in FILES and not out.is_dir()):
+        raise UserError(f"--out {out}: name a folder, not a file")
 
 
 class Stage:
@@ -147,11 +159,19 @@ class Stage:
 
         Waits while another process writes the same output: after a kill of a script, the stage
         that it had started may still be running. Raises DoneElsewhere when that one finished it,
-        and UserError when it began it with other parameters or inputs.
+        and UserError when it began it with other parameters or inputs, when the place cannot be
+        written, or when a file is there that is no stage's.
         """
         folder = self.manifest.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")
+        self._refuse_foreign()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")
+        except OSError as error:
+            raise UserError(
+                f"{self.out}: cannot be written ({error.filename}: {error.strerror}); "
+                "choose another --out"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -211,6 +231,15 @@ class Stage:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _refuse_foreign(self) -> None:
+        """Refuse to write over a file that has no manifest: another stage's part, or the user's."""
+        known = self._replace or self.manifest.exists() or self.started.exists()
+        if self.manifest.parent != self.out and self.out.exists() and not known:
+            raise UserError(
+                f"{self.out}: is there already, and not made by this command; "
+                "choose another --out, or delete it"
+            )
 
     def _empty(self) -> bool:
         """True when a stage that was begun has written nothing yet, so that nothing binds it."""

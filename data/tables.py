@@ -124,6 +124,10 @@ def read_part(
             wanted = None if columns is None else list(columns)
             # Parts are small: a thread for each column costs more than it gives.
             return file.read(columns=wanted, use_threads=False)
+    except KeyError:  # a column to be dictionary-encoded
+        names = pq.read_schema(path).names
+        lacking = [name for name in dictionary if name not in names]
+        raise UserError(f"{path}: no column '{lacking[0]}' (it has {', '.join(names)})") from None
     except (pa.ArrowInvalid, OSError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged ({why}); delete it and run its command again") from None

@@ -23,7 +23,7 @@ from data.cli import parse, run, science
 from data.corpus import path_of_key
 from data.decode import Reject, sniff
 from data.errors import UserError
-from data.stage import Stage, digest_of
+from data.stage import Stage, digest_of, require_folder
 
 SECOND = {"t1_image": "im1", "t2_image": "im2", "t1_mask": "label1", "t2_mask": "label2"}
 OEM = {"image": "images", "mask": "labels"}
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m data.unpack",
         description="Write a Parquet copy of SECOND or OpenEarthMap as folders of images.",
     )
+    require_folder(config.out)
     files = sorted(p for p in config.parquet.rglob("*.parquet") if "/." not in p.as_posix())
     if not files:
         raise UserError(f"{config.parquet}: no Parquet files in it")

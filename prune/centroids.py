@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.cli import parse, run, science
 from data.errors import UserError
-from data.stage import Stage, identity, read_manifest
+from data.stage import Stage, identity, read_manifest, require_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         description="Cluster the embeddings of a reference set into prototypes.",
     )
     _check(config)
+    require_folder(config.out)
     params = science(config)
     for name in ("reduce", "streaming"):  # as before there were such settings, where unused
         if not params[name]:
@@ -145,6 +146,8 @@ def _check(config: CentroidsConfig) -> None:
         raise UserError("--embeddings: the same folder is given twice")
     if config.iterations < 1 or config.restarts < 1:
         raise UserError("--iterations and --restarts must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed}: must be at least 0")
     for name, dims in (("whiten", config.whiten), ("reduce", config.reduce)):
         if dims < 0:
             raise UserError(f"--{name} {dims}: a number of dimensions, or 0 for none")
