@@ -8,6 +8,7 @@ where something is, declared with `dataclasses.field(metadata=LOCATION)`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -16,7 +17,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from data.errors import UserError
 
@@ -87,7 +89,8 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(loaded).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = [field.name for field in dataclasses.fields(cls)]
+    kinds = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -95,13 +98,48 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UserError(f"{path}: unknown key '{key}'{hint} (known: {', '.join(fields)})")
-        kind = str(fields[name].type)
-        if "Path" in kind and isinstance(value, str):
-            value = Path(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
+        try:
+            values[name] = _typed(value, kinds[name])
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: {key}: {value!r} is not {_kind(kinds[name])}") from None
     return values
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """A YAML value as the command line would have read it. ValueError, TypeError: it cannot be.
+
+    YAML has 1e-4 as text, and keeps a whole number apart from a float; a single value stands for
+    a list of one.
+    """
+    choices = get_args(kind)
+    if get_origin(kind) is Literal and value in choices:
+        return value
+    if get_origin(kind) in (Union, UnionType):
+        for choice in choices:
+            with contextlib.suppress(TypeError, ValueError):
+                return _typed(value, choice)
+        raise ValueError
+    if get_origin(kind) is tuple:
+        return tuple(_typed(item, choices[0]) for item in _listed(value))
+    if (kind is bool and isinstance(value, bool)) or (kind is NoneType and value is None):
+        return value
+    if kind is int and isinstance(value, float):
+        raise ValueError
+    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    if plain and kind in (int, float, str, Path):
+        return kind(value if kind in (int, float) else str(value))
+    raise ValueError
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _kind(kind: Any) -> str:
+    """A type for a human: "one of 'jpeg', 'rgb'"."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
 
 
 _FULL = "make room and run the same command again to continue"

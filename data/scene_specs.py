@@ -154,6 +154,7 @@ def _options(
         raise UserError(f"{where}: ?n= and &seed= are whole numbers, or n=all") from None
     if n is not None and n < 1:
         raise UserError(f"{where}: ?n={n}: draw at least one image")
+    where = os.path.expanduser(where)  # noqa: PTH111 (a shell leaves the tilde of ucm:~/UCM alone)
     return Place(where, prefix, source, n, seed, options.get("image"), options.get("label"))
 
 

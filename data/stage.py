@@ -44,17 +44,26 @@ def manifest_path(out: Path) -> Path:
     return out / "manifest.json"
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """A manifest.json or stage.json. Raises FileNotFoundError, and UserError when it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UserError(f"{path}: unreadable record ({error}); delete it and run again") from None
+    return record
+
+
 def read_manifest(out: Path | str) -> dict[str, Any]:
     """The manifest of a finished stage. Raises UserError when it is missing or unreadable."""
     path = manifest_path(Path(out))
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_record(path)
     except FileNotFoundError:
         raise UserError(
             f"{out}: not a finished stage ({path} is missing); run the command that makes it first"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: unreadable manifest ({error}); delete it and run again") from None
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
     return manifest
@@ -121,6 +130,10 @@ class Stage:
         replace: bool = False,
     ) -> None:
         self.out = Path(out)
+        try:
+            str(out).encode()
+        except UnicodeEncodeError:  # Parquet files could not be written there
+            raise UserError(f"--out {out}: a name that is not UTF-8; choose another") from None
         self.name = name
         # Through JSON once, so that tuples and paths compare as they will be read back.
         self.params: dict[str, Any] = json.loads(json.dumps(dict(params), default=str))
@@ -139,7 +152,7 @@ class Stage:
         """
         if self._replace:
             for made in (self.manifest, self.started):
-                if made.exists() and self._differing(json.loads(made.read_text("utf-8"))):
+                if made.exists() and self._differing(read_record(made)):
                     made.unlink()
         if self.manifest.exists():
             manifest = read_manifest(self.out)
@@ -151,7 +164,7 @@ class Stage:
             print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
             return False
         if self.started.exists() and not self._empty():
-            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+            self._compare(read_record(self.started), self.started)
         return False
 
     def open(self) -> None:
@@ -182,7 +195,7 @@ class Stage:
                 raise DoneElsewhere from None
         remove_stale(folder)
         if self.started.exists() and not self._empty():
-            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+            self._compare(read_record(self.started), self.started)
         else:
             write_json(self.started, self._describe())
         self._clock = time.monotonic()

@@ -28,7 +28,7 @@ from data.engine import Engine, ray_parts
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
 from data.progress import progress
-from data.stage import Stage, require_folder
+from data.stage import Stage, read_record, require_folder
 from prune.entropy import MEASURES, Measure
 
 if TYPE_CHECKING:
@@ -339,13 +339,10 @@ def _finished(out: Path, number: int, shard: str) -> int | None:
 
 def _check_listing(stage: Stage, corpus: Corpus, config: ScoreConfig) -> None:
     """Refuse, saying what changed, a table made from another listing of the corpus."""
-    import json
-
     for path in (stage.manifest, stage.started):
         if not path.exists():
             continue
-        with path.open(encoding="utf-8") as stream:
-            there = json.load(stream)
+        there = read_record(path)
         if there.get("params") != stage.params or there.get("stage") != stage.name:
             return  # the stage itself says which settings differ
         if there.get("inputs") != stage.inputs:

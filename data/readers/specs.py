@@ -45,7 +45,9 @@ def open_spec(spec: str) -> Corpus:
     place, options = split_options(spec)
     prefix, colon, rest = place.partition(":")
     if colon and prefix in PRESETS and rest:
-        return PRESETS[prefix][0](spec, Path(rest), options)
+        # A shell leaves the tilde alone after a colon, in quotes and in --corpus=~/x.
+        return PRESETS[prefix][0](spec, Path(os.path.expanduser(rest)), options)  # noqa: PTH111
+    place = os.path.expanduser(place)  # noqa: PTH111 (as a text: slashes at its end matter not)
     path = Path(place)
     if path.is_dir():
         return _open_folder(spec, path, options)

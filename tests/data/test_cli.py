@@ -7,6 +7,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -115,3 +116,44 @@ def test_a_terminal_that_knows_ascii_alone() -> None:
         env={"PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
     assert (shown.returncode, shown.stdout) == (0, b"caf\\xe9 \\udce9\n"), shown.stderr
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    """Fields of every type that commands have."""
+
+    rate: float = 1.0
+    """A number."""
+    side: int = 2
+    """A whole number."""
+    luma: Literal["jpeg", "rgb"] = "jpeg"
+    """A choice."""
+    place: Path | None = None
+    """A place, or none."""
+    flag: bool = False
+    """Yes or no."""
+    ratios: tuple[float, ...] = (0.5,)
+    """Numbers."""
+
+
+def typed(tmp_path: Path, text: str) -> Typed:
+    (tmp_path / "c.yaml").write_text(text)
+    return parse(Typed, ["--config", str(tmp_path / "c.yaml")], prog="test", description="")
+
+
+def test_yaml_values_are_what_the_command_line_would_have_read(tmp_path: Path) -> None:
+    text = "rate: 1e-4\nside: '3'\nluma: rgb\nplace: 5\nflag: true\nratios: 1\n"
+    config = typed(tmp_path, text)
+    assert config == Typed(1e-4, 3, "rgb", Path("5"), True, (1.0,))
+    assert repr(typed(tmp_path, "rate: 2\nratios: [1, 0.5]\nplace: null\n")) == repr(
+        Typed(2.0, ratios=(1.0, 0.5))
+    )
+
+
+@pytest.mark.parametrize("line", [
+    "rate: fast", "rate: true", "rate: null", "rate: [1]", "side: 3.5", "side: abc", "luma: foo",
+    "place: [a, b]", "flag: yes please", "flag: 1", "ratios: [0.5, x]", "ratios: {a: 1}",
+])  # fmt: skip
+def test_yaml_values_of_another_type_are_refused_by_name(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UserError, match=rf"c\.yaml: {line.split(':')[0]}: .* is not "):
+        typed(tmp_path, line + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,13 +69,14 @@ def test_two_columns_of_one_name_and_keys_of_bytes(tmp_path):
     path = write_arrow(tmp_path / "twice.arrow", pa.table([column, column], names=["image"] * 2))
     with pytest.raises(UserError, match="two columns are called 'image'"):
         score(path, tmp_path / "s")
-    path = write_arrow(tmp_path / "b.arrow", {"image": column, "img_name": pa.array([b"a\xff.jpg"])})
+    columns = {"image": column, "img_name": pa.array([b"a\xff.jpg"])}
+    path = write_arrow(tmp_path / "b.arrow", columns)
     assert [sample.key for sample in samples(open_corpus(path))] == ["a\\xff.jpg"]
 
 
 def test_links_in_a_circle_beside_shards_and_classes(corpus, tmp_path):
     for name in ("round", "round.tif"):
-        os.symlink(name, corpus / name)
+        (corpus / name).symlink_to(name)
     assert open_scenes(corpus).classes == ["class"]
     assert score(corpus, tmp_path / "s")["round"]["reason"] == "unreadable"
 
@@ -125,7 +125,7 @@ def test_a_folder_that_is_named_as_a_file_is_refused_before_the_work(corpus, tmp
         with pytest.raises(UserError, match="name a folder, not a file"):
             command([*flags, *place])
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot be written .*Not a directory"):
         embed(["--reference", str(corpus), "--out", str(tmp_path / "file" / "r")])
     with pytest.raises(UserError, match="name a file"):
         holdout(["--scores", str(tmp_path / "r"), "--out", str(tmp_path / "h.pq")])
@@ -141,7 +141,7 @@ def test_an_input_of_another_kind_and_numbers_that_are_none(corpus, tmp_path):
         select(["--scores", reference, "--method", "random", *out])
     with pytest.raises(UserError, match=r"made by prune\.score, not by prune\.assign"):
         select(["--scores", scores, "--assignments", scores, *out])
-    with pytest.raises(UserError, match="--keep 30.0 is outside"):
+    with pytest.raises(UserError, match=r"--keep 30\.0 is outside"):
         embed(["--corpus", str(corpus), "--scores", scores, "--keep", "30", *out[:1], "y"])
     with pytest.raises(UserError, match="--seed -1"):
         centroids(["--embeddings", reference, "--clusters", "2", "--seed", "-1", "--out", "y"])
@@ -161,3 +161,24 @@ def test_a_part_without_a_column_that_is_read_as_a_dictionary(tmp_path):
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "t" / "part-00000.parquet")
     with pytest.raises(UserError, match=r"no column 'shard' \(it has key\)"):
         read_parts(tmp_path / "t", ["key"], dictionary=["shard"])
+
+
+def test_a_tilde_that_no_shell_has_seen(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for spec in ("~/c", "git10m:~/c", "~/c/class"):
+        assert len(open_corpus(spec)) == 6
+    assert open_scenes("ucm:~/c").classes == ["ucm/class"]
+
+
+def test_places_that_are_not_utf8_and_records_that_are_damaged(corpus, tmp_path):
+    with pytest.raises(UserError, match="not UTF-8; choose another"):
+        score(corpus, tmp_path / "caf\udce9")
+    score(corpus, tmp_path / "s")
+    for text in ("{", "[]"):
+        (tmp_path / "s" / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=r"manifest\.json: unreadable .*delete it"):
+            score(corpus, tmp_path / "s")
+    (tmp_path / "s" / "manifest.json").unlink()
+    (tmp_path / "s" / "stage.json").write_text("{")
+    with pytest.raises(UserError, match=r"stage\.json: unreadable"):
+        score(corpus, tmp_path / "s")
