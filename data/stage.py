@@ -22,6 +22,7 @@ from data.atomic import remove_stale, write_json
 from data.errors import UserError
 
 FORMAT = 1  # version of the manifest's own layout
+REQUIRED = ("identity", "stage", "params", "inputs", "summary", "files")  # of a manifest
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
 
@@ -66,6 +67,9 @@ def read_manifest(out: Path | str) -> dict[str, Any]:
         ) from None
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
+    lacking = [name for name in REQUIRED if name not in manifest]
+    if lacking:
+        raise UserError(f"{path}: lacks '{lacking[0]}'; delete it and run its command again")
     return manifest
 
 

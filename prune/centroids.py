@@ -63,17 +63,22 @@ def read_centroids(folder: Path | str) -> tuple[NDArray[np.float32], dict[str, A
     """
     import numpy as np
 
+    from data.embeddings import NORM_TOLERANCE
+
     manifest = read_manifest(folder)
     if manifest["stage"] != "prune.centroids":
         raise UserError(f"{folder}: made by {manifest['stage']}, not by prune.centroids")
     path = Path(folder) / "centroids.npy"
     try:
         centroids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged header is met with errors of every type
         raise UserError(f"{path}: unreadable ({error}); make the centroids again") from None
     summary = manifest["summary"]
     if centroids.shape != (summary["clusters"], summary["dim"]):
         raise UserError(f"{path}: shape {centroids.shape} is not what its manifest says")
+    norms = np.linalg.norm(centroids, axis=1)
+    if not (np.abs(norms - 1) < NORM_TOLERANCE).all():  # NaN neither
+        raise UserError(f"{path}: damaged (rows not of unit length); make the centroids again")
     return centroids, summary["encoder"]
 
 

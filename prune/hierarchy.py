@@ -124,7 +124,7 @@ def read_parents(folder: Path | str) -> list[NDArray[np.int64]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[f"level_{n}"] for n in range(len(manifest["summary"]["levels"]) - 1)]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # a damaged archive is met with errors of every type
         raise UserError(f"{path}: unreadable ({error}); make the hierarchy again") from None
 
 
