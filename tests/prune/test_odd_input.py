@@ -15,9 +15,12 @@ from data.scenes import open_scenes
 from data.tables import read_parts
 from prune.assign import main as assign
 from prune.centroids import main as centroids
+from prune.compare import main as compare
 from prune.embed import main as embed
+from prune.judge import main as judge
 from prune.score import main as score_main
 from prune.select import main as select
+from prune.stability import main as stability
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, samples, write_arrow, write_tar
 
@@ -182,3 +185,26 @@ def test_places_that_are_not_utf8_and_records_that_are_damaged(corpus, tmp_path)
     (tmp_path / "s" / "stage.json").write_text("{")
     with pytest.raises(UserError, match=r"stage\.json: unreadable"):
         score(corpus, tmp_path / "s")
+
+
+def test_the_long_commands_say_at_once_what_is_wrong(corpus, tmp_path):
+    (corpus / "loose.jpg").write_bytes(jpeg(9))
+    here = ["--corpus", str(corpus), "--reference", str(corpus), "--workers", "1"]
+    for command in (judge, compare, stability):
+        for flags, message in (
+            (["--ratio", "85"], r"--ratio 85\.0: .*0\.85 drops"), (["--keep", "30"], r"--keep 30"),
+        ):  # fmt: skip
+            with pytest.raises(UserError, match=message):
+                command([*here, *flags, "--out", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+    for command in (judge, compare):
+        with pytest.raises(UserError, match=r"loose\.jpg: not in a class folder"):
+            command([*here, "--out", str(tmp_path / command.__module__)])
+        there = {p.name for p in (tmp_path / command.__module__).iterdir()}
+        assert there == {"scores"}
+    labels = ["--labels", str(tmp_path / "gone.csv")]
+    with pytest.raises(UserError, match=r"gone\.csv: no such file"):
+        compare([*here, *labels, "--out", str(tmp_path / "y")])
+    assert not (tmp_path / "y" / "pool").exists()
+    with pytest.raises(UserError, match="--seeds: give at least one"):
+        judge(["--seeds", "--out", str(tmp_path / "z")])
