@@ -304,6 +304,18 @@ def walk(root: Path) -> Iterator[tuple[str, int]]:
         pending += reversed(below)  # depth first, by name: which of two links wins is fixed
 
 
+def walk_folders(root: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that follows links to folders, to each folder once, so that none leads round."""
+    seen: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(root, followlinks=True):
+        status = Path(base).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield base, folders, names
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, or a link to one. Never raises."""
     try:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +16,7 @@ import pytest
 from data.corpus import open_corpus
 from data.errors import UserError
 from data.holdout import main as holdout
+from data.pairs import open_sr
 from data.scenes import open_scenes
 from data.tables import read_parts
 from prune.assign import main as assign
@@ -23,6 +29,8 @@ from prune.select import main as select
 from prune.stability import main as stability
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, samples, write_arrow, write_tar
+
+ROOT = Path(__file__).parents[2]
 
 
 def score(corpus, out):
@@ -208,3 +216,39 @@ def test_the_long_commands_say_at_once_what_is_wrong(corpus, tmp_path):
     assert not (tmp_path / "y" / "pool").exists()
     with pytest.raises(UserError, match="--seeds: give at least one"):
         judge(["--seeds", "--out", str(tmp_path / "z")])
+
+
+def test_linked_folders_count_everywhere_and_once(corpus, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "one").symlink_to(corpus / "class")
+    (root / "two").symlink_to(corpus / "class")  # the same images again: counted once
+    (root / "round").symlink_to(root)
+    assert len(open_sr(root).splits["train"] + open_sr(root).splits["test"]) == 6
+    pq.write_table(pa.table({"image": images(jpeg()), "label": [0]}), tmp_path / "t.parquet")
+    (tmp_path / "tables" / "more").mkdir(parents=True)
+    (tmp_path / "tables" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "t.parquet").rename(tmp_path / "elsewhere" / "t.parquet")
+    assert open_scenes(tmp_path / "tables").classes == ["0"]
+    monkeypatch.setenv("GIT10M_ROOT", str(root))
+    spec = importlib.util.spec_from_file_location("preflight", ROOT / "scripts" / "preflight.py")
+    preflight = importlib.util.module_from_spec(spec)
+    sys.modules["preflight"] = preflight
+    spec.loader.exec_module(preflight)
+    assert preflight.count_images(root, 100) == 6
+
+
+def test_a_pipe_among_shards_is_refused_and_not_waited_for(tmp_path):
+    write_tar(tmp_path / "b.tar", {"0.jpg": jpeg()})
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(UserError, match=r"a\.tar: not a regular file"):
+        open_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_closed_streams_are_no_error(corpus, tmp_path, closed):
+    flags = f"--corpus {corpus} --out {tmp_path / 's'} --workers 1"
+    line = f"{sys.executable} -m prune.score {flags} {closed}"
+    shown = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, check=False)
+    assert shown.returncode == 0 and b"Traceback" not in shown.stderr
