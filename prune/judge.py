@@ -79,19 +79,14 @@ def command(main: Callable[[Sequence[str]], int | None], **flags: Any) -> None:
         raise UserError(f"{main.__module__} {' '.join(arguments)} ended with exit code {code}")
 
 
-def prune(
-    corpus: Path | str, reference: Path, out: Path, config: JudgeConfig, check: bool = False
-) -> dict[str, Path]:
-    """Run Stage I and II on a corpus. Returns 'scores' and each method's subset index.
-
-    With `check` its class folders are looked for before the long part.
-    """
+def prune(corpus: Path | str, reference: Path, out: Path, config: JudgeConfig) -> dict[str, Path]:
+    """Run Stage I and II on a corpus. Returns 'scores' and each method's subset index."""
     from prune import assign, centroids, embed, score, select
 
     scores = out / "scores"
     command(score.main, corpus=corpus, out=scores, workers=config.workers)
-    if check:
-        folder_truth(pool_keys(scores))
+    if config.corpus is not None:
+        folder_truth(pool_keys(scores))  # refuses a corpus without classes before the long part
     command(
         embed.main,
         reference=reference,
@@ -294,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
     results: dict[str, dict[str, Any]] = {}
     if config.corpus is not None and config.reference is not None:
-        made = prune(config.corpus, config.reference, config.out, config, check=True)
+        made = prune(config.corpus, config.reference, config.out, config)
         results[Path(config.corpus).resolve().name] = judge_files(made, config, None)
     else:
         from data.world.__main__ import main as make_world

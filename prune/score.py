@@ -140,8 +140,8 @@ def _score(
             luma=settings.luma,
         )
     except Reject as reject:
-        size = reject.size
-        if size is None or max(size) >= 2**31:  # what a damaged header says fits no column
+        size: tuple[int | None, int | None] = reject.size or (None, None)
+        if max(side or 0 for side in size) >= 2**31:  # a damaged header's fits no column
             size = (None, None)
         return (*place, *content, *size, None, "rejected", reject.reason, reject.detail)
     height, width = grey.shape
