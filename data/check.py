@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.cli import run
+from data.corpus import walk_folders
 from data.download import default_folder
 from data.errors import UserError
 from data.scene_folders import is_image_name
@@ -102,7 +103,7 @@ def _files(spec: str) -> Iterator[Path]:
         return
     if not Path(place).is_dir():
         raise UserError("no such folder")
-    for base, folders, names in os.walk(place):
+    for base, folders, names in walk_folders(place):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(base) / name for name in names)
 

@@ -8,13 +8,17 @@ where something is, declared with `dataclasses.field(metadata=LOCATION)`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from data.errors import UserError
 
@@ -79,11 +83,14 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file (--config)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a text file that can be read ({error}) (--config)") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(loaded).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = [field.name for field in dataclasses.fields(cls)]
+    kinds = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -91,26 +98,106 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UserError(f"{path}: unknown key '{key}'{hint} (known: {', '.join(fields)})")
-        kind = str(fields[name].type)
-        if "Path" in kind and isinstance(value, str):
-            value = Path(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
+        try:
+            values[name] = _typed(value, kinds[name])
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: {key}: {value!r} is not {_kind(kinds[name])}") from None
     return values
 
 
+def _typed(value: Any, kind: Any) -> Any:
+    """A YAML value as the command line would have read it. ValueError, TypeError: it cannot be.
+
+    YAML has 1e-4 as text, and keeps a whole number apart from a float; a single value stands for
+    a list of one.
+    """
+    choices = get_args(kind)
+    if get_origin(kind) is Literal and value in choices:
+        return value
+    if get_origin(kind) in (Union, UnionType):
+        for choice in choices:
+            with contextlib.suppress(TypeError, ValueError):
+                return _typed(value, choice)
+        raise ValueError
+    if get_origin(kind) is tuple:
+        return tuple(_typed(item, choices[0]) for item in _listed(value))
+    if (kind is bool and isinstance(value, bool)) or (kind is NoneType and value is None):
+        return value
+    if kind is int and isinstance(value, float):
+        raise ValueError
+    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    if plain and kind in (int, float, str, Path):
+        return kind(value if kind in (int, float) else str(value))
+    raise ValueError
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _kind(kind: Any) -> str:
+    """A type for a human: "one of 'jpeg', 'rgb'"."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    return getattr(kind, "__name__", str(kind)) if not get_args(kind) else str(kind)
+
+
+_FULL = "make room and run the same command again to continue"
+_PATH = "choose another path, or remove what is in its way"
+_DISK = "the disk or the network drive failed; run the same command again to continue"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and run the same command again",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) and run the same command again",
+    errno.EACCES: "give yourself the permission, or choose another path",
+    errno.EPERM: "give yourself the permission, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOENT: "was it moved or deleted meanwhile?",
+    errno.EEXIST: _PATH,
+    errno.EISDIR: _PATH,
+    errno.ENOTDIR: _PATH,
+    errno.ELOOP: _PATH,
+    errno.ENAMETOOLONG: _PATH,
+    errno.EIO: _DISK,
+    errno.ESTALE: _DISK,
+}
+"""What the system may refuse and the user can mend, and how."""
+
+
+def _refusal(error: OSError) -> str | None:
+    """What to tell the user about an error of the system; None where it is not theirs to mend."""
+    number = error.errno
+    if number is None and " requested and " in str(error):  # NumPy's words for a full disk
+        number = errno.ENOSPC
+    if number not in _REMEDIES:
+        return None
+    where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+    return f"{where}{os.strerror(number)}; {_REMEDIES[number]}"
+
+
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command's main: UserError becomes 'error: ...' and exit code 2."""
+    """Run a command's main: UserError becomes 'error: ...' and exit code 2.
+
+    So does what the system refuses and the user can mend: a full disk, a missing permission.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started this
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except BrokenPipeError:  # `... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if (refusal := _refusal(error)) is None:
+            raise
+        print(f"error: {refusal}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         code = 130

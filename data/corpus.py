@@ -147,7 +147,7 @@ class FolderCorpus(Corpus):
     @cached_property
     def _files(self) -> tuple[list[str], list[int]]:
         """Keys and sizes, listed when first asked for: fetching by key needs no listing."""
-        found = sorted(_walk(self.root))
+        found = sorted(walk(self.root))
         if not found:
             raise UserError(f"{self.root}: no files in it (hidden ones do not count)")
         return [key for key, _ in found], [size for _, size in found]
@@ -268,8 +268,11 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return b"\\" if match[1] is None else bytes.fromhex(match[1].decode())
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
-    """(key, bytes) of every file below `root`, in no order that matters."""
+def walk(root: Path) -> Iterator[tuple[str, int]]:
+    """(key, bytes) of every file below `root`, in no order that matters; FolderCorpus says which.
+
+    Raises UserError for a folder that cannot be listed.
+    """
     top = os.path.realpath(root)
     linked: set[tuple[int, int]] = set()  # folders seen by way of links out of the corpus
     pending = [("", os.fspath(root), False)]
@@ -283,7 +286,7 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not _is_folder(entry):
+            if not is_folder(entry):
                 yield key_of_path(prefix + entry.name), _size(entry)
                 continue
             away = outside
@@ -301,7 +304,20 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
         pending += reversed(below)  # depth first, by name: which of two links wins is fixed
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def walk_folders(root: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that follows links to folders, to each folder once, so that none leads round."""
+    seen: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(root, followlinks=True):
+        status = Path(base).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield base, folders, names
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one. Never raises."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads in a circle: to be listed, and rejected on reading
@@ -337,4 +353,6 @@ def read_file(root: str, key: str, shard: str, row: int) -> Sample:
             os.close(descriptor)
     except OSError as error:
         return Sample(key, shard, row, None, ("unreadable", error.strerror or str(error)))
+    except ValueError as error:  # no file can have such a name: a zero byte in it
+        return Sample(key, shard, row, None, ("unreadable", str(error)))
     return Sample(key, shard, row, data)

@@ -58,7 +58,7 @@ def part_is_whole(folder: Path | str, number: int, dim: int) -> bool:
         return False
     try:
         table = read_part(part_path(folder, number), ["key"])
-        _open_array(array_path(folder, number), table.num_rows, dim)
+        open_array(array_path(folder, number), table.num_rows, dim)
     except UserError:
         return False
     return True
@@ -114,7 +114,7 @@ class Embeddings:
     def part(self, number: int) -> tuple[NDArray[np.float16], pa.Table]:
         """One part as `parts` gives it, its norms unchecked. Raises UserError when damaged."""
         table = read_part(self._tables[number])
-        return _open_array(array_path(self.folder, number), table.num_rows, self.dim), table
+        return open_array(array_path(self.folder, number), table.num_rows, self.dim), table
 
     def prefetch(self, number: int) -> None:
         """Have a part read from the disk in the background; nothing happens beyond the end."""
@@ -190,13 +190,14 @@ def require_same_encoder(
         )
 
 
-def _open_array(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
+def open_array(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
+    """The array of a part, memory-mapped: float16 [rows, dim]. Raises UserError when damaged."""
     try:
         # An empty file cannot be mapped, and an array without rows has nothing to map.
         array = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run prune.embed again") from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header is met with errors of every type
         raise UserError(f"{path}: damaged ({error}); delete it and run prune.embed again") from None
     if array.dtype != np.float16 or array.shape != (rows, dim):
         raise UserError(

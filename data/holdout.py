@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m data.holdout",
         description="Set N real images aside for evaluation, before any pruning.",
     )
-    if not config.out.suffix:
-        raise UserError(f"--out {config.out}: name a file, for example {config.out}.parquet")
+    if config.out.suffix != ".parquet" or config.out.is_dir():
+        raise UserError(f"--out {config.out}: name a file, such as {config.out.stem}.parquet")
     return _join(config) if config.join else _draw(config)
 
 

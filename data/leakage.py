@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.cli import LOCATION, machine, parse, run, science
 from data.errors import UserError
-from data.stage import Stage, digest_of, identity
+from data.stage import Stage, digest_of, identity, require_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         description="Find images, exact or near, that the corpus, the hold-out, the subset, the "
         "reference and the downstream sets share.",
     )
+    require_folder(config.out)
     sources = _sources(config)
     places = _embedding_places(config)
     inputs = {name: source.identity for name, source in sources.items()}
@@ -372,7 +373,7 @@ def _told(report: dict[str, Any], held: list[str]) -> str:
                 f"{entry['images_b']:,} images ({what})"
             )
             lines += [f"    {example[0]}  =  {example[1]}" for example in entry["examples"][:3]]
-    if not report["exact"]:
+    if not report["exact"] and not held:
         lines.append("exact: no two sets share an image")
     if held:
         lines.append(f"LEAK: {len(held):,} held-out images in the index, {', '.join(held[:3])}")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.corpus import walk_folders
 from data.errors import UserError
 from data.stage import digest_of
 
@@ -264,14 +264,14 @@ def child(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def _folders(root: Path) -> list[Path]:
-    found = [Path(base) for base, _, _ in os.walk(root)]
+    found = [Path(base) for base, _, _ in walk_folders(root)]
     return sorted(found, key=lambda path: natural(path.relative_to(root).as_posix()))
 
 
 def _walk(root: Path) -> list[Path]:
     found = [
         Path(base) / name
-        for base, _, names in os.walk(root)
+        for base, _, names in walk_folders(root)
         for name in names
         if not name.startswith(".")
     ]

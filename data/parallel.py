@@ -49,7 +49,8 @@ def ordered_map(
     pending: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            with _threads(blas_threads):  # a process is started by a task that finds none idle
+            # A process is started by a task that finds none idle.
+            with _threads(blas_threads), _interrupts_held():
                 pending.append(pool.submit(function, task))
             if len(pending) >= 4 * workers:
                 yield pending.popleft().result()
@@ -78,6 +79,17 @@ def _threads(count: int | None) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and never reaches processes started meanwhile: it is the parent's to
+    answer, and one that has not begun yet could only print where it was."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

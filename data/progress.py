@@ -19,14 +19,15 @@ def progress(
     disable: bool = False,
 ) -> tqdm[Any]:
     """A bar on stderr; in a log file (no terminal) one line every ten seconds instead."""
-    terminal = sys.stderr.isatty()
+    closed = sys.stderr is None
+    terminal = not closed and sys.stderr.isatty()
     return tqdm(
         iterable,
         total=total,
         initial=initial,
         desc=name,
         unit=unit,
-        disable=disable,
+        disable=disable or closed,
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 10.0,
         smoothing=0.05,

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from data.corpus import key_of_path, path_of_key
+from data.corpus import is_folder, key_of_path, path_of_key
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -69,6 +69,6 @@ def empty_classes(root: Path, parents: Sequence[str], labels: Iterable[str]) -> 
         key_of_path(entry.name)
         for parent in parents
         for entry in os.scandir(root / path_of_key(parent) if parent else root)
-        if entry.is_dir() and not entry.name.startswith(".")
+        if is_folder(entry) and not entry.name.startswith(".")
     }
     return sorted(there - set(labels)) if parents == [""] or there else []

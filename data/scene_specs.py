@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.corpus import Corpus, FolderCorpus
+from data.corpus import Corpus, FolderCorpus, walk_folders
 from data.errors import UserError
 from data.readers.specs import expand, split_options
 from data.scene_folders import is_image_name
@@ -154,6 +154,7 @@ def _options(
         raise UserError(f"{where}: ?n= and &seed= are whole numbers, or n=all") from None
     if n is not None and n < 1:
         raise UserError(f"{where}: ?n={n}: draw at least one image")
+    where = os.path.expanduser(where)  # noqa: PTH111 (a shell leaves the tilde of ucm:~/UCM alone)
     return Place(where, prefix, source, n, seed, options.get("image"), options.get("label"))
 
 
@@ -186,7 +187,7 @@ def _tables(place: Place, base: Path, files: list[Path]) -> Corpus:
 
 def _holds_images(folder: Path) -> bool:
     """Whether an image lies in a subfolder of a folder (beside Parquet files it is a picture)."""
-    for base, folders, names in os.walk(folder):
+    for base, folders, names in walk_folders(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if Path(base) != folder and any(map(is_image_name, names)):
             return True
@@ -196,12 +197,14 @@ def _holds_images(folder: Path) -> bool:
 def _table_files(folder: Path) -> list[Path]:
     """Parquet files anywhere below a folder, or else Arrow files, in order."""
     for suffix in (".parquet", ".arrow"):
+        below = (Path(base) / name for base, _, names in walk_folders(folder) for name in names)
         found = [
-            path for path in sorted(folder.rglob(f"*{suffix}"))
-            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            path for path in below
+            if path.suffix == suffix
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         ]  # fmt: skip
         if found:
-            return found
+            return sorted(found)
     return []
 
 

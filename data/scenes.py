@@ -27,7 +27,7 @@ from itertools import groupby
 from pathlib import Path
 
 from data.cli import parse, run
-from data.corpus import Corpus, FolderCorpus, Location, Sample
+from data.corpus import Corpus, FolderCorpus, Location, Sample, is_folder
 from data.errors import UserError
 from data.scene_folders import class_parents, empty_classes, is_image_name, split_key
 from data.scene_specs import Place, compare, compare_union, open_place, resolve
@@ -226,7 +226,7 @@ def _lacking(root: Path) -> str:
     """What is wrong with a place without labelled images."""
     if not root.is_dir():
         return "no row with a label"
-    folders = sum(entry.is_dir() for entry in os.scandir(root))
+    folders = sum(is_folder(entry) for entry in os.scandir(root))
     if not folders:
         return "no class folders in it"
     return f"{folders} class folders, but no file in any of them"

@@ -22,6 +22,7 @@ from data.atomic import remove_stale, write_json
 from data.errors import UserError
 
 FORMAT = 1  # version of the manifest's own layout
+REQUIRED = ("identity", "stage", "params", "inputs", "summary", "files")  # of a manifest
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
 
@@ -44,25 +45,43 @@ def manifest_path(out: Path) -> Path:
     return out / "manifest.json"
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """A manifest.json or stage.json. Raises FileNotFoundError, and UserError when it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UserError(f"{path}: unreadable record ({error}); delete it and run again") from None
+    return record
+
+
 def read_manifest(out: Path | str) -> dict[str, Any]:
     """The manifest of a finished stage. Raises UserError when it is missing or unreadable."""
     path = manifest_path(Path(out))
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_record(path)
     except FileNotFoundError:
         raise UserError(
             f"{out}: not a finished stage ({path} is missing); run the command that makes it first"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: unreadable manifest ({error}); delete it and run again") from None
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
+    lacking = [name for name in REQUIRED if name not in manifest]
+    if lacking:
+        raise UserError(f"{path}: lacks '{lacking[0]}'; delete it and run its command again")
     return manifest
 
 
-def identity(out: Path | str) -> str:
-    """The identity of a finished stage: a digest of what it is made of and what it wrote."""
-    return str(read_manifest(out)["identity"])
+def identity(out: Path | str, *made_by: str) -> str:
+    """The identity of a finished stage: a digest of what it is made of and what it wrote.
+
+    With names of stages, raises UserError for what none of them made.
+    """
+    manifest = read_manifest(out)
+    if made_by and manifest.get("stage") not in made_by:
+        raise UserError(f"{out}: made by {manifest.get('stage')}, not by {' or '.join(made_by)}")
+    return str(manifest["identity"])
 
 
 def code_version() -> str:
@@ -87,6 +106,12 @@ class DoneElsewhere(SystemExit):
         super().__init__(0)
 
 
+def require_folder(out: Path) -> None:
+    """Refuse an --out that is a file, or is named as one. Raises UserError."""
+    if out.is_file() or (out.suffix in FILES and not out.is_dir()):
+        raise UserError(f"--out {out}: name a folder, not a file")
+
+
 class Stage:
     """One stage's output: its parameters and inputs, its lock, and its manifest.
 
@@ -109,6 +134,10 @@ class Stage:
         replace: bool = False,
     ) -> None:
         self.out = Path(out)
+        try:
+            str(out).encode()
+        except UnicodeEncodeError:  # Parquet files could not be written there
+            raise UserError(f"--out {out}: a name that is not UTF-8; choose another") from None
         self.name = name
         # Through JSON once, so that tuples and paths compare as they will be read back.
         self.params: dict[str, Any] = json.loads(json.dumps(dict(params), default=str))
@@ -127,7 +156,7 @@ class Stage:
         """
         if self._replace:
             for made in (self.manifest, self.started):
-                if made.exists() and self._differing(json.loads(made.read_text("utf-8"))):
+                if made.exists() and self._differing(read_record(made)):
                     made.unlink()
         if self.manifest.exists():
             manifest = read_manifest(self.out)
@@ -139,7 +168,7 @@ class Stage:
             print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
             return False
         if self.started.exists() and not self._empty():
-            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+            self._compare(read_record(self.started), self.started)
         return False
 
     def open(self) -> None:
@@ -147,11 +176,19 @@ class Stage:
 
         Waits while another process writes the same output: after a kill of a script, the stage
         that it had started may still be running. Raises DoneElsewhere when that one finished it,
-        and UserError when it began it with other parameters or inputs.
+        and UserError when it began it with other parameters or inputs, when the place cannot be
+        written, or when a file is there that is no stage's.
         """
         folder = self.manifest.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")
+        self._refuse_foreign()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")
+        except OSError as error:
+            raise UserError(
+                f"{self.out}: cannot be written ({error.filename}: {error.strerror}); "
+                "choose another --out"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -162,7 +199,7 @@ class Stage:
                 raise DoneElsewhere from None
         remove_stale(folder)
         if self.started.exists() and not self._empty():
-            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+            self._compare(read_record(self.started), self.started)
         else:
             write_json(self.started, self._describe())
         self._clock = time.monotonic()
@@ -211,6 +248,15 @@ class Stage:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _refuse_foreign(self) -> None:
+        """Refuse to write over a file that has no manifest: another stage's part, or the user's."""
+        known = self._replace or self.manifest.exists() or self.started.exists()
+        if self.manifest.parent != self.out and self.out.exists() and not known:
+            raise UserError(
+                f"{self.out}: is there already, and not made by this command; "
+                "choose another --out, or delete it"
+            )
 
     def _empty(self) -> bool:
         """True when a stage that was begun has written nothing yet, so that nothing binds it."""

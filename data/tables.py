@@ -108,6 +108,19 @@ def part_paths(folder: Path | str) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
+def count_rows(path: Path) -> int:
+    """Rows of a part, by its footer alone. Raises UserError when it is damaged."""
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path}: damaged ({why}); delete it and run its command again")
+
+
 def read_part(
     path: Path, columns: Sequence[str] | None = None, dictionary: Sequence[str] = ()
 ) -> pa.Table:
@@ -124,9 +137,12 @@ def read_part(
             wanted = None if columns is None else list(columns)
             # Parts are small: a thread for each column costs more than it gives.
             return file.read(columns=wanted, use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged ({why}); delete it and run its command again") from None
+    except KeyError:  # a column to be dictionary-encoded
+        names = pq.read_schema(path).names
+        lacking = [name for name in dictionary if name not in names]
+        raise UserError(f"{path}: no column '{lacking[0]}' (it has {', '.join(names)})") from None
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
 
 
 def read_parts(

@@ -20,10 +20,9 @@ from typing import Any
 
 from data.atomic import atomic_path, write_text
 from data.cli import parse, run, science
-from data.corpus import path_of_key
 from data.decode import Reject, sniff
 from data.errors import UserError
-from data.stage import Stage, digest_of
+from data.stage import Stage, digest_of, require_folder
 
 SECOND = {"t1_image": "im1", "t2_image": "im2", "t1_mask": "label1", "t2_mask": "label2"}
 OEM = {"image": "images", "mask": "labels"}
@@ -49,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m data.unpack",
         description="Write a Parquet copy of SECOND or OpenEarthMap as folders of images.",
     )
+    require_folder(config.out)
     files = sorted(p for p in config.parquet.rglob("*.parquet") if "/." not in p.as_posix())
     if not files:
         raise UserError(f"{config.parquet}: no Parquet files in it")
@@ -57,19 +57,36 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if stage.done():
         return 0
     stage.open()
+    from data.progress import progress
+    from data.tables import count_rows
+
     counts: Counter[str] = Counter()
     lists: dict[str, list[str]] = {}
     layout = ""
-    for path in files:
-        split = _split(path)
-        for row in _rows(path):
-            layout = layout or _layout(row, path)
-            name = _name(row, path)
-            if layout == "second":
-                _second(row, name, config.out, "" if split == "train" else "test", path)
-            else:
-                lists.setdefault(split, []).append(_oem(row, name, config.out, path))
-            counts[split] += 1
+    seen: dict[tuple[str, str], str] = {}
+    total = sum(count_rows(path) for path in files)
+    with progress(total=total, name="unpack") as bar:
+        for path in files:
+            split = _split(path)
+            for row in _rows(path):
+                layout = layout or _layout(row, path)
+                name = _name(row, path)
+                folder = "test" if layout == "second" and split != "train" else ""
+                place = folder, PurePosixPath(name).stem
+                if place in seen:  # one would be written over the other
+                    raise UserError(
+                        f"{path}: '{name}' has the place of '{seen[place]}'; give the files of one "
+                        "set, each once, and rename what has the same name"
+                    )
+                seen[place] = f"{name} of {path.name}"
+                if layout == "second":
+                    _second(row, name, config.out, folder, path)
+                else:
+                    lists.setdefault(split, []).append(_oem(row, name, config.out, path))
+                counts[split] += 1
+                bar.update()
+    if not seen:
+        raise UserError(f"{config.parquet}: its Parquet files hold no rows")
     for split in ("train", "val", "test") if layout == "openearthmap" else ():
         write_text(config.out / f"{split}.txt", "".join(f"{n}\n" for n in lists.get(split, [])))
     line = f"{layout}: " + ", ".join(f"{split} {count:,}" for split, count in counts.items())
@@ -113,9 +130,10 @@ def _layout(row: dict[str, Any], path: Path) -> str:
 
 def _name(row: dict[str, Any], path: Path) -> str:
     name = str(row["image_name"] or "")
-    path_of_key(name)
     if not name or PurePosixPath(name).name != name or name.startswith("."):
-        raise UserError(f"{path}: image_name '{name}' is no file name")
+        raise UserError(
+            f"{path}: image_name '{name}' is no file name; it must not lead out of its folder"
+        )
     return name
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from data.cli import machine, parse, run, science
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
-from data.stage import Stage, identity
+from data.stage import Stage, identity, require_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m prune.assign",
         description="Assign each image of the pool to its nearest reference prototype.",
     )
+    require_folder(config.out)
     inputs = {
         "embeddings": identity(config.embeddings),
         "centroids": identity(config.centroids),
@@ -152,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     from data.tables import part_path
     from prune.centroids import origin, read_centroids
 
-    if config.workers < 1:
-        raise UserError("--workers must be at least 1")
+    if config.workers < 1 or not config.ram > 0:
+        raise UserError("--workers must be at least 1, --ram more than 0 GiB")
     embeddings = Embeddings(config.embeddings)
     centroids, reference = read_centroids(config.centroids)
     try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.cli import parse, run, science
 from data.errors import UserError
-from data.stage import Stage, identity, read_manifest
+from data.stage import Stage, identity, read_manifest, require_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,17 +63,22 @@ def read_centroids(folder: Path | str) -> tuple[NDArray[np.float32], dict[str, A
     """
     import numpy as np
 
+    from data.embeddings import NORM_TOLERANCE
+
     manifest = read_manifest(folder)
     if manifest["stage"] != "prune.centroids":
         raise UserError(f"{folder}: made by {manifest['stage']}, not by prune.centroids")
     path = Path(folder) / "centroids.npy"
     try:
         centroids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged header is met with errors of every type
         raise UserError(f"{path}: unreadable ({error}); make the centroids again") from None
     summary = manifest["summary"]
     if centroids.shape != (summary["clusters"], summary["dim"]):
         raise UserError(f"{path}: shape {centroids.shape} is not what its manifest says")
+    norms = np.linalg.norm(centroids, axis=1)
+    if not (np.abs(norms - 1) < NORM_TOLERANCE).all():  # NaN neither
+        raise UserError(f"{path}: damaged (rows not of unit length); make the centroids again")
     return centroids, summary["encoder"]
 
 
@@ -107,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         description="Cluster the embeddings of a reference set into prototypes.",
     )
     _check(config)
+    require_folder(config.out)
     params = science(config)
     for name in ("reduce", "streaming"):  # as before there were such settings, where unused
         if not params[name]:
@@ -145,6 +151,8 @@ def _check(config: CentroidsConfig) -> None:
         raise UserError("--embeddings: the same folder is given twice")
     if config.iterations < 1 or config.restarts < 1:
         raise UserError("--iterations and --restarts must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed}: must be at least 0")
     for name, dims in (("whiten", config.whiten), ("reduce", config.reduce)):
         if dims < 0:
             raise UserError(f"--{name} {dims}: a number of dimensions, or 0 for none")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from data.cli import LOCATION, machine, parse, run
 from data.errors import UserError
 from data.stage import Stage, identity, read_manifest
-from prune.judge import MINI_WHITEN, command
+from prune.judge import MINI_WHITEN, check_shares, command, pool_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +105,7 @@ def stages(config: CompareConfig) -> dict[str, Path]:
     at = {"scores": config.out / "scores"}
     wanted = {stage for method in config.methods for stage in STAGES[method]}
     command(score.main, corpus=config.corpus, out=at["scores"], workers=config.workers)
+    classes(config, pool_keys(at["scores"]))  # what is wrong with them, before the long part
     encoder: dict[str, Any] = {"encoder": config.encoder, "workers": config.workers}
     if config.weights is not None:
         encoder["weights"] = config.weights
@@ -151,7 +152,12 @@ def stages(config: CompareConfig) -> dict[str, Path]:
             at[name] = config.out / name
             if main_of is assign.main:
                 flags = {**flags, "workers": config.workers}
-            command(main_of, **flags, out=at[name])
+            try:
+                command(main_of, **flags, out=at[name])
+            except UserError as error:
+                if name not in ("own", "reduced"):
+                    raise
+                raise UserError(f"--own-clusters {config.own_clusters}: {error}") from None
     return at
 
 
@@ -348,6 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     odd = [name for name in config.methods if name not in STAGES]
     if odd or not config.methods:
         raise UserError(f"--methods {' '.join(odd)}: choose among {', '.join(STAGES)}")
+    check_shares(config.ratio, config.keep)
     from data.atomic import write_json, write_text
 
     at = stages(config)

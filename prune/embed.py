@@ -21,7 +21,7 @@ from data.corpus import keep_apart, open_corpus
 from data.engine import Engine, quiet_unless_main, ray_parts, team
 from data.errors import UserError
 from data.parallel import available_cpus
-from data.stage import Stage, digest_of, identity, read_manifest
+from data.stage import Stage, digest_of, identity, read_manifest, require_folder
 from prune.encoders import Device, Encoder, Precision, open_encoder
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         description="Embed the images that Stage I keeps, or a labelled reference set.",
     )
     _check(config)
+    require_folder(config.out)
     quiet_unless_main()
     encoder = open_encoder(config.encoder, config.weights, config.revision, config.out / DIGESTS)
     inputs = {"encoder": digest_of(encoder.core())}

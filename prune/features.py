@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.embeddings import Embeddings, array_path
+from data.embeddings import Embeddings, array_path, open_array
 from data.errors import UserError
-from data.tables import part_paths
+from data.tables import count_rows, part_paths
 
 BLOCK = 4096  # rows that become float32 at a time
 OPEN = 64  # parts held open at a time: each takes a file descriptor
@@ -114,7 +113,7 @@ class Features(Source):
         self.embeddings = Embeddings(folder)
         self.dim = self.embeddings.dim
         paths = part_paths(folder)
-        counts = [pq.read_metadata(path).num_rows for path in paths]
+        counts = [count_rows(path) for path in paths]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         if images is None:
             self._at = np.arange(self._starts[-1], dtype=np.int64)
@@ -124,14 +123,8 @@ class Features(Source):
         self._part = functools.lru_cache(maxsize=OPEN)(self._open)
 
     def _open(self, number: int) -> NDArray[np.float16]:
-        array = np.load(array_path(self.embeddings.folder, number), mmap_mode="r")
-        expected = (self._starts[number + 1] - self._starts[number], self.dim)
-        if array.dtype != np.float16 or array.shape != expected:
-            raise UserError(
-                f"{array_path(self.embeddings.folder, number)}: {array.dtype} {array.shape}, "
-                f"expected float16 {expected}; run prune.embed again"
-            )
-        return array
+        rows = int(self._starts[number + 1] - self._starts[number])
+        return open_array(array_path(self.embeddings.folder, number), rows, self.dim)
 
     def stored(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """The given rows [m] as they are stored, float16 [m, d], in the given order."""

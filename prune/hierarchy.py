@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.cli import parse, run, science
 from data.errors import UserError
-from data.stage import Stage, identity, read_manifest
+from data.stage import Stage, identity, read_manifest, require_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ def read_parents(folder: Path | str) -> list[NDArray[np.int64]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [arrays[f"level_{n}"] for n in range(len(manifest["summary"]["levels"]) - 1)]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # a damaged archive is met with errors of every type
         raise UserError(f"{path}: unreadable ({error}); make the hierarchy again") from None
 
 
@@ -144,9 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m prune.hierarchy",
         description="Cluster a pool hierarchically.",
     )
-    if config.resamplings < 0 or config.iterations < 1:
-        raise UserError("--resamplings must be at least 0, and --iterations at least 1")
-    ids = {"embeddings": identity(config.embeddings)}
+    if min(config.resamplings, config.seed) < 0 or config.iterations < 1:
+        raise UserError("--resamplings and --seed must be at least 0, --iterations at least 1")
+    require_folder(config.out)
+    ids = {"embeddings": identity(config.embeddings, "prune.embed")}
     stage = Stage(config.out, "prune.hierarchy", science(config), ids)
     if stage.done():
         return 0

@@ -85,6 +85,8 @@ def prune(corpus: Path | str, reference: Path, out: Path, config: JudgeConfig) -
 
     scores = out / "scores"
     command(score.main, corpus=corpus, out=scores, workers=config.workers)
+    if config.corpus is not None:
+        folder_truth(pool_keys(scores))  # refuses a corpus without classes before the long part
     command(
         embed.main,
         reference=reference,
@@ -125,6 +127,23 @@ def prune(corpus: Path | str, reference: Path, out: Path, config: JudgeConfig) -
         made[method] = out / "subsets" / f"{method}.parquet"
         command(select.main, **flags, out=made[method])
     return made
+
+
+def pool_keys(scores: Path) -> list[str]:
+    """Keys of the readable images of a score table."""
+    from data.holdout import pool
+    from data.tables import read_parts
+
+    return pool(read_parts(scores, ["key", "status"]))["key"].to_pylist()
+
+
+def check_shares(ratio: float, keep: float) -> None:
+    """Raise UserError for a --ratio or --keep that could not be, before hours have gone by."""
+    from prune.selection import budget
+    from prune.stage1 import share
+
+    budget(1, ratio)
+    share(1, keep, "--keep")
 
 
 def world_truth(path: Path) -> dict[str, Truth]:
@@ -263,6 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )
     if (config.corpus is None) != (config.reference is None):
         raise UserError("--corpus and --reference go together")
+    if config.corpus is None and not config.seeds:
+        raise UserError("--seeds: give at least one")
+    check_shares(config.ratio, config.keep)
     from data.atomic import write_json, write_text
 
     results: dict[str, dict[str, Any]] = {}

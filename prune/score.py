@@ -28,7 +28,7 @@ from data.engine import Engine, ray_parts
 from data.errors import UserError
 from data.parallel import available_cpus, ordered_map
 from data.progress import progress
-from data.stage import FILES, Stage
+from data.stage import Stage, read_record, require_folder
 from prune.entropy import MEASURES, Measure
 
 if TYPE_CHECKING:
@@ -140,7 +140,9 @@ def _score(
             luma=settings.luma,
         )
     except Reject as reject:
-        size = reject.size or (None, None)
+        size: tuple[int | None, int | None] = reject.size or (None, None)
+        if max(side or 0 for side in size) >= 2**31:  # a damaged header's fits no column
+            size = (None, None)
         return (*place, *content, *size, None, "rejected", reject.reason, reject.detail)
     height, width = grey.shape
     if "clipped" in settings.extras:
@@ -236,8 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if config.workers < 1 or config.min_side < 1 or config.max_pixels < 1:
         raise UserError("--workers, --min-side and --max-pixels must be at least 1")
     corpus = open_corpus(config.corpus)
-    if config.out.suffix in FILES or config.out.is_file():
-        raise UserError(f"--out {config.out}: name a folder, not a file")
+    require_folder(config.out)
     keep_apart(config.out, corpus, config.corpus)
     stage = Stage(config.out, "prune.score", science(config), {"corpus": corpus.identity()})
     _check_listing(stage, corpus, config)
@@ -254,15 +255,22 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     scored, seconds = _write_parts(config, corpus, reused)
 
     from data.tables import part_path
-    from prune.score_summary import mark_duplicate_keys, one_line, refusals, summarise
+    from prune.score_summary import (
+        first_reject,
+        mark_duplicate_keys,
+        one_line,
+        refusals,
+        summarise,
+    )
 
     if not corpus.unique_keys:
         mark_duplicate_keys(config.out)
     summary = summarise(config.out)
     refused = refusals(summary)
     if not summary["ok"]:
+        why = f"\n{refused}" if refused else first_reject(config.out)
         raise UserError(
-            f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}\n{refused}"
+            f"{config.corpus}: {one_line(summary)}; the reasons are in {config.out}{why}"
         )
     if refused:
         print(f"[prune.score] {summary['refused_rasters']:,} of {summary['rasters']:,} files are "
@@ -331,13 +339,10 @@ def _finished(out: Path, number: int, shard: str) -> int | None:
 
 def _check_listing(stage: Stage, corpus: Corpus, config: ScoreConfig) -> None:
     """Refuse, saying what changed, a table made from another listing of the corpus."""
-    import json
-
     for path in (stage.manifest, stage.started):
         if not path.exists():
             continue
-        with path.open(encoding="utf-8") as stream:
-            there = json.load(stream)
+        there = read_record(path)
         if there.get("params") != stage.params or there.get("stage") != stage.name:
             return  # the stage itself says which settings differ
         if there.get("inputs") != stage.inputs:

@@ -153,6 +153,15 @@ def one_line(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def first_reject(folder: Path | str) -> str:
+    """Why the first rejected row of a score table is, as ' (the first: KEY: REASON: DETAIL)'."""
+    for path in part_paths(folder):
+        part = read_part(path, ["key", "status", "reason", "detail"])
+        for row in part.filter(pc.not_equal(part["status"], "ok")).slice(0, 1).to_pylist():
+            return f" (the first: {row['key']}: {row['reason']}: {row['detail']})"
+    return ""
+
+
 def refusals(summary: dict[str, Any], most: int = 5) -> str:
     """A line for each file that was refused as a whole, '' where there is none."""
     lines = [

@@ -34,6 +34,12 @@ HOW = {
     "avoid": "embeddings of the evaluation images by the encoder of --copies",
 }
 """The inputs that some methods read beside the scores, and where they come from."""
+MADE_BY = {
+    "scores": ("prune.score", "data.filter"),
+    "assignments": ("prune.assign", "prune.hierarchy"),
+    "holdout": ("data.holdout", "data.leakage"),
+}
+"""The commands that make an input; the others are embeddings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +126,8 @@ class Sources:
 
     def identities(self) -> dict[str, str]:
         """name -> identity of each file, for the manifest and the index's metadata."""
-        return {name: identity(path) for name, path in self.files().items()}
+        embedded = ("prune.embed",)
+        return {n: identity(p, *MADE_BY.get(n, embedded)) for n, p in self.files().items()}
 
 
 def derive(
@@ -250,7 +257,7 @@ def percent(ratio: float | str) -> str:
 
 def outputs(config: SelectConfig, method: Method) -> dict[Path, float | None]:
     """Where the index of each ratio goes. Raises UserError for names that are no such place."""
-    if config.out.suffix != ".parquet":
+    if config.out.suffix != ".parquet" or config.out.is_dir():
         raise UserError(
             f"--out {config.out}: a subset index is one file; its name ends in .parquet"
         )

@@ -78,7 +78,9 @@ def budget(total: int, ratio: float | str) -> int:
     """
     share = exact(ratio, "--ratio")
     if not 0 <= share < 1:
-        raise UserError(f"--ratio {ratio}: the share of images to drop must be in [0, 1)")
+        raise UserError(
+            f"--ratio {ratio}: the share of images to drop must be in [0, 1); 0.85 drops 85 %"
+        )
     return math.floor(total * (1 - share))
 
 

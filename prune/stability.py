@@ -20,7 +20,7 @@ from typing import Any
 
 from data.cli import LOCATION, machine, parse, run
 from data.errors import UserError
-from prune.judge import command
+from prune.judge import check_shares, command
 
 CONVENTIONS = {
     "jpeg": "grey levels as stored: the Y channel of a JPEG (the default)",
@@ -255,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{name}: give at least one value, and none of them twice")
+    check_shares(config.ratio, config.keep)
     from data.atomic import write_json, write_text
 
     settings = {s: None for found in variations(config).values() for s in found}

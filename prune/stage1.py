@@ -17,7 +17,7 @@ from data.errors import UserError
 from data.index import by_place
 
 
-def share(count: int, ratio: float | str | Fraction) -> int:
+def share(count: int, ratio: float | str | Fraction, name: str = "ratio") -> int:
     """floor(ratio * count), with the ratio as the decimal number that was written.
 
     Binary floats would lose a row here and there: 0.29 * 100 is 28.999999999999996, whose floor
@@ -26,6 +26,7 @@ def share(count: int, ratio: float | str | Fraction) -> int:
     Args:
         count: number of rows N, >= 0.
         ratio: in [0, 1]; a float stands for its shortest decimal form.
+        name: what messages call it.
 
     Raises:
         UserError: the ratio is no number or outside [0, 1].
@@ -33,9 +34,9 @@ def share(count: int, ratio: float | str | Fraction) -> int:
     try:
         exact = ratio if isinstance(ratio, Fraction) else Fraction(str(ratio))
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"ratio {ratio!r} is not a number; give one from 0 to 1") from None
+        raise UserError(f"{name} {ratio!r} is not a number; give one from 0 to 1") from None
     if not 0 <= exact <= 1:
-        raise UserError(f"ratio {ratio} is outside [0, 1]; 0.30 means 30 % of the pool")
+        raise UserError(f"{name} {ratio} is outside [0, 1]; 0.30 means 30 % of the pool")
     return int(exact * count)  # truncation is floor, for what is not negative
 
 
@@ -62,9 +63,9 @@ def stage1(pool: pa.Table, keep: float | str | Fraction) -> pa.Table:
         raise UserError(
             "the score table has readable rows without an entropy; run python -m prune.score again"
         )
-    count = share(pool.num_rows, keep)
+    count = share(pool.num_rows, keep, "--keep")
     if count == 0:
-        raise UserError(f"keep={keep} of {pool.num_rows:,} images keeps none of them; raise it")
+        raise UserError(f"--keep {keep} of {pool.num_rows:,} images keeps none of them; raise it")
     return by_place(pool.filter(pa.array(_highest(values, pool.column("key"), count))))
 
 

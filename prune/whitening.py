@@ -116,7 +116,7 @@ def read_whitening(folder: Path, dims: int) -> Whitening:
     for name in (MEAN, MATRIX):
         try:
             arrays.append(np.load(folder / name, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header is met with errors of every type
             raise UserError(
                 f"{folder / name}: unreadable ({error}); make the centroids again"
             ) from None

@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
 HUB = ("huggingface.co", 443)
 
@@ -33,8 +34,10 @@ class Check:
 
 def count_images(folder: Path, enough: int) -> int:
     """Number of image files below `folder`, counting no further than `enough`."""
+    from data.corpus import walk_folders
+
     count = 0
-    for _, _, files in os.walk(folder):
+    for _, _, files in walk_folders(folder):
         count += sum(Path(name).suffix.lower() in IMAGES for name in files)
         if count >= enough:
             break
@@ -66,7 +69,6 @@ def check_corpus(variable: str, wanted: int, how: str) -> Check:
     spec = os.environ.get(variable, "")
     if not spec:
         return Check(name, False, "not set", how)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from data.corpus import FolderCorpus, open_corpus
     from data.errors import UserError
 

@@ -59,6 +59,9 @@ def find_layout(schema: pa.Schema, where: str, options: Mapping[str, str]) -> La
         UserError: no image column, several to choose from, or a wrong type.
     """
     names = schema.names
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{where}: two columns are called '{twice[0]}'; rename one of them")
     for option, column in options.items():
         if column not in names and not (option == "key" and column in ("row", "path")):
             raise UserError(

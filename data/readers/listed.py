@@ -8,6 +8,7 @@ are those of the list.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -17,7 +18,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from data.corpus import SHARD_FILES, Batch, Corpus, Location, Sample, key_of_path, read_file
+from data.corpus import (
+    SHARD_FILES,
+    Batch,
+    Corpus,
+    Location,
+    Sample,
+    is_folder,
+    key_of_path,
+    read_file,
+)
 from data.errors import UserError
 
 DEPTH = 4  # levels of folders below the list that images are looked for in
@@ -79,7 +89,7 @@ class ListedCorpus(Corpus):
                         f"give paths instead of names, or read folder:{root} without the list"
                     )
                 if depth < DEPTH:
-                    below = sorted(e.name for e in os.scandir(folder) if e.is_dir())
+                    below = sorted(e.name for e in os.scandir(folder) if is_folder(e))
                     pending += [(f"{folder}/{n}", depth + 1) for n in below if n[0] != "."]
         return tuple(found)
 
@@ -128,6 +138,8 @@ class ListedCorpus(Corpus):
 def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
     """(byte offset, key) of every named image from a line's offset on."""
     with open(path, "rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"{path}: is UTF-16; save it again as UTF-8 CSV")
         stream.seek(offset)
         place = [offset, offset]  # of this record and of the next
 
@@ -145,7 +157,10 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
                     continue
                 yield here, key_of_path(name)
         except csv.Error as error:
-            raise UserError(f"{path}: not a CSV file ({error}, byte {place[0]:,})") from None
+            raise UserError(
+                f"{path}: not a CSV file ({error}, byte {place[0]:,}): is a quote left open there, "
+                "or the line ended by a carriage return alone? save it again as UTF-8 CSV"
+            ) from None
 
 
 def _find(folders: Sequence[str], key: str, shard: str, row: int) -> Sample:

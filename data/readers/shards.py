@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -70,7 +71,10 @@ class ShardCorpus(Corpus):
             shard = key_of_path(os.path.relpath(path, base))
             self._paths[shard] = path
             try:
-                self._sizes[shard] = path.stat().st_size
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):  # reading a named pipe would wait for ever
+                    raise UserError(f"{path}: not a regular file (a shard of {spec})")
+                self._sizes[shard] = status.st_size
             except OSError as error:
                 raise UserError(f"{path}: {error.strerror} (a shard of {spec})") from None
         self._counts: dict[str, int] = {}

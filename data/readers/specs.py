@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.corpus import Corpus, FolderCorpus
+from data.corpus import Corpus, FolderCorpus, is_folder, path_of_key, walk
 from data.errors import UserError
 
 SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
@@ -45,7 +45,9 @@ def open_spec(spec: str) -> Corpus:
     place, options = split_options(spec)
     prefix, colon, rest = place.partition(":")
     if colon and prefix in PRESETS and rest:
-        return PRESETS[prefix][0](spec, Path(rest), options)
+        # A shell leaves the tilde alone after a colon, in quotes and in --corpus=~/x.
+        return PRESETS[prefix][0](spec, Path(os.path.expanduser(rest)), options)  # noqa: PTH111
+    place = os.path.expanduser(place)  # noqa: PTH111 (as a text: slashes at its end matter not)
     path = Path(place)
     if path.is_dir():
         return _open_folder(spec, path, options)
@@ -129,9 +131,9 @@ def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
         suffix = Path(entry.name).suffix.lower()
         # Shards have a folder for themselves: beside images, or folders that may hold some,
         # a Parquet file is somebody's list.
-        if suffix in GEOTIFF and not entry.is_dir():
+        if suffix in GEOTIFF and not is_folder(entry):
             rasters.append(Path(entry.path))
-        elif suffix in IMAGES or entry.is_dir():
+        elif suffix in IMAGES or is_folder(entry):
             others = True
         elif suffix in SUFFIXES:
             kinds.add(suffix)
@@ -202,7 +204,7 @@ def _saved_files(folder: Path) -> list[Path] | None:
     """The Arrow files of a save_to_disk folder (all its splits), in order; None if it is none."""
     splits = folder / "dataset_dict.json"
     if splits.is_file():
-        names = _json(splits).get("splits", [])
+        names = [str(name) for name in _json(splits).get("splits") or []]
         files = [(_saved_files(folder / name), folder / name) for name in names]
         lacking = [place for found, place in files if not found]
         if lacking or not names:
@@ -211,7 +213,13 @@ def _saved_files(folder: Path) -> list[Path] | None:
     state = folder / "state.json"
     if not state.is_file() or not (folder / "dataset_info.json").is_file():
         return None
-    return [folder / entry["filename"] for entry in _json(state).get("_data_files", [])]
+    try:
+        return [folder / entry["filename"] for entry in _json(state)["_data_files"]]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{state}: does not list the files of a saved data set ('_data_files'); save it again, "
+            f"or name its files: '{folder}/*.arrow'"
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -223,17 +231,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _below(folder: Path, *suffixes: str) -> list[Path]:
-    """Files with one of some suffixes anywhere below a folder, in the order of their paths."""
-    found = (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file() and not _hidden(path, folder)
-    )
-    return sorted(found, key=lambda path: os.fsencode(path.relative_to(folder)))
+    """Files with one of some suffixes anywhere below a folder, in the order of their paths.
 
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    Links to folders are followed, as in a folder of images. A link that leads nowhere is among
+    the files, so that what it stands for is missed.
+    """
+    below = (folder / path_of_key(key) for key, _ in walk(folder))
+    found = (path for path in below if path.suffix.lower() in suffixes)
+    files = (path for path in found if path.is_file() or path.is_symlink())
+    return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder)))
 
 
 def _folder_of(spec: str, folder: Path) -> None:

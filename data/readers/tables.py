@@ -229,11 +229,17 @@ def _texts(column: Any) -> list[str]:
     for chunk in _chunks(column):
         array = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
         if not _is_text(array.type):
-            texts += ["" if value is None else str(value) for value in array.to_pylist()]
+            texts += [_text(value) for value in array.to_pylist()]
             continue
         raw = array.cast(pa.large_binary() if _is_large(array.type) else pa.binary())
         texts += [os.fsdecode(value or b"") for value in _bytes(raw)]
     return texts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    return "" if value is None else str(value)
 
 
 def _plain(part: Any, name: str | None) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.cli import parse, run, science
-from data.stage import Stage
+from data.stage import Stage, require_folder
 from data.world.config import WorldConfig
 
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m data.world",
         description="A seeded procedural corpus with known truth, in the formats of real sets.",
     )
+    require_folder(config.out)
     stage = Stage(config.out, "data.world", science(config), {})
     if stage.done():
         return 0

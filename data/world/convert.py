@@ -18,7 +18,7 @@ from data.atomic import atomic_path, write_text
 from data.cli import parse, run, science
 from data.corpus import Corpus, Sample, open_corpus
 from data.errors import UserError
-from data.stage import Stage
+from data.stage import Stage, require_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     corpus = open_corpus(f"folder:{folder}")
     if config.out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--out {config.out} lies inside {folder}; move it out")
+    require_folder(config.out)
     stage = Stage(config.out, "data.world.convert", science(config), {"corpus": corpus.identity()})
     if stage.done():
         return 0

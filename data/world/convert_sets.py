@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from data.atomic import atomic_path, write_text
 from data.cli import parse, run, science
 from data.errors import UserError
-from data.stage import Stage, identity, read_manifest
+from data.stage import Stage, identity, read_manifest, require_folder
 from data.world.config import WorldConfig
 
 SetForm = Literal[
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         prog="python -m data.world.convert_sets",
         description="Write the miniature world's reference, SR and SIS sets in other forms.",
     )
+    require_folder(config.out)
     stage = Stage(
         config.out, "data.world.convert_sets", science(config), {"world": identity(config.world)}
     )

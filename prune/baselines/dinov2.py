@@ -57,6 +57,9 @@ def dinov2(request: Request) -> Chosen:
     from prune.features import Features
     from prune.neighbours import best_cosine
 
+    for name in ("near", "leak"):
+        if not -1 <= request.options[name] <= 1:  # NaN neither
+            raise UserError(f"--{name} {request.options[name]}: a cosine, from -1 to 1")
     features = request.features()
     reference = Features(request.files["reference"])
     require_same_encoder(features.embeddings, reference.embeddings)

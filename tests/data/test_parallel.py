@@ -74,3 +74,12 @@ def test_processes_know_their_share_of_threads(monkeypatch):
     assert list(ordered_map(blas_threads, range(3), 2, blas_threads=1)) == ["1"] * 3
     assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
     assert list(ordered_map(blas_threads, range(3), 2)) == ["7"] * 3
+
+
+def holds_interrupts(task: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_never_reaches_a_process_that_is_starting():
+    assert list(ordered_map(holds_interrupts, range(3), 2)) == [True] * 3
+    assert not holds_interrupts(0)

@@ -137,7 +137,7 @@ def test_missing_and_broken_manifests_say_what_to_do(tmp_path: Path) -> None:
         identity(tmp_path / "nothing")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="unreadable manifest"):
+    with pytest.raises(UserError, match=r"manifest\.json: unreadable record"):
         identity(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UserError, match="format 99"):
