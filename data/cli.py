@@ -8,10 +8,14 @@ where something is, declared with `dataclasses.field(metadata=LOCATION)`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import errno
 import os
 import sys
+import types
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -84,6 +88,7 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(loaded).__name__}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -91,17 +96,69 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UserError(f"{path}: unknown key '{key}'{hint} (known: {', '.join(fields)})")
-        kind = str(fields[name].type)
-        if "Path" in kind and isinstance(value, str):
-            value = Path(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
+        try:
+            values[name] = _typed(value, hints[name])
+        except ValueError as error:
+            raise UserError(f"{path}: {key}: {value!r}, expected {error}") from None
     return values
 
 
+def _typed(value: Any, hint: Any) -> Any:
+    """What YAML read, as the field's type. Raises ValueError that says what was expected."""
+    kind, options = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        wanted = []
+        for option in options:
+            try:
+                return _typed(value, option)
+            except ValueError as error:
+                wanted.append(str(error))
+        raise ValueError(" or ".join(wanted))
+    if kind is typing.Literal:
+        if value not in options or isinstance(value, bool):
+            raise ValueError(f"one of {', '.join(map(str, options))}")
+        return value
+    if kind is tuple:
+        if not isinstance(value, list):
+            raise ValueError("a list")
+        return tuple(_typed(part, options[0]) for part in value)
+    if hint is type(None):
+        if value is not None:
+            raise ValueError("null")
+        return None
+    if hint is float and isinstance(value, str):  # YAML takes 1e-4, without a point, for text
+        with contextlib.suppress(ValueError):
+            return float(value)
+    names = {bool: "true or false", int: "a whole number", float: "a number"}
+    accepted = {float: (int, float), Path: str}.get(hint, hint)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(names.get(hint, "text"))
+    return hint(value)
+
+
+_PLACE = "give another path"
+_WAYS_OUT = {
+    errno.ENOENT: "look at the path",
+    errno.EACCES: "make it accessible to you, or " + _PLACE,
+    errno.EPERM: "make it accessible to you, or " + _PLACE,
+    errno.EROFS: _PLACE,
+    errno.EEXIST: "a file lies where a folder is needed; " + _PLACE,
+    errno.ENOTDIR: "a file lies where a folder is needed; " + _PLACE,
+    errno.EISDIR: "a folder lies where a file is needed; " + _PLACE,
+    errno.ENAMETOOLONG: _PLACE,
+    errno.ENOSPC: "make room there and run the same command again",
+    errno.EDQUOT: "make room there and run the same command again",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f) and run the same command again",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) and run the same command again",
+}
+
+
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command's main: UserError becomes 'error: ...' and exit code 2."""
+    """Run a command's main: UserError becomes 'error: ...' and exit code 2.
+
+    So does what the system refuses for a reason that the user can mend (no room, no such file,
+    no right to write).
+    """
     try:
         code = main()
         sys.stdout.flush()
@@ -111,6 +168,12 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # `... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno not in _WAYS_OUT:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"error: {where}{error.strerror}; {_WAYS_OUT[error.errno]}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         code = 130

@@ -55,8 +55,12 @@ def read_manifest(out: Path | str) -> dict[str, Any]:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: unreadable manifest ({error}); delete it and run again") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: not a manifest; delete it and run again")
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
+    if lacking := {"identity", "stage", "params", "inputs", "summary", "files"} - set(manifest):
+        raise UserError(f"{path}: lacks {', '.join(sorted(lacking))}; delete it and run again")
     return manifest
 
 
@@ -127,7 +131,13 @@ class Stage:
         """
         if self._replace:
             for made in (self.manifest, self.started):
-                if made.exists() and self._differing(json.loads(made.read_text("utf-8"))):
+                try:
+                    differing = self._differing(json.loads(made.read_text("utf-8")))
+                except FileNotFoundError:
+                    continue
+                except (ValueError, AttributeError):  # not as it was written
+                    differing = ["damaged"]
+                if differing:
                     made.unlink()
         if self.manifest.exists():
             manifest = read_manifest(self.out)
@@ -139,7 +149,7 @@ class Stage:
             print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
             return False
         if self.started.exists() and not self._empty():
-            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+            self._compare(self._begun(), self.started)
         return False
 
     def open(self) -> None:
@@ -162,7 +172,7 @@ class Stage:
                 raise DoneElsewhere from None
         remove_stale(folder)
         if self.started.exists() and not self._empty():
-            self._compare(json.loads(self.started.read_text(encoding="utf-8")), self.started)
+            self._compare(self._begun(), self.started)
         else:
             write_json(self.started, self._describe())
         self._clock = time.monotonic()
@@ -217,6 +227,19 @@ class Stage:
         if self.manifest.parent != self.out:
             return not self.out.exists()
         return all(p.name in (self.started.name, ".stage.lock") for p in self.out.iterdir())
+
+    def _begun(self) -> dict[str, Any]:
+        """What was begun. Raises UserError when stage.json is not as it was written."""
+        try:
+            found = json.loads(self.started.read_text(encoding="utf-8"))
+        except ValueError:  # UnicodeDecodeError too
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(
+                f"{self.started}: unreadable, so the settings of what lies in {self.out} cannot be "
+                "known; delete both to begin again"
+            )
+        return found
 
     def _describe(self) -> dict[str, Any]:
         return {"stage": self.name, "params": self.params, "inputs": self.inputs}
