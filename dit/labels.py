@@ -49,7 +49,14 @@ def read_labels(path: Path, keys: Sequence[str]) -> Labels:
     except FileNotFoundError:
         raise UserError(f"--labels {path}: no such file") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"--labels {path}: no Parquet with columns key, label ({error})") from None
+        why = str(error).splitlines()[0]
+        raise UserError(f"--labels {path}: no Parquet with columns key, label ({why})") from None
+    kind = table["label"].type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if not (any(is_text(kind) for is_text in text) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise UserError(f"--labels {path}: labels of type {kind}; expected text or integers")
     labels = table["label"].to_pylist()
     found: dict[str, Any] = {}
     for key, label in zip(table["key"].to_pylist(), labels, strict=True):

@@ -54,7 +54,7 @@ def load_official(
         if (depth, hidden) not in shapes:
             raise UserError(
                 f"{_name(source)}: depth {depth}, width {hidden} is no published DiT, and the file "
-                "does not hold its number of attention heads; say it (--num-heads)"
+                "does not hold its number of attention heads; say num_heads= (--num-heads)"
             )
         num_heads = shapes[depth, hidden]
     table = state.get("y_embedder.embedding_table.weight")
