@@ -54,8 +54,9 @@ def read_labels(path: Path, keys: Sequence[str]) -> Labels:
     kind = table["label"].type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if not (any(is_text(kind) for is_text in text) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+    of = pa.types
+    text = of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+    if not (text or of.is_integer(kind) or of.is_null(kind)):
         raise UserError(f"--labels {path}: labels of type {kind}; expected text or integers")
     labels = table["label"].to_pylist()
     found: dict[str, Any] = {}

@@ -81,10 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--seed {config.seed}: must be below 2**64")
     info = describe_vae(config.vae)
     inputs = {"checkpoint": identity_of(config.checkpoint), "vae": info.identity}
-    params = science(config)
-    if not config.num_heads:
-        del params["num_heads"]
-    stage = Stage(config.out, "dit.sample", params, inputs)
+    stage = Stage(config.out, "dit.sample", identifying(config), inputs)
     if stage.done():
         return 0
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -106,6 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = f"{config.n:,} images, {config.sampler} {config.steps}, {config.weights} weights"
     stage.finish(summary, [*names, "grid.png"], line)
     return 0
+
+
+def identifying(config: SampleConfig) -> dict[str, Any]:
+    """The settings that make up the samples' identity."""
+    params = science(config)
+    if not config.num_heads:
+        del params["num_heads"]
+    return params
 
 
 def _discard_damaged(stage: Stage) -> None:

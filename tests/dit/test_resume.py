@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -119,7 +118,7 @@ def test_no_room_for_a_checkpoint_keeps_the_older_ones(
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a file of 208 kB does not fit
     try:
-        with pytest.raises(UserError, match="step-0000006: cannot be written .*step-0000004"):
+        with pytest.raises(UserError, match=r"step-0000006: cannot be written .*step-0000004"):
             _run(out, **SETTINGS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -144,4 +143,4 @@ def test_a_launchers_accumulation_does_not_divide_the_loss(
 def test_settings_that_are_no_numbers_are_refused(tmp_path: Path, settings: dict) -> None:
     with pytest.raises(UserError, match=f"--{next(iter(settings)).replace('_', '-')}"):
         _run(tmp_path / "run", **settings)
-    assert not os.path.exists(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
