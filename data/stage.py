@@ -277,6 +277,19 @@ class Stage:
         return None
 
 
+def discard_damaged(stage: Stage) -> None:
+    """Of a finished folder, delete the files that are no longer as long as they were written.
+
+    For a stage that goes on from the files that are there: these would pass for made.
+    """
+    if not stage.manifest.exists():
+        return
+    for name, entry in read_manifest(stage.out)["files"].items():
+        path = stage.out / name
+        if path.exists() and path.stat().st_size != entry["bytes"]:
+            path.unlink()
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,7 +12,7 @@ from data.atomic import atomic_path
 from data.cli import machine, parse, run, science
 from data.errors import UserError
 from data.progress import progress
-from data.stage import Stage, read_manifest, sha256_file
+from data.stage import Stage, discard_damaged, sha256_file
 from dit.checkpoint import identity as checkpoint_identity
 from dit.vae import describe_vae
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if rank == 0:
         stage.open()
-        _discard_damaged(stage)
+        discard_damaged(stage)
     model, vae, device = _load(config, info)
     shape = (model.in_channels, model.input_size, model.input_size)
     _draw(config, model, vae, device, rank, world)
@@ -111,16 +111,6 @@ def identifying(config: SampleConfig) -> dict[str, Any]:
     if not config.num_heads:
         del params["num_heads"]
     return params
-
-
-def _discard_damaged(stage: Stage) -> None:
-    """Of a finished folder, delete the files that are no longer as long as they were written."""
-    if not stage.manifest.exists():
-        return
-    for name, entry in read_manifest(stage.out)["files"].items():
-        path = stage.out / name
-        if path.exists() and path.stat().st_size != entry["bytes"]:
-            path.unlink()
 
 
 def identity_of(checkpoint: Path) -> str:
