@@ -130,7 +130,7 @@ def _typed(value: Any, hint: Any) -> Any:
         with contextlib.suppress(ValueError):
             return float(value)
     names = {bool: "true or false", int: "a whole number", float: "a number"}
-    accepted = {float: (int, float), Path: str}.get(hint, hint)
+    accepted: Any = {float: (int, float), Path: str}.get(hint, hint)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(names.get(hint, "text"))
     return hint(value)

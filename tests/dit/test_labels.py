@@ -154,5 +154,5 @@ def test_categories_are_text(tmp_path: Path) -> None:
 
 def test_latents_that_the_patches_do_not_divide_are_refused(tmp_path: Path) -> None:
     odd = latent_store(tmp_path / "odd", rows=4, side=5)
-    with pytest.raises(UserError, match="--model tiny does not fit .* no multiple of patch_size 2"):
+    with pytest.raises(UserError, match=r"tiny does not fit .* no multiple of patch_size 2"):
         main(flags(odd, tmp_path / "run"))
