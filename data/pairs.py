@@ -136,7 +136,13 @@ def open_sr(root: Path | str, dates: Sequence[str] = ("im1", "im2")) -> Listing:
     if found is not None:
         return found
     report = Report()
-    paths = [path for path in _walk(root) if path.suffix.lower() in SUFFIXES]
+    paths = []
+    for path in _walk(root):
+        if path.suffix.lower() in SUFFIXES:
+            if path.is_file():
+                paths.append(path)
+            else:  # a link to nowhere
+                report.add("unreadable", path.relative_to(root).as_posix())
     if not paths:
         raise UserError(f"{root}: no images ({', '.join(sorted(SUFFIXES))}) at or below it")
     keys = [path.relative_to(root).as_posix() for path in paths]
@@ -301,5 +307,8 @@ def partner(folder: Path, image: Path) -> Path | None:
 def listed_names(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
     return [Path(line.strip()).name for line in text.splitlines() if line.strip()]

@@ -156,7 +156,13 @@ class Stage:
         """
         if self._replace:
             for made in (self.manifest, self.started):
-                if made.exists() and self._differing(read_record(made)):
+                try:
+                    differing = self._differing(read_record(made))
+                except FileNotFoundError:
+                    continue
+                except UserError:  # not as it was written
+                    differing = ["damaged"]
+                if differing:
                     made.unlink()
         if self.manifest.exists():
             manifest = read_manifest(self.out)
@@ -168,7 +174,7 @@ class Stage:
             print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
             return False
         if self.started.exists() and not self._empty():
-            self._compare(read_record(self.started), self.started)
+            self._compare(self._begun(), self.started)
         return False
 
     def open(self) -> None:
@@ -199,7 +205,7 @@ class Stage:
                 raise DoneElsewhere from None
         remove_stale(folder)
         if self.started.exists() and not self._empty():
-            self._compare(read_record(self.started), self.started)
+            self._compare(self._begun(), self.started)
         else:
             write_json(self.started, self._describe())
         self._clock = time.monotonic()
@@ -264,6 +270,16 @@ class Stage:
             return not self.out.exists()
         return all(p.name in (self.started.name, ".stage.lock") for p in self.out.iterdir())
 
+    def _begun(self) -> dict[str, Any]:
+        """What was begun. Raises UserError when stage.json is not as it was written."""
+        try:
+            return read_record(self.started)
+        except UserError:
+            raise UserError(
+                f"{self.started}: unreadable, so the settings of what lies in {self.out} cannot be "
+                "known; delete both to begin again"
+            ) from None
+
     def _describe(self) -> dict[str, Any]:
         return {"stage": self.name, "params": self.params, "inputs": self.inputs}
 
@@ -272,7 +288,8 @@ class Stage:
         if found.get("stage") != self.name:
             differing.append(f"stage: {found.get('stage')} there, {self.name} now")
         for kind in ("params", "inputs"):
-            there, now = found.get(kind, {}), getattr(self, kind)
+            there, now = found.get(kind), getattr(self, kind)
+            there = there if isinstance(there, dict) else {}
             differing += [
                 f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
                 for key in sorted(set(there) | set(now))
@@ -298,6 +315,19 @@ class Stage:
             except FileNotFoundError:
                 return str(path)
         return None
+
+
+def discard_damaged(stage: Stage) -> None:
+    """Of a finished folder, delete the files that are no longer as long as they were written.
+
+    For a stage that goes on from the files that are there: these would pass for made.
+    """
+    if not stage.manifest.exists():
+        return
+    for name, entry in read_manifest(stage.out)["files"].items():
+        path = stage.out / name
+        if path.exists() and path.stat().st_size != entry["bytes"]:
+            path.unlink()
 
 
 def _short(value: Any) -> str:

@@ -56,7 +56,7 @@ def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint folders, oldest step first, whole or not."""
     try:
         found = [path for path in (run / "checkpoints").iterdir() if _NAME.match(path.name)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(found, key=step_of)
 
@@ -67,6 +67,11 @@ def step_of(checkpoint: Path) -> int:
     if match is None:
         raise ValueError(f"{checkpoint}: not named step-<number>")
     return int(match[1])
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the run's checkpoint of a step is, or would be."""
+    return run / "checkpoints" / f"step-{step:07d}"
 
 
 def save_checkpoint(
@@ -89,32 +94,29 @@ def save_checkpoint(
 
     Returns the checkpoint's folder. A folder of the same step is replaced.
     """
-    from safetensors.torch import save_file
+    from safetensors import SafetensorError
 
     root = run / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
     _clear(root)
-    final = root / f"step-{step:07d}"
+    final = folder_of(run, step)
     temporary = root / f"{final.name}.tmp-{os.getpid()}"
-    temporary.mkdir()
-    files = {}
-    for stem, named in tensors.items():
-        path = temporary / f"{stem}.safetensors"
-        whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
-        save_file(whole, path, metadata={"format": "pt"})
-        _fsync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    body = {"format": FORMAT, "step": step, **state, "files": files}
-    body = json.loads(json.dumps(body))
-    path = temporary / "state.json"
-    path.write_text(json.dumps({**body, "digest": digest_of(body)}, indent=2) + "\n")
-    _fsync(path)
-    fsync_folder(temporary)
+    try:
+        _write(temporary, step, tensors, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint would keep the disk full
+        older = [path.name for path in checkpoints(run)]
+        raise UserError(
+            f"{final}: cannot be written ({error}); what was there before is untouched "
+            f"({', '.join(older) or 'no checkpoint yet'}). Make room, or mend what is said, and "
+            "run the same command again"
+        ) from None
     if final.exists():
         final.rename(root / f"{final.name}.old.tmp-{os.getpid()}")
     temporary.rename(final)
     fsync_folder(root)
-    kept = checkpoints(run)
+    # Later ones are damaged (else the run had continued from them): they must not count.
+    kept = [path for path in checkpoints(run) if step_of(path) <= step]
     for old in kept[:-keep]:
         if not keep_every or step_of(old) % keep_every:
             old.rename(root / f"{old.name}.old.tmp-{os.getpid()}")  # never seen half deleted
@@ -122,8 +124,37 @@ def save_checkpoint(
     return final
 
 
+def _write(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, Any],
+) -> None:
+    """A checkpoint's files, state.json last, flushed to disk."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    files = {}
+    for stem, named in tensors.items():
+        path = folder / f"{stem}.safetensors"
+        whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
+        save_file(whole, path, metadata={"format": "pt"})
+        _fsync(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    body = {"format": FORMAT, "step": step, **state, "files": files}
+    body = json.loads(json.dumps(body))
+    path = folder / "state.json"
+    path.write_text(json.dumps({**body, "digest": digest_of(body)}, indent=2) + "\n")
+    _fsync(path)
+    fsync_folder(folder)
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's state.json. Raises Damaged when it is missing or not as written."""
+    """A checkpoint's state.json.
+
+    Raises Damaged when it is missing or not as written, UserError when another version of this
+    project wrote it in a format of its own.
+    """
     path = checkpoint / "state.json"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +165,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.pop("digest", None) != digest_of(state):
         raise Damaged(f"{path}: not as it was written")
     if state["format"] != FORMAT:
-        raise Damaged(f"{path}: format {state['format']}, expected {FORMAT}")
+        # Not damaged: passing it over would train anew what is there.
+        raise UserError(
+            f"{path}: checkpoint format {state['format']}, this version reads {FORMAT}; use the "
+            "version that wrote it, or move the checkpoint away to go on from an older one"
+        )
     return state
 
 

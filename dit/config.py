@@ -71,6 +71,11 @@ class TrainConfig:
         for name in (*zero_or_more, "warmup"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 0")
+        for name in ("learning_rate", "weight_decay", "clip"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: not finite")
+        if self.seed >= 2**64:
+            raise UserError(f"--seed {self.seed}: below 2**64")
         if not 0.0 <= self.ema_decay < 1.0:
             raise UserError(f"--ema-decay {self.ema_decay}: expected 0 <= decay < 1")
         if self.learning_rate <= 0.0:

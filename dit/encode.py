@@ -136,12 +136,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def pick_device(name: str) -> str:
-    """'auto' is CUDA where there is one, else the CPU; anything else is itself."""
+    """'auto' is CUDA where there is one, else the CPU; anything else is itself.
+
+    Raises UserError for a device that is not there.
+    """
     import torch
 
-    if name != "auto":
-        return name
-    return own_gpu() if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return own_gpu() if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # no such device, or no memory left on it
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
 
 
 def _made(

@@ -40,6 +40,8 @@ class ExportConfig:
     """Output folder, in diffusers' layout."""
     weights: Literal["ema", "raw"] = "ema"
     """The weights' moving average, or the weights themselves."""
+    num_heads: int = 0
+    """Files in the published format: attention heads; 0 knows those of the published models."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,11 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     info = describe_vae(config.vae)
     inputs = {"checkpoint": identity_of(config.checkpoint), "vae": info.identity}
-    stage = Stage(config.out, "dit.export", science(config), inputs)
+    params = science(config)
+    if not config.num_heads:
+        del params["num_heads"]
+    stage = Stage(config.out, "dit.export", params, inputs)
     if stage.done():
         return 0
     stage.open()
-    model, latent = load_dit(config.checkpoint, config.weights)
+    model, latent = load_dit(config.checkpoint, config.weights, config.num_heads)
     check_vae(model, latent, info, config.checkpoint, config.vae)
     to_diffusers(model).save_pretrained(config.out / "transformer")
     _save_vae(info, config.out / "vae")

@@ -115,7 +115,12 @@ class ExportedDiTPipeline(DiffusionPipeline):
         """Ancestral sampling over evenly spread timesteps with the learned variance."""
         config = self.scheduler.config
         betas = np.linspace(config.beta_start, config.beta_end, config.num_train_timesteps)
-        visited = np.linspace(0, len(betas) - 1, steps).round().astype(int)
+        if not 1 <= steps <= len(betas):
+            raise ValueError(f"steps {steps}: expected 1 to {len(betas)}")
+        # A running sum, as published: i * stride rounds otherwise at .5.
+        stride = (len(betas) - 1) / max(1, steps - 1)
+        sums = np.cumsum([0.0] + [stride] * (steps - 1))
+        visited = sums.round().astype(int)
         bars = np.cumprod(1.0 - betas)[visited]
         previous = np.append(1.0, bars[:-1])
         beta = 1.0 - bars / previous

@@ -49,7 +49,15 @@ def read_labels(path: Path, keys: Sequence[str]) -> Labels:
     except FileNotFoundError:
         raise UserError(f"--labels {path}: no such file") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"--labels {path}: no Parquet with columns key, label ({error})") from None
+        why = str(error).splitlines()[0]
+        raise UserError(f"--labels {path}: no Parquet with columns key, label ({why})") from None
+    kind = table["label"].type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    of = pa.types
+    text = of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+    if not (text or of.is_integer(kind) or of.is_null(kind)):
+        raise UserError(f"--labels {path}: labels of type {kind}; expected text or integers")
     labels = table["label"].to_pylist()
     found: dict[str, Any] = {}
     for key, label in zip(table["key"].to_pylist(), labels, strict=True):

@@ -192,17 +192,27 @@ class RunLog:
 
     def _truncate(self, step: int) -> list[dict[str, Any]]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
+            if step:
+                print(f"WARNING: {self.path}: gone; it goes on from step {step:,}", file=sys.stderr)
             return []
         kept: list[dict[str, Any]] = []
         raw: list[str] = []
-        for line in text.splitlines():
+        lines = text.split("\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
-            except ValueError:
-                break  # a killed run's last line, cut short
-            if entry["step"] > step:
+                later = entry["step"] > step
+            except (ValueError, TypeError, KeyError):
+                if number < len(lines):  # not a killed run's last line, cut short
+                    print(
+                        f"WARNING: {self.path}: line {number} is damaged and left out",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                continue
+            if later:
                 break
             kept.append(entry)
             raw.append(line + "\n")
@@ -213,7 +223,7 @@ class RunLog:
     def _note_session(path: Path, step: int, session: dict[str, Any]) -> None:
         try:
             sessions = json.loads(path.read_text())["sessions"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             sessions = []
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         sessions.append({"started": now, "from_step": step, **session, **environment()})

@@ -12,7 +12,7 @@ from data.atomic import atomic_path
 from data.cli import machine, parse, run, science
 from data.errors import UserError
 from data.progress import progress
-from data.stage import Stage, read_manifest, sha256_file
+from data.stage import Stage, discard_damaged, sha256_file
 from dit.checkpoint import identity as checkpoint_identity
 from dit.vae import describe_vae
 
@@ -54,6 +54,8 @@ class SampleConfig:
     """Class-conditional models: classifier-free guidance scale; 1 is without."""
     guided_channels: int = 0
     """Latent channels that guidance acts on; 0 is all (DiT's published figures: 3 of 4)."""
+    num_heads: int = 0
+    """Files in the published format: attention heads; 0 knows those of the published models."""
 
     batch: int = machine(32)
     """Images at a time through the model."""
@@ -70,19 +72,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(
         SampleConfig, argv, prog="python -m dit.sample", description="Sample images from a DiT."
     )
-    for name, least in (("n", 1), ("steps", 1), ("batch", 1), ("seed", 0), ("class_label", -1)):
-        if getattr(config, name) < least:
+    least = {"n": 1, "steps": 1, "batch": 1, "seed": 0, "class_label": -1, "num_heads": 0}
+    for name, value in least.items():
+        if getattr(config, name) < value:
             flag = name.replace("_", "-")
-            raise UserError(f"--{flag} {getattr(config, name)}: must be at least {least}")
+            raise UserError(f"--{flag} {getattr(config, name)}: must be at least {value}")
+    if config.seed >= 2**64:
+        raise UserError(f"--seed {config.seed}: must be below 2**64")
     info = describe_vae(config.vae)
     inputs = {"checkpoint": identity_of(config.checkpoint), "vae": info.identity}
-    stage = Stage(config.out, "dit.sample", science(config), inputs)
+    stage = Stage(config.out, "dit.sample", identifying(config), inputs)
     if stage.done():
         return 0
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if rank == 0:
         stage.open()
-        _discard_damaged(stage)
+        discard_damaged(stage)
     model, vae, device = _load(config, info)
     shape = (model.in_channels, model.input_size, model.input_size)
     _draw(config, model, vae, device, rank, world)
@@ -100,14 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _discard_damaged(stage: Stage) -> None:
-    """Of a finished folder, delete the files that are no longer as long as they were written."""
-    if not stage.manifest.exists():
-        return
-    for name, entry in read_manifest(stage.out)["files"].items():
-        path = stage.out / name
-        if path.exists() and path.stat().st_size != entry["bytes"]:
-            path.unlink()
+def identifying(config: SampleConfig) -> dict[str, Any]:
+    """The settings that make up the samples' identity."""
+    params = science(config)
+    if not config.num_heads:
+        del params["num_heads"]
+    return params
 
 
 def identity_of(checkpoint: Path) -> str:
@@ -115,9 +118,12 @@ def identity_of(checkpoint: Path) -> str:
     return sha256_file(checkpoint) if checkpoint.is_file() else checkpoint_identity(checkpoint)
 
 
-def load_dit(checkpoint: Path, weights: Literal["ema", "raw"]) -> tuple[DiT, dict[str, Any]]:
+def load_dit(
+    checkpoint: Path, weights: Literal["ema", "raw"], num_heads: int = 0
+) -> tuple[DiT, dict[str, Any]]:
     """A DiT on the CPU and what its checkpoint says of its latents ({} for a published one).
 
+    `num_heads` is for a file in the published format, which does not hold it; 0 looks it up.
     Raises UserError for a checkpoint that is missing, damaged, or of a conditioned model.
     """
     from dit.checkpoint import load_model
@@ -125,7 +131,9 @@ def load_dit(checkpoint: Path, weights: Literal["ema", "raw"]) -> tuple[DiT, dic
     from dit.published import load_official
 
     if checkpoint.is_file():
-        return load_official(checkpoint, weights=weights), {}
+        return load_official(checkpoint, weights=weights, num_heads=num_heads or None), {}
+    if num_heads:
+        raise UserError(f"--num-heads {num_heads}: {checkpoint} is a run, which knows its own")
     model, state = load_model(checkpoint, weights)
     if not isinstance(model, DiT):
         raise UserError(f"{checkpoint}: holds a {type(model).__name__}, expected a plain DiT")
@@ -154,8 +162,13 @@ def load_checked(config: SampleConfig, info: VaeInfo) -> DiT:
     Raises UserError as `load_dit` and `check_vae` do, and for a class or a guidance that the
     model does not have.
     """
-    model, latent = load_dit(config.checkpoint, config.weights)
+    model, latent = load_dit(config.checkpoint, config.weights, config.num_heads)
     check_vae(model, latent, info, config.checkpoint, config.vae)
+    if model.out_channels != 2 * model.in_channels:
+        raise UserError(
+            f"{config.checkpoint}: predicts {model.out_channels} channels for "
+            f"{model.in_channels}; the samplers need noise and variance (learn_sigma)"
+        )
     classes = model.num_classes
     if config.class_label >= max(classes, 1):
         raise UserError(f"--class-label {config.class_label}: the model has {classes} classes")

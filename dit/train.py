@@ -127,7 +127,12 @@ def _train(config: Config) -> int:
     on_sample = _sample_hook(config, store) if config.sample_every else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model, height, channels, **options)
+        try:
+            model = build(config.model, height, channels, **options)
+        except ValueError as error:
+            raise UserError(
+                f"--model {config.model} does not fit the latents of {config.latents} ({error})"
+            ) from None
     if config.init is not None:
         for note in start_from(model, config.init, config.init_weights, model.config["num_heads"]):
             print(f"[{stage.name}] {config.init}: {note}")

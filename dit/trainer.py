@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
 )
@@ -95,9 +97,9 @@ def train(
     ema = Ema(network.parameters, config.ema_decay, config.ema_warmup)
     meter = Meter(device)
 
-    start, run = 0, digest_of({"params": stage.params, "inputs": stage.inputs})
+    start = 0
     if newest is not None:
-        start = _resume(newest, run, network, optimizer, ema, meter)
+        start = _resume(newest, network, optimizer, ema, meter)
         accelerator.print(f"[{stage.name}] continuing from step {start:,} ({newest})", flush=True)
 
     def save(done: int) -> None:
@@ -106,7 +108,7 @@ def train(
             **extra_state,
             "latent": dict(source.describe()),
             "config": science(config),
-            "run": run,
+            "run": _run_of(stage),
             "meter": meter.state(),
         }
         tensors = _whole_tensors(network, ema, optimizer)
@@ -116,7 +118,12 @@ def train(
     def load(step: int) -> list[dict[str, Tensor]]:
         share = picks(config.seed, step, config.batch, n, mine, config.flip)
         pin = device.type == "cuda"
-        return [_micro_batch(source, part, len(diffusion), pin) for part in share.split(micro)]
+        try:
+            return [_micro_batch(source, part, len(diffusion), pin) for part in share.split(micro)]
+        except UserError as error:
+            if not main:  # perhaps its slots alone are to blame, and the main process never knows
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            raise
 
     precision, processes = accelerator.mixed_precision, accelerator.num_processes
     log = None
@@ -208,7 +215,7 @@ def train(
             print(f"{where} as asked; run the same command again to continue", flush=True)
             stage.close()
         else:
-            _finish(stage, out, log.last, parameters)
+            _finish(stage, out, config, log.last, parameters)
     accelerator.end_training()
     return RUN_AGAIN if stopping else 0
 
@@ -225,7 +232,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
     ]
     return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=handlers
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=handlers,
+        # Said here, since a launcher's setting would divide the loss once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
 
 
@@ -252,6 +262,7 @@ def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
     found: list[Any] = [None, None, False]
     if accelerator.is_main_process:
         try:
+            _check_run(stage, out)  # before stage.json binds the folder to these settings
             stage.open()
             found[0] = checkpoint.latest(out)
         except UserError as error:
@@ -264,6 +275,31 @@ def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
     if found[1] is not None:
         raise UserError(found[1])
     return found[0]
+
+
+def _check_run(stage: Stage, out: Path) -> None:
+    """Raise UserError when the newest checkpoint that can be read is of other settings."""
+    for path in reversed(checkpoint.checkpoints(out)):
+        try:
+            state = checkpoint.read_state(path)
+        except checkpoint.Damaged:
+            continue  # `latest` will say so
+        if state["run"] != _run_of(stage):
+            there, now = state["config"], stage.params
+            differing = [
+                f"{name}: {there[name]} there, {now[name]} now"
+                for name in sorted(set(there) & set(now))
+                if there[name] != now[name]
+            ]
+            raise UserError(
+                f"{path}: belongs to another run ({'; '.join(differing) or 'of other inputs'}); "
+                "choose another --out"
+            )
+        return
+
+
+def _run_of(stage: Stage) -> str:
+    return digest_of({"params": stage.params, "inputs": stage.inputs})
 
 
 def _micro_batch(source: Source, part: Picks, steps: int, pin: bool) -> dict[str, Tensor]:
@@ -292,7 +328,6 @@ def _whole_tensors(
 
 def _resume(
     path: Path,
-    run: str,
     network: Network,
     optimizer: torch.optim.Optimizer,
     ema: Ema,
@@ -300,8 +335,6 @@ def _resume(
 ) -> int:
     """Restore everything that a step depends on; returns the steps finished."""
     state = checkpoint.read_state(path)
-    if state["run"] != run:
-        raise UserError(f"{path}: belongs to another run; choose another --out")
     network.load(checkpoint.load_tensors(path, "model"))
     average = checkpoint.load_tensors(path, "ema")
     ema.load({name: network.part(name, average[name]) for name in network.parameters})
@@ -324,19 +357,26 @@ def _give_up(out: Path, config: TrainConfig, source: Source, steps: range, main:
     )
 
 
-def _finish(stage: Stage, out: Path, last: Mapping[str, Any], parameters: int) -> None:
-    folder = checkpoint.checkpoints(out)[-1]
+def _finish(
+    stage: Stage, out: Path, config: TrainConfig, last: Mapping[str, Any], parameters: int
+) -> None:
+    folder = checkpoint.folder_of(out, config.steps)
     names = [*checkpoint.read_state(folder)["files"], "state.json"]
+    if last.get("step") != config.steps:  # the line was written before the checkpoint
+        last = {"loss": None}
     summary = {
         "checkpoint": str(folder.relative_to(out)),
         "parameters": parameters,
-        **{k: last[k] for k in ("step", "samples", "epochs", "loss", "skipped")},
-        "timing": last["timing"],
+        "step": config.steps,
+        "samples": config.steps * config.batch,
+        **{k: last.get(k) for k in ("epochs", "loss", "skipped", "timing")},
     }
+    if last["loss"] is not None:
+        end = f"{summary['samples']:,} samples, last loss {last['loss']:.4f}"
+    else:
+        end = "the last ones not finite" if "step" in last else "their last line was lost"
     stage.finish(
         summary,
         [folder.relative_to(out) / name for name in names],
-        f"{last['step']:,} steps, {last['samples']:,} samples, last loss {last['loss']:.4f}"
-        if last["loss"] is not None
-        else f"{last['step']:,} steps, the last ones not finite",
+        f"{config.steps:,} steps, {end}",
     )

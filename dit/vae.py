@@ -201,6 +201,8 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
         raise UserError(f"{path}: missing; expected a diffusers AutoencoderKL folder") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not the config of a model; expected an AutoencoderKL's")
     kind = config.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
         raise UserError(f"{path}: is a {kind}; this project uses AutoencoderKL")
@@ -211,10 +213,17 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
                 "normalised by scaling_factor alone can be used"
             )
     scale = config.get("scaling_factor")
-    scale = DEFAULT_SCALE if scale is None else float(scale)
+    try:
+        scale = DEFAULT_SCALE if scale is None else float(scale)
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: scaling_factor {scale!r} must be a positive number") from None
     if not 0.0 < scale < float("inf"):
         raise UserError(f"{path}: scaling_factor {scale} must be a positive number")
     essentials = {key: config.get(key, default) for key, default in _ESSENTIALS.items()}
+    if not isinstance(essentials["block_out_channels"], list):
+        raise UserError(
+            f"{path}: block_out_channels {essentials['block_out_channels']!r} must be a list"
+        )
     if essentials["in_channels"] != essentials["out_channels"]:
         raise UserError(
             f"{path}: in_channels {essentials['in_channels']} differs from out_channels "

@@ -91,21 +91,20 @@ class Bank:
         self.sizes: list[tuple[int, int]] = []
         self._kept: list[Pair] | None = []
         held = 0
-        bar = progress(total=len(items), name="reading images", disable=quiet)
-        for item, pair in zip(items, parallel(self._try, items, workers), strict=True):
-            bar.update()
-            if isinstance(pair, Exception):
-                detail = f": {pair.detail}" if pair.detail else ""
-                report.add(pair.reason, f"{item.key}{detail}")
-                continue
-            self.items.append(item)
-            self.sizes.append((pair[0].shape[0], pair[0].shape[1]))
-            held += pair[0].nbytes + pair[1].nbytes
-            if self._kept is not None:
-                self._kept.append(pair)
-                if held > cache:
-                    self._kept = None
-        bar.close()
+        with progress(total=len(items), name="reading images", disable=quiet) as bar:
+            for item, pair in zip(items, parallel(self._try, items, workers), strict=True):
+                bar.update()
+                if isinstance(pair, Exception):
+                    detail = f": {pair.detail}" if pair.detail else ""
+                    report.add(pair.reason, f"{item.key}{detail}")
+                    continue
+                self.items.append(item)
+                self.sizes.append((pair[0].shape[0], pair[0].shape[1]))
+                held += pair[0].nbytes + pair[1].nbytes
+                if self._kept is not None:
+                    self._kept.append(pair)
+                    if held > cache:
+                        self._kept = None
         self.bytes = held
         if not self.items:
             raise UserError("\n  ".join(["no image of the split can be used", *report.lines()]))

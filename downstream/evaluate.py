@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.cli import machine, parse, run, science
 from data.errors import UserError
-from data.stage import Stage
+from data.stage import Stage, discard_damaged
 from dit.checkpoint import Weights, identity, read_state, resolve
 from dit.vae import describe_vae
 from downstream.tasks import build_task, check_vae, open_listing
@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if stage.done():
         return 0
     stage.open()
+    discard_damaged(stage)
     _evaluate(config, stage, listing, split, settings)
     return 0
 

@@ -109,6 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def _train(config: DownstreamConfig, speaks: bool) -> int:
     config.check()
+    if config.init.is_file():
+        raise UserError(
+            f"--init {config.init}: a file; give a run of dit.train (dit.train --init FILE makes "
+            "one of a file in the published format)"
+        )
     listing = open_listing(config.task, config.data, config.dates)
     info = describe_vae(config.vae)
     inputs = {

@@ -11,6 +11,7 @@ from data.cli import LOCATION, machine, parse, run, science
 from data.corpus import keep_apart, open_corpus
 from data.errors import UserError
 from data.stage import Stage, identity, read_manifest, sha256_file
+from dit.encode import pick_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     if config.out.suffix != ".json":
         raise UserError(f"{config.out}: the metrics file must end in .json")
+    if config.image_size < 1:
+        raise UserError(f"--image-size {config.image_size}: at least 1")
     stage = Stage(config.out, "eval.evaluate", science(config), _inputs(config))
     if stage.done():
         return 0
@@ -71,6 +74,8 @@ def _inputs(config: EvaluateConfig) -> dict[str, str]:
         return {"pairs": identity(config.pairs)}
     if not (config.generated and config.corpus and config.holdout):
         raise UserError("--generated needs --corpus and --holdout (or give --pairs FOLDER)")
+    if not config.holdout.is_file():
+        raise UserError(f"--holdout {config.holdout}: no such file; make it with data.holdout")
     inputs = {"generated": identity(config.generated), "holdout": sha256_file(config.holdout)}
     if config.vae is not None:
         local = Path(config.vae)
@@ -78,24 +83,16 @@ def _inputs(config: EvaluateConfig) -> dict[str, str]:
     return inputs
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _generation(config: EvaluateConfig) -> dict[str, Any]:
     """Distances of generated images, and of VAE reconstructions, from the hold-out."""
     from eval.extractors import load_extractor
-    from eval.images import read_folder, read_holdout
+    from eval.images import names_of, read_folder, read_holdout
 
     assert config.generated and config.corpus and config.holdout
-    device = _device(config.device)
+    device = pick_device(config.device)
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
     reference = read_holdout(config.corpus, config.holdout, config.image_size)
-    _, generated = read_folder(config.generated)
+    _, generated = read_folder(config.generated, names_of(config.generated))
     if generated.shape[1:] != reference.shape[1:]:
         raise UserError(
             f"{config.generated}: images of {generated.shape[1:3]}, but --image-size is "
@@ -119,12 +116,13 @@ def _pairs(config: EvaluateConfig) -> dict[str, Any]:
     import numpy as np
 
     from eval.extractors import load_extractor
-    from eval.images import read_folder
+    from eval.images import names_of, read_folder
     from eval.lpips_metric import bootstrap_interval, load_lpips, lpips_pairs, metric_name
 
     assert config.pairs
-    device = _device(config.device)
-    names, generated = read_folder(config.pairs / "generated")
+    device = pick_device(config.device)
+    names = names_of(config.pairs, "generated")
+    _, generated = read_folder(config.pairs / "generated", names)
     _, reference = read_folder(config.pairs / "reference", names)
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
     values = lpips_pairs(load_lpips(config.lpips_backbone, device), generated, reference, device)
@@ -189,6 +187,11 @@ def _reconstruct(vae_path: str, images: Any, device: str) -> Any:
     from dit.vae import load_vae
 
     vae = load_vae(vae_path, device=device)
+    if vae.in_channels != 3:
+        raise UserError(
+            f"--vae {vae_path}: takes {vae.in_channels} bands, and the hold-out is compared in "
+            "RGB; leave --vae out"
+        )
     parts = []
     with torch.inference_mode(), progress(total=len(images), name="VAE floor") as bar:
         for start in range(0, len(images), 16):

@@ -8,6 +8,22 @@ import numpy as np
 
 from data.errors import UserError
 from data.progress import progress
+from data.stage import read_manifest
+
+
+def names_of(stage: Path, part: str = "") -> list[str]:
+    """The PNG images that a finished stage wrote to its folder (or its subfolder `part`), sorted.
+
+    As its manifest lists them: a stray file is no sample, and a lost one is missed on reading.
+    """
+    head = f"{part}/" if part else ""
+    names = [n.removeprefix(head) for n in read_manifest(stage)["files"] if n.startswith(head)]
+    images = sorted(n for n in names if n.endswith(".png") and "/" not in n)
+    if not part:
+        images = [name for name in images if name != "grid.png"]
+    if not images:
+        raise UserError(f"{stage}: its manifest lists no images{f' in {part}' if part else ''}")
+    return images
 
 
 def read_folder(folder: Path, names: list[str] | None = None) -> tuple[list[str], np.ndarray]:
@@ -43,13 +59,14 @@ def read_holdout(corpus: str, holdout: Path, image_size: int) -> np.ndarray:
     The references of a Frechet distance take the training transform (resize, crop) and nothing
     else, so that no difference in preparation is measured as a difference in content.
     """
-    import pyarrow.parquet as pq
-
     from data.corpus import open_corpus
     from data.decode import Reject, decode_rgb
+    from data.tables import read_part
     from data.transforms import center_crop
 
-    table = pq.read_table(holdout, columns=["key", "shard", "row"])
+    table = read_part(holdout, ["key", "shard", "row"])
+    if not table.num_rows:
+        raise UserError(f"{holdout}: no images in it; make it again with python -m data.holdout")
     places = list(zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True))
     images = []
     for sample in progress(

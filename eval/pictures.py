@@ -138,12 +138,12 @@ def samples_picture(run: Path, arms: tuple[str, ...], out: Path) -> Path:
     """The first 24 samples of each arm, from the same noise."""
     import matplotlib.pyplot as plt
 
-    from eval.images import read_folder
+    from eval.images import names_of, read_folder
     from eval.table import ARM_NAMES
 
     figure, axes = plt.subplots(len(arms), 1, figsize=(11, 2.2 * len(arms)), layout="constrained")
     for axis, arm in zip(np.atleast_1d(axes), arms, strict=True):
-        _, images = read_folder(run / "samples" / arm)
+        _, images = read_folder(run / "samples" / arm, names_of(run / "samples" / arm))
         rows = [_row(list(images[start : start + 12]), count=12) for start in (0, 12)]
         axis.imshow(np.concatenate(rows))
         axis.set_title(f"generated, trained on the {ARM_NAMES.get(arm, arm)} subset", loc="left")

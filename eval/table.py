@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.atomic import write_json, write_text
 from data.cli import parse, run, science
@@ -13,6 +13,8 @@ from data.errors import UserError
 from data.stage import Stage, read_manifest, sha256_file
 
 ARM_NAMES = {"rsprune": "RS-Prune", "random": "Random", "full": "Full", "entropy": "Stage I only"}
+# The paper's metric -> ours that may be held against it: the same network, and trained.
+COMPARABLE = {"FID": ("FID",), "LPIPS": ("LPIPS-alex", "LPIPS-vgg")}
 PAPER = Path(__file__).with_name("paper.yaml")
 
 
@@ -28,7 +30,7 @@ class TableConfig:
     """Markdown file to write; the same numbers go beside it as .json."""
     arms: tuple[str, ...] = ("rsprune", "random")
     """Selection methods to show, in order."""
-    profile: str = "paper"
+    profile: Literal["paper", "mini"] = "paper"
     """mini or paper. Only values of the paper profile stand in the column that is compared."""
 
 
@@ -40,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         description="The experiment's table: paper | ours | difference. Cells not run say so.",
     )
     experiment = load_experiment(config.experiment)
+    if not config.run.is_dir():
+        raise UserError(f"--run {config.run}: no such folder")
+    if config.out.suffix != ".md":
+        near = config.out.with_suffix(".md")
+        raise UserError(f"--out {config.out}: name a Markdown file, for example {near}")
     metrics = {
         (arm, task): config.run / "metrics" / f"{arm}-{task}.json"
         for arm in config.arms
@@ -50,11 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     stage = Stage(config.out, "eval.table", science(config), inputs, replace=True)
     if not stage.done():
         stage.open()
-        results = {
-            place: json.loads(path.read_text(encoding="utf-8"))
-            for place, path in metrics.items()
-            if path.exists()
-        }
+        results = {place: _read(p, place[1]) for place, p in metrics.items() if p.exists()}
         table = build(experiment, config, results, metrics)
         write_json(config.out.with_suffix(".json"), table)
         write_text(config.out, render(table))
@@ -67,6 +70,20 @@ def main(argv: list[str] | None = None) -> int:
     print()
     print(config.out.read_text(encoding="utf-8"))
     return 0
+
+
+def _read(path: Path, task: str) -> dict[str, Any]:
+    """One metrics file. Raises UserError when it is damaged or of another task."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found = result["task"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: not what eval.evaluate writes ({error}); delete it and run that again"
+        ) from None
+    if found != task:
+        raise UserError(f"{path}: metrics of '{found}', expected '{task}'; it is misplaced")
+    return result
 
 
 def load_experiment(name: str) -> dict[str, Any]:
@@ -123,6 +140,7 @@ def build(
                 cell |= {
                     "ours": part["value"],
                     "metric": part["name"],
+                    "comparable": part["name"] in COMPARABLE[row["metric"]],
                     "count": part.get("n_generated", part.get("pairs")),
                     "sampling": result["sampling"],
                     "training": _training(config.run, arm, row["task"]),
@@ -178,10 +196,11 @@ def render(table: dict[str, Any]) -> str:
         line = [row["label"]]
         for cell in row["cells"]:
             paper, ours = cell["paper"], None if mini else cell["ours"]
+            same = ours is not None and cell["comparable"]
             line += [
                 "not transcribed" if paper is None else _number(paper),
-                "not run" if ours is None else _number(ours),
-                "-" if ours is None or paper is None else f"{ours - paper:+.4g}",
+                "not run" if ours is None else _number(ours) + ("" if same else " (see below)"),
+                f"{ours - paper:+.4g}" if same and paper is not None else "-",
             ]
         if mini:
             line += ["not run" if c["ours"] is None else _number(c["ours"]) for c in row["cells"]]
@@ -207,6 +226,14 @@ def _notes(table: dict[str, Any]) -> list[str]:
             lines.append(
                 f"- {row['label']}: VAE reconstructions alone give {', '.join(sorted(floors))}."
             )
+    if table["profile"] != "mini":
+        lines += [
+            f"- {row['label']}, {ARM_NAMES.get(cell['arm'], cell['arm'])}: ours is "
+            f"{cell['metric']}, which does not compare with the paper's."
+            for row in table["rows"]
+            for cell in row["cells"]
+            if cell["ours"] is not None and not cell["comparable"]
+        ]
     lines.append(
         "- Lower is better everywhere. Paper column: arXiv 2512.23239v1, cells in eval/paper.yaml;"
     )

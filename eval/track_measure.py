@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.atomic import atomic_path
-from data.cli import science
 from data.errors import UserError
 from data.progress import progress
 from data.stage import code_version, digest_of, sha256_file
 from dit.checkpoint import Weights
-from dit.sample import SampleConfig, draw_latents, ready_device
+from dit.sample import SampleConfig, draw_latents, identifying, ready_device
 from eval.evaluate import distances
 from eval.track_record import Line
 
@@ -118,7 +117,7 @@ class Measurer:
             "samples": job.state["samples"],
             "weights": weights,
             "distance": distance,
-            "sampling": science(settings),
+            "sampling": identifying(settings),
             "extractor": self.extractor.identity,
             "checkpoint": job.identity,
             "seconds": round(time.monotonic() - begun, 3),

@@ -198,3 +198,19 @@ def test_identity_follows_the_files(tmp_path: Path) -> None:
     assert before == open_sr(tmp_path).identity("train") != open_sr(tmp_path).identity("test")
     touch(tmp_path, "new1.png", "new2.png", "new3.png", "new4.png", "new5.png")
     assert open_sr(tmp_path).identity("train") != before
+
+
+def test_links_to_nowhere_are_counted(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "absent.png")
+    listing = open_sr(tmp_path)
+    assert listing.report.counts == {"unreadable": 1}
+    assert listing.identity("train")
+
+
+def test_a_split_list_in_another_encoding_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "koeln" / "images").mkdir(parents=True)
+    (tmp_path / "train.txt").write_bytes("köln_1.tif\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.txt: not UTF-8"):
+        open_sis(tmp_path)

@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, DiTTransformer2DModel
 from PIL import Image
 
 from data.errors import UserError
+from dit.diffusion import respaced_timesteps
 from dit.export import main, to_diffusers
 from dit.model import DiT
 from dit.sampling import denoise, slot_noise
@@ -120,6 +121,25 @@ def test_pipeline_samples_as_we_do(exported, pipe):
     generator = torch.Generator().manual_seed(4)
     theirs = pipe(latents=start, steps=12, generator=generator, output_type="latent").images
     assert (theirs - ddpm).abs().max() < 1e-4 * ddpm.abs().max()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 21, 23, 250, 999, 1000])
+def test_pipeline_visits_the_published_timesteps(pipe, monkeypatch, steps):
+    seen = []
+
+    def predict(x, t, labels):
+        seen.append(int(t))
+        return torch.zeros(len(x), 8, *x.shape[2:])
+
+    monkeypatch.setattr(pipe, "_predict", predict)
+    pipe(steps=steps, output_type="latent")
+    assert seen[::-1] == respaced_timesteps(1000, str(steps))
+
+
+def test_pipeline_refuses_steps_that_cannot_be(pipe):
+    for steps in (0, 1001):
+        with pytest.raises(ValueError, match="expected 1 to 1000"):
+            pipe(steps=steps)
 
 
 def test_pipeline_decodes_as_we_do(exported, pipe):

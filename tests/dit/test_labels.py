@@ -137,3 +137,22 @@ def test_training_starts_where_the_checkpoint_is(store: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="init"):  # other weights are another run
         main(flags(store, tmp_path / "run", *still))
     assert main(flags(store, tmp_path / "again", "--init", str(tmp_path / "run"))) == 0
+
+
+@pytest.mark.parametrize("labels", [[0.0] * 50, [["sea"]] * 50, [{"a": 1}] * 50])
+def test_labels_of_another_type_are_refused(tmp_path: Path, labels: list[Any]) -> None:
+    path = write_labels(tmp_path / "labels.parquet", labels)
+    with pytest.raises(UserError, match="expected text or integers"):
+        read_labels(path, [f"image-{row:03d}" for row in range(50)])
+
+
+def test_categories_are_text(tmp_path: Path) -> None:
+    path = write_labels(tmp_path / "l.parquet", pa.array(["b", "a", "b"]).dictionary_encode())
+    found = read_labels(path, ["image-000", "image-001"])
+    assert found.names == ["a", "b"] and found.ids.tolist() == [1, 0]
+
+
+def test_latents_that_the_patches_do_not_divide_are_refused(tmp_path: Path) -> None:
+    odd = latent_store(tmp_path / "odd", rows=4, side=5)
+    with pytest.raises(UserError, match=r"tiny does not fit .* no multiple of patch_size 2"):
+        main(flags(odd, tmp_path / "run"))

@@ -276,3 +276,24 @@ class TestRefusals:
         with pytest.raises(UserError):
             train.main(train_arguments(world, "sr", out, "--hr-size", "512"))
         assert not out.exists()
+
+
+def test_a_cut_short_picture_is_drawn_again(
+    world: Path, trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    task, run = trained
+    arguments = evaluate_arguments(world, run, task, tmp_path / "out")
+    assert evaluate.main(arguments) == 0
+    whole = pngs(tmp_path / "out")
+    for folder in FOLDERS:
+        path = sorted((tmp_path / "out" / folder).iterdir())[1]
+        path.write_bytes(path.read_bytes()[:-20])
+    assert evaluate.main(arguments) == 0
+    assert pngs(tmp_path / "out") == whole
+
+
+def test_a_file_is_no_run_to_start_from(world: Path, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "dit.pt")
+    arguments = train_arguments(world, "sr", tmp_path / "out", "--init", str(tmp_path / "dit.pt"))
+    with pytest.raises(UserError, match=r"dit\.pt: a file; give a run of dit\.train"):
+        train.main(arguments)

@@ -11,10 +11,12 @@ from data.errors import UserError
 from eval.table import load_experiment, main, paper_value
 
 
-def write_metrics(run: Path, arm: str, task: str, value: float) -> None:
+def write_metrics(
+    run: Path, arm: str, task: str, value: float, name: str = "FD-descriptor"
+) -> None:
     result = {
         "task": task,
-        "distance": {"name": "FD-descriptor", "value": value, "n_generated": 256},
+        "distance": {"name": name, "value": value, "n_generated": 256},
         "sampling": {"sampler": "ddim", "steps": 25, "weights": "ema"},
     }
     if task != "generation":
@@ -29,7 +31,7 @@ def arguments(run: Path, profile: str) -> list[str]:
 
 
 def test_paper_profile_compares_and_missing_cells_say_so(tmp_path: Path, capsys) -> None:
-    write_metrics(tmp_path, "rsprune", "generation", 60.0)
+    write_metrics(tmp_path, "rsprune", "generation", 60.0, "FID")
     assert main(arguments(tmp_path, "paper")) == 0
     text = (tmp_path / "table.md").read_text()
     row = next(line for line in text.splitlines() if "Unconditional" in line)
@@ -76,3 +78,37 @@ def test_every_paper_cell_carries_its_budget_and_unknown_names_are_refused() -> 
     assert paper_value(experiment, row, "random") is None
     with pytest.raises(UserError, match="git10m_85"):
         load_experiment("nonsense")
+
+
+def test_what_is_no_fid_is_not_held_against_the_papers(tmp_path: Path) -> None:
+    write_metrics(tmp_path, "rsprune", "generation", 60.0)
+    write_metrics(tmp_path, "rsprune", "sr", 60.0, "FID")
+    assert main(arguments(tmp_path, "paper")) == 0
+    text = (tmp_path / "table.md").read_text()
+    row = next(line for line in text.splitlines() if "Unconditional" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:4] == ["61.33", "60.00 (see below)", "-"]
+    assert "Unconditional generation, FID, RS-Prune: ours is FD-descriptor, which does not" in text
+    assert "SR), LPIPS, RS-Prune: ours is LPIPS-random-backbone" in text
+    assert "SR), FID, RS-Prune: ours" not in text
+
+
+def test_places_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    run, name = ["--run", str(tmp_path)], ["--experiment", "git10m_85"]
+    with pytest.raises(UserError, match="no such folder"):
+        main([*name, "--run", str(tmp_path / "absent"), "--out", str(tmp_path / "t.md")])
+    for out in ("t", "t.json"):
+        with pytest.raises(UserError, match="name a Markdown file"):
+            main([*name, *run, "--out", str(tmp_path / out)])
+    with pytest.raises(SystemExit):  # "Mini" would have stood in the paper's column
+        main([*name, *run, "--out", str(tmp_path / "t.md"), "--profile", "Mini"])
+    path = tmp_path / "metrics" / "rsprune-sr.json"
+    write_metrics(tmp_path, "rsprune", "generation", 1.0)
+    for content, message in (
+        ("{", "not what eval.evaluate writes"),
+        ("[]", "not what eval.evaluate writes"),
+        ((path.parent / "rsprune-generation.json").read_text(), "of 'generation', expected 'sr'"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"rsprune-sr.json: .*{message}"):
+            main(arguments(tmp_path, "paper"))

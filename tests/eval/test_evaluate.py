@@ -1,0 +1,89 @@
+"""The evaluation command: what it counts as a sample, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data.errors import UserError
+from data.stage import Stage
+from eval.evaluate import main
+from eval.images import names_of
+from tests.dit.tiny_vae import save_tiny_vae
+
+SIDE = 32
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def stage_of(folder: Path, names: list[str]) -> Path:
+    stage = Stage(folder, "test.samples", {"sampler": "ddim", "task": "sr"}, {})
+    stage.open()
+    for seed, name in enumerate(names):
+        picture(folder / name, seed)
+    stage.finish({}, names, f"{len(names)} images")
+    return folder
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    stage_of(tmp_path / "samples", ["000000.png", "000001.png", "000002.png", "grid.png"])
+    keys = [f"{n}.png" for n in range(4)]
+    for n, key in enumerate(keys):
+        picture(tmp_path / "corpus" / key, 10 + n)
+    places = {"key": keys, "shard": ["files-00000"] * 4, "row": list(range(4))}
+    pq.write_table(pa.table(places), tmp_path / "holdout.parquet")
+    given = {name: tmp_path / name for name in ("corpus", "samples")}
+    return [
+        *("--generated", str(given["samples"]), "--corpus", str(given["corpus"])),
+        *("--holdout", str(tmp_path / "holdout.parquet"), "--image-size", str(SIDE)),
+        *("--extractor", "descriptor", "--device", "cpu"),
+    ]
+
+
+def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -> None:
+    def value(out: str) -> dict:
+        assert main([*flags, "--out", str(tmp_path / out)]) == 0
+        return json.loads((tmp_path / out).read_text())["distance"]
+
+    clean = value("clean.json")
+    assert clean["n_generated"] == 3 and clean["n_reference"] == 4
+    picture(tmp_path / "samples" / "stray.png", 99)
+    assert value("stray.json") == clean
+    (tmp_path / "samples" / "000001.png").unlink()
+    with pytest.raises(UserError, match=r"000001\.png: missing"):
+        value("lost.json")
+
+
+def test_pairs_named_grid_count(tmp_path: Path) -> None:
+    names = [f"{part}/{name}.png" for part in ("generated", "reference") for name in ("a", "grid")]
+    folder = stage_of(tmp_path / "pairs", [*names, "grid.png"])
+    picture(folder / "generated" / "stray.png", 99)
+    assert names_of(folder, "generated") == ["a.png", "grid.png"]
+    with pytest.raises(UserError, match="lists no images in condition"):
+        names_of(folder, "condition")
+
+
+def test_bad_settings_are_one_error(tmp_path: Path, flags: list[str]) -> None:
+    out = ["--out", str(tmp_path / "metrics.json")]
+    vae = save_tiny_vae(tmp_path / "vae4", in_channels=4)
+    (tmp_path / "bad.parquet").write_text("x")
+    for more, message in (
+        (["--holdout", str(tmp_path / "none.parquet")], "none.parquet: no such file"),
+        (["--holdout", str(tmp_path / "bad.parquet")], "bad.parquet: damaged"),
+        (["--image-size", "0"], "--image-size 0"),
+        (["--vae", str(vae)], "takes 4 bands"),
+        (["--device", "nowhere"], "--device nowhere"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([*flags, *out, *more])
