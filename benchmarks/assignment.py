@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import made
-from data.parallel import available_cpus
+from core.parallel import available_cpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,8 @@ def command(main: object, *arguments: object) -> np.ndarray:
 
 def one_pass(work: Path, config: AssignmentConfig) -> np.ndarray:
     """Seconds (wall, processor) of the assignment and of the selection [2, 2]."""
-    from prune import assign, select
+    from prune.cluster import assign
+    from prune.subsets import select
 
     for out in ("assignments", "subsets"):
         shutil.rmtree(work / out, ignore_errors=True)

@@ -50,9 +50,9 @@ def prepare(config: EntropyConfig, folder: Path, count: int) -> list[bytes]:
     """Write `count` files; returns their contents."""
     folder.mkdir()
     if config.images is None:
-        from data.world.encode import jpeg
-        from data.world.scenes import SCENES
-        from data.world.tiles import render
+        from world.paint.scenes import SCENES
+        from world.paint.tiles import render
+        from world.write.encode import jpeg
 
         names = list(SCENES)
         images = [
@@ -81,8 +81,8 @@ def decode_all(images: list[bytes]) -> np.ndarray:
 
 def score_all(folder: Path) -> np.ndarray:
     """Seconds (wall, processor) of Stage I's pass in this process."""
-    from data.corpus import open_corpus
-    from prune.score import Settings, score_shards
+    from data.corpus.specs import open_corpus
+    from prune.stage1.score import Settings, score_shards
 
     start = made.clocks()
     corpus = open_corpus(folder)
@@ -105,7 +105,7 @@ def plain_all(folder: Path) -> np.ndarray:
 
 def command(folder: Path, out: Path, workers: int) -> np.ndarray:
     """Seconds (wall, processor) of prune.score."""
-    from prune.score import main
+    from prune.stage1.score import main
 
     shutil.rmtree(out, ignore_errors=True)
     start = made.clocks()

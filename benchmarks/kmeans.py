@@ -22,8 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import made
-from data.parallel import available_cpus
-from prune.kmeans import assign, plus_plus, spherical_kmeans, unit_rows
+from core.parallel import available_cpus
+from prune.cluster.kmeans import assign, plus_plus, spherical_kmeans, unit_rows
 
 
 @dataclasses.dataclass(frozen=True)

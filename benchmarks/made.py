@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.atomic import write_json
-from data.stage import digest_of
+from core.atomic import write_json
+from core.stage import digest_of
 
 SHARD = 13_000  # rows a part of the scores: an Arrow shard of 500 MB holds so many tiles
 PART = 4_096  # rows a part of embeddings and assignments, as prune.embed writes them
@@ -121,7 +121,7 @@ def _hex(random: np.random.Generator, count: int) -> pa.Array:
 
 
 def _finish(out: Path, stage: str, summary: dict[str, Any], files: list[Path]) -> None:
-    """A manifest as data.stage writes it, but for the digests of the files (not read here)."""
+    """A manifest as core.stage writes it, but for the digests of the files (not read here)."""
     entries = {p.name: {"bytes": p.stat().st_size, "sha256": "0" * 64} for p in files}
     # What later stages ask of an earlier one: its pixel limit, its embeddings.
     inputs = {"embeddings": "made up"} if stage == "prune.centroids" else {}
@@ -130,7 +130,7 @@ def _finish(out: Path, stage: str, summary: dict[str, Any], files: list[Path]) -
         out / "manifest.json",
         {
             "format": 1,
-            "identity": digest_of([stage, summary, sorted(entries)]),
+            "fingerprint": digest_of([stage, summary, sorted(entries)]),
             **made,
             "summary": summary,
             "files": entries,
@@ -160,7 +160,7 @@ def _places(start: int, stop: int, rows: int) -> dict[str, Any]:
 
 def make_scores(out: Path, rows: int) -> Path:
     """A score table: 0.5 % rejected, one entropy in fifty equal to many others."""
-    from data.tables import SCORES, write_part
+    from data.formats.tables import SCORES, write_part
 
     out.mkdir(parents=True, exist_ok=True)
     files = []
@@ -190,7 +190,7 @@ def make_scores(out: Path, rows: int) -> Path:
 
 def make_assignments(out: Path, rows: int) -> Path:
     """Assignments of every row (as of --keep 1) to prototypes of very different popularity."""
-    from data.tables import write_part
+    from data.formats.tables import write_part
 
     out.mkdir(parents=True, exist_ok=True)
     share = np.random.default_rng(2).dirichlet(np.full(CLUSTERS, 0.7))
@@ -212,7 +212,7 @@ def make_assignments(out: Path, rows: int) -> Path:
 
 def make_embeddings(out: Path, rows: int, dim: int = DIM) -> Path:
     """Unit rows in float16 around CLUSTERS directions; parts of PART rows, as prune.embed's."""
-    from data.embeddings import write_embeddings
+    from data.formats.embeddings import write_embeddings
 
     out.mkdir(parents=True, exist_ok=True)
     centres = make_centroids(dim)
@@ -255,7 +255,7 @@ def latents(folder: Path, rows: int, side: int = 32) -> Path:
     """A finished latent store of random posteriors, 4 x side x side."""
     import pyarrow.parquet as pq
 
-    from data.stage import Stage
+    from core.stage import Stage
 
     shape = (4, side, side)
     stage = Stage(folder, "dit.encode", {"made": rows, "side": side}, {})
@@ -266,7 +266,7 @@ def latents(folder: Path, rows: int, side: int = 32) -> Path:
     keys = [f"image-{row:06d}" for row in range(rows)]
     pq.write_table(pa.table({"key": keys}), folder / "latents-00000.parquet")
     summary = {
-        "vae": {"identity": "0" * 64, "scale": 1.0, "latent_channels": 4, "factor": 8},
+        "vae": {"fingerprint": "0" * 64, "scale": 1.0, "latent_channels": 4, "factor": 8},
         "image_size": 8 * side,
         "rows": rows,
         "shape": shape,

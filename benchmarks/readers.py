@@ -36,7 +36,7 @@ FORMS = ("folder", "webdataset", "rs5m", "arrow", "arrow-early", "parquet", "nai
 QUALITY = 95
 _CHILD = """
 import re, sys
-from prune.score import main
+from prune.stage1.score import main
 main(["--corpus", sys.argv[1], "--out", sys.argv[2], "--workers", "1"])
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
@@ -66,15 +66,15 @@ class ReadersConfig:
 
 def prepare(config: ReadersConfig, work: Path) -> list[Path]:
     """The corpus in every form below `work`. Returns its JPEG files."""
-    from data.corpus import open_corpus
-    from data.world.convert import convert
+    from data.corpus.specs import open_corpus
+    from world.write.convert import convert
 
     folder = work / "folder"
     folder.mkdir()
     if config.images is None:
-        from data.world.encode import jpeg
-        from data.world.scenes import SCENES
-        from data.world.tiles import render
+        from world.paint.scenes import SCENES
+        from world.paint.tiles import render
+        from world.write.encode import jpeg
 
         names = list(SCENES)
         chips = []
@@ -83,7 +83,7 @@ def prepare(config: ReadersConfig, work: Path) -> list[Path]:
             (folder / f"{i:05d}-0.jpg").write_bytes(jpeg(tile.rgb, QUALITY))
             chips.append(np.dstack([tile.rgb, tile.nir]))
         if "naip" in config.forms:
-            from data.world.naip import write_quad
+            from world.write.naip import write_quad
 
             for number in range(0, len(chips), 200):
                 write_quad(work / "naip", number // 200, chips[number : number + 200])
@@ -142,8 +142,8 @@ def read_windows(folder: Path, chip: int) -> np.ndarray:
 
 def score(corpus: str, out: Path) -> np.ndarray:
     """Seconds (wall, processor) an image of the whole pass."""
-    from data.stage import read_manifest
-    from prune.score import main
+    from core.stage import read_manifest
+    from prune.stage1.score import main
 
     shutil.rmtree(out, ignore_errors=True)
     quiet = io.StringIO()

@@ -58,9 +58,9 @@ def main() -> None:
     import torch
     import tyro
 
-    from dit.model import build
-    from dit.network import compile_blocks
-    from dit.sampling import sample_latents
+    from dit.diffusion.samplers import sample_latents
+    from dit.model.transformer import build
+    from dit.training.network import compile_blocks
 
     config = tyro.cli(SampleBenchmark, description=__doc__)
     cuda = torch.cuda.is_available()

@@ -60,7 +60,7 @@ def run(*arguments: object) -> tuple[float, float]:
 
 def reading(work: Path) -> float:
     """Seconds to read the score table's columns."""
-    from data.tables import read_parts
+    from data.formats.tables import read_parts
 
     start = time.perf_counter()
     read_parts(work / "scores", ["key", "shard", "row", "entropy", "status"], ["shard", "status"])

@@ -10,8 +10,8 @@ seconds are printed as the cold start. `plain` is forward, backward and AdamW on
 one batch that lies ready, no EMA and no log: in float32 (TF32 on a GPU), eager. Paired: plain
 before and after ours, medians.
 
-FLOPs are counted from the config (dit.meter.flops_per_sample): matrix products of forward and
-backward pass, a multiply-add as two, nothing for recomputation.
+FLOPs are counted from the config (dit.training.meter.flops_per_sample): matrix products of
+forward and backward pass, a multiply-add as two, nothing for recomputation.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def plain(model: str, batch: int, steps: int, cuda: bool) -> tuple[float, float]
     """(images a second, peak GPU memory in GiB) of the plain loop."""
     import torch
 
-    from dit.diffusion import Diffusion
-    from dit.model import build
+    from dit.diffusion.gaussian import Diffusion
+    from dit.model.transformer import build
 
     device = torch.device("cuda" if cuda else "cpu")
     torch.set_float32_matmul_precision("high")  # TF32 where there is any
@@ -86,7 +86,7 @@ def ours(
     config: TrainBenchmark, latents: Path, out: Path, steps: int, cuda: bool
 ) -> dict[str, Any]:
     """Timing of the last interval of a run of 2 * steps, and of its cold start."""
-    from dit.train import main
+    from dit.training.train import main
 
     flags = {
         "latents": latents, "out": out, "model": config.model, "batch": config.batch,

@@ -63,7 +63,7 @@ if [ "$PROFILE" = mini ]; then
     for missing in CORPUS_ROOT REFERENCE_ROOT SECOND_ROOT OEM_ROOT; do
         if [ -z "${!missing:-}" ]; then need_world=yes; fi
     done
-    if [ -n "${need_world:-}" ]; then python -m data.world --out "$RUN/world" --tiles "${TILES:-3000}"; fi
+    if [ -n "${need_world:-}" ]; then python -m world.build --out "$RUN/world" --tiles "${TILES:-3000}"; fi
     for missing in REFERENCE_ROOT SECOND_ROOT OEM_ROOT; do
         if [ -n "$CORPUS_ROOT" ] && [ -z "${!missing:-}" ]; then
             echo "note: $missing is not set; the miniature world's own stands in for it"

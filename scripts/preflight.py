@@ -34,7 +34,7 @@ class Check:
 
 def count_images(folder: Path, enough: int) -> int:
     """Number of image files below `folder`, counting no further than `enough`."""
-    from data.corpus import walk_folders
+    from data.corpus.folder import walk_folders
 
     count = 0
     for _, _, files in walk_folders(folder):
@@ -69,8 +69,9 @@ def check_corpus(variable: str, wanted: int, how: str) -> Check:
     spec = os.environ.get(variable, "")
     if not spec:
         return Check(name, False, "not set", how)
-    from data.corpus import FolderCorpus, open_corpus
-    from data.errors import UserError
+    from core.errors import UserError
+    from data.corpus.folder import FolderCorpus
+    from data.corpus.specs import open_corpus
 
     try:
         corpus = open_corpus(spec)
@@ -106,8 +107,8 @@ def check_folder(variable: str, what: str, wanted: int, how: str) -> Check:
 
 def check_reference(wanted: int) -> Check:
     """REFERENCE_ROOT: a folder, or what prune.embed --reference takes (ucm:..., union5:)."""
-    from data.errors import UserError
-    from data.scenes import open_scenes
+    from core.errors import UserError
+    from data.reference.sets import open_scenes
 
     name, value = "REFERENCE_ROOT (reference set)", os.environ.get("REFERENCE_ROOT", "")
     how = "bash scripts/download.sh nwpu --out DIR, and REFERENCE_ROOT=nwpu:DIR"
@@ -138,7 +139,7 @@ def check_model(variable: str, hub_id: str, size: str, reachable: bool) -> Check
     """Weights: a local folder named by a variable, the hub's cache, or a reachable hub."""
     value = os.environ.get(variable, hub_id)
     name = f"{variable} ({hub_id})"
-    from data.sources import sources
+    from data.sources.registry import sources
 
     source = next((s.name for s in sources().values() if s.variable == variable), "")
     remedy = (

@@ -9,24 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.corpus import open_corpus
-from data.decode import decode_rgb, decode_rgbn
-from data.errors import UserError
-from data.holdout import main as holdout
-from data.index import read_index
-from data.stage import read_manifest
-from data.tables import read_parts
-from data.world.__main__ import main as make_world
-from data.world.convert import main as convert
-from dit.encode import main as encode
-from dit.images import read_images
-from dit.latents import LatentStore
-from eval.images import read_holdout
-from prune.assign import main as assign
-from prune.centroids import main as centroids
-from prune.embed import main as embed
-from prune.score import main as score
-from prune.select import main as select
+from core.errors import UserError
+from core.stage import read_manifest
+from data.corpus.specs import open_corpus
+from data.curation.holdout import main as holdout
+from data.formats.index import read_index
+from data.formats.tables import read_parts
+from data.images.decode import decode_rgb, decode_rgbn
+from dit.latents.encode import main as encode
+from dit.latents.images import read_images
+from dit.latents.store import LatentStore
+from eval.judges.images import read_holdout
+from prune.cluster.assign import main as assign
+from prune.cluster.centroids import main as centroids
+from prune.encoders.embed import main as embed
+from prune.stage1.score import main as score
+from prune.subsets.select import main as select
+from world.build import main as make_world
+from world.write.convert import main as convert
 
 ROOT = Path(__file__).parents[1]
 SIZE = 48
@@ -218,13 +218,12 @@ def test_every_command_keeps_a_specification_as_it_is_written():
     """A path would lose what is in it: 'git10m:/a//b' is not 'git10m:/a/b', nor is it a folder."""
     code = (
         "import dataclasses, importlib, sys\n"
-        "from data.cli import LOCATION\n"
         "for name in sys.argv[1:]:\n"
-        "    module = importlib.import_module(name)\n"
+        "    module = sys.modules[importlib.import_module(name).main.__module__]\n"
         "    configs = [v for k, v in vars(module).items() if k.endswith('Config')]\n"
         "    fields = {f.name: f for c in configs for f in dataclasses.fields(c)}\n"
         "    field = fields['corpus']\n"
-        "    assert 'Path' not in str(field.type) and field.metadata == LOCATION, name\n"
+        "    assert 'Path' not in str(field.type) and field.metadata['location'], name\n"
     )
     subprocess.run([sys.executable, "-c", code, *COMMANDS], cwd=ROOT, check=True)
     sources = [p for room in ("prune", "dit", "eval", "downstream", "data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prune.judge import MINI_CLUSTERS, MINI_WHITEN
+from prune.studies.judge import MINI_CLUSTERS, MINI_WHITEN
 
 
 def test_profile_and_judge_agree() -> None:

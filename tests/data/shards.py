@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data.world.convert import write_stream
 from tests.data.pictures import encode, scene
+from world.write.convert import write_stream
 
 
 def jpeg(seed: int = 0) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.check import check, main
-from data.sources import find_source, sources
+from data.sources.check import check, main
+from data.sources.registry import find_source, sources
 from tests.data.shards import write_tar
 
 ROOT = Path(__file__).parents[2]

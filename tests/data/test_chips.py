@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.chips import chip_size, decode_chip, encode_chip
-from data.decode import Reject, bands, decode, decode_rgbn, sniff
+from data.images.chips import chip_size, decode_chip, encode_chip
+from data.images.decode import Reject, bands, decode, decode_rgbn, sniff
 from tests.data.pictures import encode, scene
 from tests.data.rasters import pixels
 

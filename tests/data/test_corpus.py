@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import data.corpus
-from data.corpus import key_of_path, open_corpus, path_of_key
-from data.errors import UserError
+import data.corpus.folder
+from core.errors import UserError
+from data.corpus.base import key_of_path, path_of_key
+from data.corpus.specs import open_corpus
 
 
 def fill(root, names):
@@ -36,7 +37,7 @@ def test_lists_recursively_in_byte_order_without_hidden_files(tmp_path):
 
 
 def test_shards_rows_and_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(data.corpus, "SHARD_FILES", 4)
+    monkeypatch.setattr(data.corpus.folder, "SHARD_FILES", 4)
     fill(tmp_path, [f"{n:02d}" for n in range(10)])
     corpus = open_corpus(tmp_path)
     assert corpus.shards() == ["files-00000", "files-00001", "files-00002"]
@@ -70,14 +71,14 @@ def test_fetch_does_not_leave_the_corpus(tmp_path, key):
 
 def test_identity_follows_names_and_sizes(tmp_path):
     fill(tmp_path, ["a", "b"])
-    first = open_corpus(tmp_path).identity()
-    assert open_corpus(tmp_path).identity() == first
+    first = open_corpus(tmp_path).fingerprint()
+    assert open_corpus(tmp_path).fingerprint() == first
     (tmp_path / ".hidden").write_text("no matter")
-    assert open_corpus(tmp_path).identity() == first
+    assert open_corpus(tmp_path).fingerprint() == first
     (tmp_path / "a").write_text("another size, this one")
-    changed = open_corpus(tmp_path).identity()
+    changed = open_corpus(tmp_path).fingerprint()
     (tmp_path / "a").rename(tmp_path / "c")
-    assert len({first, changed, open_corpus(tmp_path).identity()}) == 3
+    assert len({first, changed, open_corpus(tmp_path).fingerprint()}) == 3
 
 
 def test_names_that_are_no_utf8(tmp_path):
@@ -130,7 +131,7 @@ def test_links(tmp_path):
 def test_what_cannot_be_read_is_a_sample_with_a_reason(tmp_path, monkeypatch):
     fill(tmp_path, ["a.jpg", "big.jpg", "vanishes.jpg"])
     os.mkfifo(tmp_path / "pipe.jpg")
-    monkeypatch.setattr(data.corpus, "MAX_FILE_BYTES", 15)
+    monkeypatch.setattr(data.corpus.folder, "MAX_FILE_BYTES", 15)
     corpus = open_corpus(tmp_path)
     assert len(corpus) == 4
     (tmp_path / "vanishes.jpg").unlink()
@@ -150,7 +151,7 @@ def test_permission_denied(tmp_path):
     (tmp_path / "folder").chmod(0)
     try:
         with pytest.raises(UserError, match="cannot be listed"):
-            open_corpus(tmp_path).identity()
+            open_corpus(tmp_path).fingerprint()
     finally:
         (tmp_path / "folder").chmod(0o700)
 
@@ -161,7 +162,7 @@ def test_missing_empty_and_unknown_corpora(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".only-hidden").touch()
     with pytest.raises(UserError, match="no files in it"):
-        open_corpus(tmp_path / "empty").identity()
+        open_corpus(tmp_path / "empty").fingerprint()
     (tmp_path / "file.xyz").touch()
     with pytest.raises(UserError, match=r"understood are:\n  FOLDER"):
         open_corpus(tmp_path / "file.xyz")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.decode import REASONS, Reject, decode, decode_grey, decode_rgb
+from data.images.decode import REASONS, Reject, decode, decode_grey, decode_rgb
 from tests.data.pictures import HEIGHT, WIDTH, bad, encode, good, scene
 
 GOOD, BAD = good(), bad()

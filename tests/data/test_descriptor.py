@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import descriptor
-from data.decode import decode_rgb
-from data.descriptor import DIM, blocks, describe
+from data.images import descriptor
+from data.images.decode import decode_rgb
+from data.images.descriptor import DIM, blocks, describe
 
 
 def texture(kind: str, seed: int, height: int = 64, width: int = 64) -> np.ndarray:

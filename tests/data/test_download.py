@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-import data.download as download
-import data.fetch as fetch
-from data.errors import UserError
-from data.fetch import Record, fetch_file, fetch_hub, unpack, verify
-from data.sources import File, Hub, Source, find_source, read_sources, sources
+import data.sources.download as download
+import data.sources.fetch as fetch
+from core.errors import UserError
+from data.sources.fetch import Record, fetch_file, fetch_hub, unpack, verify
+from data.sources.registry import File, Hub, Source, find_source, read_sources, sources
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 
@@ -258,7 +258,8 @@ class TestHub:
     def test_offline_says_the_step_by_hand(self, tmp_path):
         code = (
             "import sys; from pathlib import Path; from data.download import main\n"
-            "from data.cli import run\nrun(lambda: main(['sd-vae', '--out', sys.argv[1]]))"
+            "from core.command import execute\n"
+            "execute(lambda: main(['sd-vae', '--out', sys.argv[1]]))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "vae")], text=True, capture_output=True,

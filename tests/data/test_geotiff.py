@@ -9,12 +9,13 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
-from data.chips import encode_chip
-from data.corpus import FolderCorpus, open_corpus
-from data.decode import decode_grey, decode_rgb, decode_rgbn
-from data.errors import UserError
-from data.readers import geotiff
-from data.readers.raster import REASONS, acquired
+from core.errors import UserError
+from data.corpus import geotiff
+from data.corpus.folder import FolderCorpus
+from data.corpus.raster import REASONS, acquired
+from data.corpus.specs import open_corpus
+from data.images.chips import encode_chip
+from data.images.decode import decode_grey, decode_rgb, decode_rgbn
 from tests.data.rasters import NAME, RGB_X, pixels, write_raster
 from tests.data.shards import samples
 
@@ -151,7 +152,7 @@ def test_headers_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
                        sparse_ok=True):  # fmt: skip
         pass
     assert refusal(path)[0] == "too-large" and "300,000 x 64" in refusal(path)[1]
-    monkeypatch.setattr("data.readers.raster.MAX_BLOCK_BYTES", 4 * 128 * 128 - 1)
+    monkeypatch.setattr("data.corpus.raster.MAX_BLOCK_BYTES", 4 * 128 * 128 - 1)
     error = refusal(write_raster(path, pixels(128, 128), tiled=True, blockxsize=128,
                                  blockysize=128))  # fmt: skip
     assert error[0] == "too-large" and "in blocks of 65,536 bytes" in error[1]
@@ -225,10 +226,10 @@ def test_shards_are_files_or_several_small_ones(tmp_path, monkeypatch):
     assert [s.key for s in corpus.read(names[2])][3:6] == [s.key for s in batch]
     with pytest.raises(UserError, match="no shard"):
         corpus.batch(names[1])
-    before = corpus.identity()
-    assert open_corpus(f"usa1m:{tmp_path}?chip=32").identity() == before
+    before = corpus.fingerprint()
+    assert open_corpus(f"usa1m:{tmp_path}?chip=32").fingerprint() == before
     for other in ("chip=16", "chip=32&bands=rgbn", "chip=32&nodata=0.5"):
-        assert open_corpus(f"{tmp_path}?{other}").identity() != before
+        assert open_corpus(f"{tmp_path}?{other}").fingerprint() != before
 
 
 def test_which_folders_are_cut_and_which_are_images(tmp_path):

@@ -7,10 +7,10 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from data.errors import UserError
-from data.holdout import draw, main, pool, read_holdout
-from data.stage import Stage, read_manifest
-from data.tables import SCORES, read_parts, write_part
+from core.errors import UserError
+from core.stage import Stage, read_manifest
+from data.curation.holdout import draw, main, pool, read_holdout
+from data.formats.tables import SCORES, read_parts, write_part
 
 
 def scores(folder, rows):

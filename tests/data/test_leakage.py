@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import data.nearest as nearest
-from data.embeddings import write_embeddings
-from data.errors import UserError
-from data.holdout import main as holdout
-from data.holdout import pool, read_holdout
-from data.index import read_index, write_index
-from data.leakage import held_in_index, main
-from data.stage import Stage
-from data.tables import SCORES, read_parts, write_part
+import data.curation.nearest as nearest
+from core.errors import UserError
+from core.stage import Stage
+from data.curation.holdout import main as holdout
+from data.curation.holdout import pool, read_holdout
+from data.curation.leakage import held_in_index, main
+from data.formats.embeddings import write_embeddings
+from data.formats.index import read_index, write_index
+from data.formats.tables import SCORES, read_parts, write_part
 
 N = 40  # corpus images, in parts of 16
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data.errors import UserError
-from data.pairs import open_sis, open_sr
-from data.palettes import PALETTES, decode_mask
-from data.unpack import main as unpack
-from downstream.bank import choose_palette, read_image, read_mask
+from core.errors import UserError
+from data.pairs.listing import open_sis, open_sr
+from data.pairs.palettes import PALETTES, decode_mask
+from data.pairs.unpack import main as unpack
+from downstream.tasks.dataset import choose_palette, read_image, read_mask
 
 
 def touch(root: Path, *names: str) -> Path:

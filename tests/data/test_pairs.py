@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import UserError
-from data.pairs import file_names, natural, open_sis, open_sr
+from core.errors import UserError
+from data.pairs.listing import file_names, natural, open_sis, open_sr
 
 
 def touch(root: Path, *names: str) -> None:
@@ -194,10 +194,10 @@ def test_file_names_are_flat_and_unique() -> None:
 
 def test_identity_follows_the_files(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{n}.png" for n in range(10)))
-    before = open_sr(tmp_path).identity("train")
-    assert before == open_sr(tmp_path).identity("train") != open_sr(tmp_path).identity("test")
+    before = open_sr(tmp_path).fingerprint("train")
+    assert before == open_sr(tmp_path).fingerprint("train") != open_sr(tmp_path).fingerprint("test")
     touch(tmp_path, "new1.png", "new2.png", "new3.png", "new4.png", "new5.png")
-    assert open_sr(tmp_path).identity("train") != before
+    assert open_sr(tmp_path).fingerprint("train") != before
 
 
 def test_links_to_nowhere_are_counted(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_links_to_nowhere_are_counted(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "absent.png")
     listing = open_sr(tmp_path)
     assert listing.report.counts == {"unreadable": 1}
-    assert listing.identity("train")
+    assert listing.fingerprint("train")
 
 
 def test_a_split_list_in_another_encoding_is_one_error(tmp_path: Path) -> None:

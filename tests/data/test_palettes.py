@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.decode import Reject
-from data.errors import UserError
-from data.palettes import (
+from core.errors import UserError
+from data.images.decode import Reject
+from data.pairs.palettes import (
     PALETTES,
     TOLERANCE,
     Palette,

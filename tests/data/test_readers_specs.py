@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from data.corpus import FolderCorpus, open_corpus
-from data.errors import UserError
-from data.readers.specs import PRESETS, expand, split_options
+from core.errors import UserError
+from data.corpus.folder import FolderCorpus
+from data.corpus.specs import PRESETS, expand, open_corpus, split_options
 from tests.data.shards import images, jpeg, samples, write_arrow, write_tar
 
 
@@ -126,9 +126,9 @@ def test_a_list_of_images(tmp_path):
     places = [(s.key, s.shard, s.row) for s in found[:3]]
     assert [s.data for s in corpus.fetch(places[::-1])] == [s.data for s in found[2::-1]]
     assert len(corpus) == 6 and corpus.batch("lines-00000", 1, 3).keys == ("a.png", "fmow/a.png")
-    before = corpus.identity()
+    before = corpus.fingerprint()
     path.write_text("c.png,x\n")
-    assert open_corpus(path).identity() != before
+    assert open_corpus(path).fingerprint() != before
     path.write_text("\n")
     with pytest.raises(UserError, match="names no images"):
         open_corpus(path).shards()
@@ -138,7 +138,7 @@ def test_a_list_of_images(tmp_path):
 
 
 def test_long_lists_are_cut_into_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.readers.listed.SHARD_FILES", 4)
+    monkeypatch.setattr("data.corpus.listed.SHARD_FILES", 4)
     lines = [f'n{i}.jpg,"caption\nof {i}"\r\n' for i in range(10)]
     (tmp_path / "l.csv").write_bytes(("\ufeffimg_name,caption\r\n" + "".join(lines)).encode())
     corpus = open_corpus(tmp_path / "l.csv")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.corpus import open_corpus
-from data.errors import UserError
+from core.errors import UserError
+from data.corpus.specs import open_corpus
 from tests.data.shards import images, samples, write_arrow
 
 

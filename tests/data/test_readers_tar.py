@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.corpus import open_corpus
-from data.errors import UserError
-from data.readers import tar as reader
+from core.errors import UserError
+from data.corpus import tar as reader
+from data.corpus.specs import open_corpus
 from tests.data.shards import jpeg, samples, write_tar
 
 
@@ -195,12 +195,12 @@ def test_another_corpus_a_cut_one_and_a_vanished_shard(corpus, tmp_path):
         list(corpus.fetch([("other", "s-1.tar", 2)]))
     with pytest.raises(UserError, match="has 5 samples, but row 9"):
         list(corpus.fetch([("s-1.tar/09", "s-1.tar", 9)]))
-    before = corpus.identity()
+    before = corpus.fingerprint()
     batch = corpus.batch("s-5.tar")
     (tmp_path / "s-5.tar").unlink()
     assert {s.error for s in batch} == {("unreadable", "No such file or directory")}
     again = open_corpus(tmp_path)
-    assert again.identity() != before
+    assert again.fingerprint() != before
     with pytest.raises(UserError, match=r"no shard 's-5.tar'.*moved or deleted"):
         list(again.fetch([("s-5.tar/00", "s-5.tar", 0)]))
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.errors import UserError
-from data.scene_specs import resolve
-from data.scenes import main, open_reader, open_scenes, stratified
+from core.errors import UserError
+from data.reference.sets import main, open_reader, open_scenes, stratified
+from data.reference.specs import resolve
 from tests.data.shards import jpeg, write_arrow
 
 
@@ -189,7 +189,7 @@ class TestUnions:
         monkeypatch.setenv("UCM_ROOT", str(tmp_path / "UCMerced_LandUse"))
         monkeypatch.setenv("NWPU_ROOT", str(tmp_path / "NWPU-RESISC45"))
         one, two = open_scenes("ucm:,nwpu:"), open_scenes(["ucm:", "nwpu:"])
-        assert one.locations == two.locations and one.identity == two.identity
+        assert one.locations == two.locations and one.fingerprint == two.fingerprint
         monkeypatch.setenv("AID_ROOT", str(tmp_path / "AID"))
         assert len(open_scenes("union3:").locations) == 18
         (tmp_path / "elsewhere").mkdir()
@@ -242,7 +242,7 @@ class TestDraw:
         one, two = (open_scenes(f"rsd46:{tmp_path / x}?n=10") for x in "ab")
         ends = [[key.split("/")[-2:] for key, _, _ in s.locations] for s in (one, two)]
         assert ends[0] == ends[1] and len(ends[0]) == 10
-        assert one.identity != open_scenes(f"rsd46:{tmp_path / 'a'}?n=10&seed=1").identity
+        assert one.fingerprint != open_scenes(f"rsd46:{tmp_path / 'a'}?n=10&seed=1").fingerprint
         whole = open_scenes(f"rsd46:{tmp_path / 'a'}?n=all")
         assert len(whole.locations) == 80
         assert [d["sample"] for d in one.describe()] == [10]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from data.errors import UserError
-from data.tables import part_paths, read_parts, write_part
+from core.errors import UserError
+from data.formats.tables import part_paths, read_parts, write_part
 
 SCHEMA = pa.schema([("key", pa.string()), ("row", pa.int64())])
 

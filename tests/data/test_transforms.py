@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.transforms import center_crop
+from data.images.transforms import center_crop
 
 
 def noise(height, width, seed=0):

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.errors import UserError
-from data.unpack import main
+from core.errors import UserError
+from data.pairs.unpack import main
 from tests.data.shards import images, jpeg
 
 

@@ -8,8 +8,8 @@ import pytest
 import shapely
 from rasterio.warp import transform
 
-from data.corpus import open_corpus
-from data.errors import UserError
+from core.errors import UserError
+from data.corpus.specs import open_corpus
 from tests.data.rasters import NAME, pixels, write_raster
 from tests.data.shards import samples
 
@@ -63,10 +63,10 @@ def test_chips_by_their_centre(naip, tmp_path, name, driver):
 def test_polygons_elsewhere_keep_nothing_and_other_files_are_refused(naip, tmp_path):
     away = write_polygons(tmp_path / "away.gpkg", [box(9000, 0, 9100, 50)], CRS, "GPKG")
     assert kept(naip, away) == []
-    first = open_corpus(f"{naip}?chip=32&urban={away}").identity()
+    first = open_corpus(f"{naip}?chip=32&urban={away}").fingerprint()
     here = write_polygons(tmp_path / "here.gpkg", [box(0, 0, 96, 96)], CRS, "GPKG")
     assert kept(naip, here) == [(x, y) for y in (0, 32, 64) for x in (0, 32, 64)]
-    assert open_corpus(f"{naip}?chip=32&urban={here}").identity() != first
+    assert open_corpus(f"{naip}?chip=32&urban={here}").fingerprint() != first
     points = write_polygons(tmp_path / "p.gpkg", [shapely.Point(WEST, NORTH)], CRS, "GPKG")
     nowhere = write_polygons(tmp_path / "n.gpkg", [box(0, 0, 9, 9)], None, "GPKG")
     (tmp_path / "t.gpkg").write_text("not a file of polygons")

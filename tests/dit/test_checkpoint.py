@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.errors import UserError
-from dit import checkpoint
-from dit.model import DiT
+from core.errors import UserError
+from dit.model.transformer import DiT
+from dit.training import checkpoint
 
 CONFIG = {"input_size": 4, "patch_size": 2, "in_channels": 4, "hidden_size": 32}
 STATE = {
     "model": {"class": "DiT", **CONFIG, "depth": 1, "num_heads": 2},
-    "latent": {"shape": [4, 4, 4], "scale": 0.5, "vae_identity": "v", "image_size": 32},
+    "latent": {"shape": [4, 4, 4], "scale": 0.5, "vae_fingerprint": "v", "image_size": 32},
 }
 
 
@@ -46,7 +46,7 @@ def test_load_model_takes_the_weights_asked_for(tmp_path: Path) -> None:
         assert ema.final_layer.linear.bias[0] == -400 and raw.final_layer.linear.bias[0] == 400
         assert not ema.training
         assert state["step"] == 400 and state["latent"] == STATE["latent"]
-    assert checkpoint.identity(tmp_path) == checkpoint.identity(folder)
+    assert checkpoint.fingerprint(tmp_path) == checkpoint.fingerprint(folder)
     with pytest.raises(UserError, match="weights 'best'"):
         checkpoint.load_model(folder, "best")  # type: ignore[arg-type]
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.errors import UserError
-from dit.diffusion import Diffusion, respaced_timesteps
-from dit.model import DiT
-from dit.published import load_official
+from core.errors import UserError
+from dit.diffusion.gaussian import Diffusion, respaced_timesteps
+from dit.model.published import load_official
+from dit.model.transformer import DiT
 
 TOLERANCE = 1e-5
 

@@ -10,12 +10,12 @@ import torch
 from diffusers import DiffusionPipeline, DiTTransformer2DModel
 from PIL import Image
 
-from data.errors import UserError
-from dit.diffusion import respaced_timesteps
-from dit.export import main, to_diffusers
-from dit.model import DiT
-from dit.sampling import denoise, slot_noise
-from dit.vae import load_vae
+from core.errors import UserError
+from dit.diffusion.gaussian import respaced_timesteps
+from dit.diffusion.samplers import denoise, slot_noise
+from dit.model.transformer import DiT
+from dit.sampling.export import main, to_diffusers
+from dit.vae.autoencoder import load_vae
 from tests.dit.test_sample import save_run
 from tests.dit.tiny_vae import save_tiny_vae
 

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from data.errors import UserError
-from dit import checkpoint, model
-from dit.labels import LabelledSource, read_labels, start_from
-from dit.latents import LatentStore
-from dit.model import DiT
-from dit.order import picks
-from dit.train import main
+from core.errors import UserError
+from dit.latents.store import LatentStore
+from dit.model import transformer as model
+from dit.model.transformer import DiT
+from dit.training import checkpoint
+from dit.training.labels import LabelledSource, read_labels, start_from
+from dit.training.order import picks
+from dit.training.train import main
 from tests.dit.training import ENV, TINY, flags, latent_store, stats
 
 

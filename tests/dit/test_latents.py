@@ -16,14 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from data.corpus import open_corpus
-from data.errors import UserError
-from data.index import write_index
-from data.stage import Stage, identity, read_manifest
-from dit import encode
-from dit.latents import LatentSource, LatentStore, shard_names
-from dit.order import Stream, picks
-from dit.vae import describe_vae, load_vae, to_unit
+from core.errors import UserError
+from core.stage import Stage, fingerprint, read_manifest
+from data.corpus.specs import open_corpus
+from data.formats.index import write_index
+from dit.latents import encode
+from dit.latents.store import LatentSource, LatentStore, shard_names
+from dit.training.order import Stream, picks
+from dit.vae.autoencoder import describe_vae, load_vae, to_unit
 from tests.dit.tiny_vae import save_tiny_vae
 
 SIZE = 16
@@ -140,7 +140,7 @@ def test_resident_and_mapped_stores_read_the_same(made: Path) -> None:
 def test_auto_keeps_a_store_on_disk_when_memory_is_short(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dit.latents._free_memory", lambda: 100.0)
+    monkeypatch.setattr("dit.latents.store._free_memory", lambda: 100.0)
     assert not LatentStore(made / "store", resident="auto").resident
 
 
@@ -151,7 +151,7 @@ def test_source_gives_what_the_picks_say(made: Path) -> None:
     assert facts == {
         "shape": [4, 4, 4],
         "scale": 0.5,
-        "vae_identity": describe_vae(made / "vae").identity,
+        "vae_fingerprint": describe_vae(made / "vae").fingerprint,
         "image_size": SIZE,
     }
     chosen = picks(seed=3, step=2, batch=6, n=ROWS)
@@ -186,7 +186,7 @@ def test_a_wrong_scale_is_warned_of(made: Path, tmp_path: Path, capsys: pytest.C
     encode.main(arguments(made, tmp_path / "store", vae=str(tmp_path / "vae")))
     assert "far from 1" in capsys.readouterr().out
     with pytest.raises(UserError, match="another VAE or another scale"):
-        LatentStore(tmp_path / "store").check_vae(describe_vae(made / "vae").identity)
+        LatentStore(tmp_path / "store").check_vae(describe_vae(made / "vae").fingerprint)
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
@@ -199,7 +199,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
     out = tmp_path / "store"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     slow = (  # the same command, asleep before its third shard, to be killed there
-        "import sys, time; from dit import encode; real = encode._encode_shard\n"
+        "import sys, time; from dit.latents import encode; real = encode._encode_shard\n"
         "def shard(vae, corpus, rows, config, shape, bar):\n"
         "    latents = real(vae, corpus, rows, config, shape, bar)\n"
         "    if len(rows) == 3: print('LAST', flush=True); time.sleep(60)\n"
@@ -225,12 +225,12 @@ def test_a_killed_run_continues_to_the_same_bytes(
     assert "4 of 11 images are there" in capsys.readouterr().out
     assert (out / shard_names(0)[0]).stat().st_mtime_ns == before
     assert folder_bytes(out) == folder_bytes(made / "store")
-    assert identity(out) == identity(made / "store")
+    assert fingerprint(out) == fingerprint(made / "store")
 
 
 def test_a_finished_store_answers_without_the_heavy_imports(made: Path) -> None:
     light = (
-        "import sys; from dit import encode; encode.main(sys.argv[1:])\n"
+        "import sys; from dit.latents import encode; encode.main(sys.argv[1:])\n"
         "assert not {'torch', 'diffusers', 'PIL'} & set(sys.modules), 'slow to import'"
     )
     command = [sys.executable, "-c", light, *arguments(made, made / "store")]
@@ -281,12 +281,12 @@ def test_encoding_stops_at_latents_that_overflow(made: Path, tmp_path: Path) -> 
 def test_mismatches_are_refused(made: Path, tmp_path: Path) -> None:
     store = LatentStore(made / "store")
     keys = subset_keys(made)
-    store.check_vae(describe_vae(made / "vae").identity)
+    store.check_vae(describe_vae(made / "vae").fingerprint)
     store.check_image_size(SIZE)
     store.check_subset(keys)
     save_tiny_vae(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="another VAE"):
-        store.check_vae(describe_vae(tmp_path / "other").identity)
+        store.check_vae(describe_vae(tmp_path / "other").fingerprint)
     with pytest.raises(UserError, match="16-px images, not 32"):
         store.check_image_size(32)
     with pytest.raises(UserError, match="holds 11 images, the subset 10"):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.errors import UserError
-from dit.model import MODELS, DiT, build, sincos_2d
-from dit.published import load_official
+from core.errors import UserError
+from dit.model.published import load_official
+from dit.model.transformer import MODELS, DiT, build, sincos_2d
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit.order import Picks, Stream, batch_indices, permutation, picks
+from dit.training.order import Picks, Stream, batch_indices, permutation, picks
 
 PINNED = {
     "indices": [6, 4, 3, 2, 1, 0, 2, 0],

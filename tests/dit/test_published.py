@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from data.errors import UserError
-from dit.export import to_diffusers
-from dit.model import DiT
-from dit.published import load_official
-from dit.sample import main
+from core.errors import UserError
+from dit.model.published import load_official
+from dit.model.transformer import DiT
+from dit.sampling.export import to_diffusers
+from dit.sampling.sample import main
 from tests.dit.tiny_vae import save_tiny_vae
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from data.stage import digest_of
-from dit import checkpoint
+from core.errors import UserError
+from core.stage import digest_of
+from dit.training import checkpoint
 from tests.dit.test_trainer import _environment, _run, _stats
 from tests.dit.training import final_bytes
 

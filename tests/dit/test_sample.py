@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import UserError
-from data.stage import read_manifest
-from dit.checkpoint import save_checkpoint
-from dit.model import DiT
-from dit.sample import main
-from dit.vae import describe_vae
+from core.errors import UserError
+from core.stage import read_manifest
+from dit.model.transformer import DiT
+from dit.sampling.sample import main
+from dit.training.checkpoint import save_checkpoint
+from dit.vae.autoencoder import describe_vae
 from tests.dit.tiny_vae import save_tiny_vae
 
 N = 7
@@ -43,7 +43,7 @@ def save_run(run: Path, vae: Path, model: DiT) -> Path:
     latent = {
         "shape": [4, side, side],
         "scale": info.scale,
-        "vae_identity": info.identity,
+        "vae_fingerprint": info.fingerprint,
         "image_size": side * info.factor,
     }
     state = {"model": {"class": "DiT", **model.config}, "latent": latent}
@@ -82,7 +82,7 @@ def test_writes_images_grid_and_record(made, tmp_path, capsys):
     manifest = read_manifest(out)
     assert manifest["params"]["sampler"] == "ddim" and manifest["params"]["weights"] == "ema"
     assert "batch" not in manifest["params"]
-    assert manifest["inputs"]["vae"] == describe_vae(made[1]).identity
+    assert manifest["inputs"]["vae"] == describe_vae(made[1]).fingerprint
     sample(made, out)
     assert "already done" in capsys.readouterr().out
 
@@ -90,9 +90,9 @@ def test_writes_images_grid_and_record(made, tmp_path, capsys):
 def test_continues_to_the_same_bytes(made, tmp_path, monkeypatch):
     whole = contents(sample(made, tmp_path / "whole"))
     out = tmp_path / "cut"
-    import dit.sample
+    import dit.sampling.sample
 
-    real, written = dit.sample._write, []
+    real, written = dit.sampling.sample._write, []
 
     def dies(path: Path, image: np.ndarray) -> None:
         if len(written) == 4:
@@ -100,12 +100,12 @@ def test_continues_to_the_same_bytes(made, tmp_path, monkeypatch):
         written.append(path)
         real(path, image)
 
-    monkeypatch.setattr(dit.sample, "_write", dies)
+    monkeypatch.setattr(dit.sampling.sample, "_write", dies)
     with pytest.raises(RuntimeError):
         sample(made, out)
     assert len(contents(out)) == 4
     before = (out / "000002.png").stat().st_mtime_ns
-    monkeypatch.setattr(dit.sample, "_write", real)
+    monkeypatch.setattr(dit.sampling.sample, "_write", real)
     sample(made, out)
     assert contents(out) == whole
     assert (out / "000002.png").stat().st_mtime_ns == before  # its batch was whole
@@ -148,7 +148,7 @@ def test_another_vae_is_refused(made, tmp_path):
 
 
 def test_published_checkpoint_with_guidance(made, tmp_path, monkeypatch):
-    from dit import published
+    from dit.model import published
 
     monkeypatch.setitem(
         published.MODELS, "tiny", {"patch_size": 2, "depth": 2, "hidden_size": 16, "num_heads": 2}
@@ -208,5 +208,5 @@ def test_two_processes_write_the_same_folder(made, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert contents(one) == contents(two)
-    identity = [json.loads((f / "manifest.json").read_text())["identity"] for f in (one, two)]
-    assert identity[0] == identity[1]
+    fingerprint = [json.loads((f / "manifest.json").read_text())["fingerprint"] for f in (one, two)]
+    assert fingerprint[0] == fingerprint[1]

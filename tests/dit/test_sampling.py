@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.errors import UserError
-from dit.diffusion import Diffusion
-from dit.model import DiT
-from dit.published import load_official
-from dit.sampling import SAMPLERS, denoise, guided, sample_latents, slot_noise
+from core.errors import UserError
+from dit.diffusion.gaussian import Diffusion
+from dit.diffusion.samplers import SAMPLERS, denoise, guided, sample_latents, slot_noise
+from dit.model.published import load_official
+from dit.model.transformer import DiT
 
 SHAPE = (4, 8, 8)
 STD = 0.6  # of the Gaussian data below

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit import checkpoint
+from dit.training import checkpoint
 from tests.dit.training import final_bytes, flags, latent_store, seen, start, stats, train
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_again_does_nothing_and_other_settings_are_refused(store: Path, whole: P
 def test_is_done_answers_without_torch(store: Path, whole: Path, tmp_path: Path) -> None:
     def ask(*arguments: str) -> int:
         code = (
-            "import sys; from data.cli import run; from dit.train import main\n"
+            "import sys; from core.command import execute; from dit.train import main\n"
             "def ask():\n    code = main()\n    assert 'torch' not in sys.modules\n"
             "    return code\n"
             "run(ask)"
@@ -175,12 +175,12 @@ def test_a_run_goes_on_with_another_number_of_processes(
 def test_sample_grids_are_the_averages_and_leave_no_trace(
     tmp_path: Path, world: int, more: tuple[str, ...]
 ) -> None:
-    from dit.sampling import sample_latents
-    from dit.vae import load_vae
+    from dit.diffusion.samplers import sample_latents
+    from dit.vae.autoencoder import load_vae
     from tests.dit.tiny_vae import save_tiny_vae
 
     vae = load_vae(str(save_tiny_vae(tmp_path / "vae")), "cpu")
-    store = latent_store(tmp_path / "store", vae_identity=vae.identity)
+    store = latent_store(tmp_path / "store", vae_fingerprint=vae.fingerprint)
     run, plain = tmp_path / "run", tmp_path / "plain"
     grids = ("--sample-every", "6", "--vae", str(tmp_path / "vae"), "--ema-decay", "0.9")
     code, output = train(flags(store, run, *grids, *more), tmp_path / "log", world=world)

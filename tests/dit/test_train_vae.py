@@ -15,14 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import UserError
-from data.stage import identity, read_manifest
-from data.tables import SCORES, write_part
-from dit import train_vae
-from dit.order import picks
-from dit.train_vae import PRESETS, TrainVaeConfig, compare, split
-from dit.vae import load_vae, to_unit
-from dit.vae_losses import (
+from core.errors import UserError
+from core.stage import fingerprint, read_manifest
+from data.formats.tables import SCORES, write_part
+from dit.training.order import picks
+from dit.vae import train as train_vae
+from dit.vae.autoencoder import load_vae, to_unit
+from dit.vae.losses import (
     GradientDistance,
     LpipsDistance,
     PatchDiscriminator,
@@ -30,7 +29,8 @@ from dit.vae_losses import (
     hinge_loss,
     make_perceptual,
 )
-from dit.vae_trainer import VaeTrainer, augment, build
+from dit.vae.train import PRESETS, TrainVaeConfig, compare, split
+from dit.vae.trainer import VaeTrainer, augment, build
 
 TINY = dataclasses.replace(
     PRESETS["mini"],
@@ -254,7 +254,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         values = (f"{row:02d}.png", "files-00000", row, f"{row:064d}", 10, 12, 12, 7.0, status)
         for name, value in zip(SCORES.names, (*values, "", ""), strict=True):
             columns[name].append(value)
-    from data.stage import Stage
+    from core.stage import Stage
 
     stage = Stage(root / "scores", "prune.score", {}, {})
     stage.open()
@@ -274,7 +274,7 @@ EVERY = ("--validate-every", "3")
 def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     slow = (  # killed in step 6: after the checkpoint of step 3 and the stats of step 5
-        "import os, sys; from dit import train_vae, vae_trainer\n"
+        "import os, sys; from dit.vae import train as train_vae, trainer as vae_trainer\n"
         "real = vae_trainer.VaeTrainer._update\n"
         "def update(self, picks, images):\n"
         "    if self.step == 5: print('FIVE', flush=True); import time; time.sleep(60)\n"
@@ -300,7 +300,7 @@ def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path
         patch.setitem(train_vae.PRESETS, "mini", preset)
         assert train_vae.main(command(corpus, broken, *EVERY)) == 0
         assert train_vae.main(command(corpus, whole, *EVERY)) == 0
-    assert identity(whole) == identity(broken)
+    assert fingerprint(whole) == fingerprint(broken)
     for path in whole.iterdir():
         if (
             path.suffix in (".json", ".jsonl", ".safetensors", ".png")
@@ -329,7 +329,7 @@ def test_a_finished_vae_answers_without_the_heavy_imports(corpus: Path, tmp_path
     arguments = command(corpus, out, "--perceptual", "none")
     train_vae.main(arguments)
     light = (
-        "import sys; from dit import train_vae; train_vae.main(sys.argv[1:])\n"
+        "import sys; from dit.vae import train; train.main(sys.argv[1:])\n"
         "assert not {'torch', 'diffusers', 'PIL'} & set(sys.modules), 'slow to import'"
     )
     run = [sys.executable, "-c", light, *arguments]

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import science
-from data.errors import UserError
-from data.stage import Stage
-from dit import checkpoint
-from dit.config import TrainConfig
-from dit.ema import Ema
-from dit.meter import flops_per_sample, log_line
-from dit.model import MODELS, DiT
-from dit.order import Picks, batch_indices
-from dit.runlog import WandbMirror, wandb_mode
-from dit.trainer import train
+from core.errors import UserError
+from core.settings import science
+from core.stage import Stage
+from dit.model.ema import Ema
+from dit.model.transformer import MODELS, DiT
+from dit.training import checkpoint
+from dit.training.config import TrainConfig
+from dit.training.loop import train
+from dit.training.meter import flops_per_sample, log_line
+from dit.training.order import Picks, batch_indices
+from dit.training.runlog import WandbMirror, wandb_mode
 from tests.dit.training import ENV, TINY
 
 
@@ -41,7 +41,7 @@ class Source:
         self.bad = bad
 
     def describe(self) -> dict[str, Any]:
-        return {"shape": [4, 4, 4], "scale": 1.0, "vae_identity": "v", "image_size": 32}
+        return {"shape": [4, 4, 4], "scale": 1.0, "vae_fingerprint": "v", "image_size": 32}
 
     def load(self, picks: Picks) -> dict[str, torch.Tensor]:
         x0 = (
@@ -191,7 +191,7 @@ def test_a_run_that_lost_only_its_manifest_finishes_at_once(tmp_path: Path) -> N
     (tmp_path / "manifest.json").unlink()
     _run(tmp_path)
     again = (tmp_path / "manifest.json").read_text()
-    assert json.loads(first)["identity"] == json.loads(again)["identity"]
+    assert json.loads(first)["fingerprint"] == json.loads(again)["fingerprint"]
     assert len(json.loads((tmp_path / "env.json").read_text())["sessions"]) == 2
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import UserError
-from dit.vae import DEFAULT_SCALE, describe_vae, load_vae, to_uint8, to_unit
+from core.errors import UserError
+from dit.vae.autoencoder import DEFAULT_SCALE, describe_vae, load_vae, to_uint8, to_unit
 from tests.dit.tiny_vae import save_tiny_vae
 
 
@@ -51,7 +51,7 @@ def test_a_config_without_scaling_factor_has_the_published_scale(tmp_path: Path)
     bare = describe_vae(save_tiny_vae(tmp_path / "bare", scaling_factor=None))
     explicit = describe_vae(save_tiny_vae(tmp_path / "explicit", scaling_factor=0.18215))
     assert bare.scale == DEFAULT_SCALE == 0.18215
-    assert bare.identity == explicit.identity
+    assert bare.fingerprint == explicit.fingerprint
     assert load_vae(tmp_path / "bare").model.config.scaling_factor == 0.18215
 
 
@@ -64,9 +64,9 @@ def test_identity_covers_weights_scale_and_architecture(tmp_path: Path) -> None:
     ]
     config = json.loads((made[3] / "config.json").read_text())
     (made[3] / "config.json").write_text(json.dumps({**config, "norm_num_groups": 2}))
-    identities = [describe_vae(folder).identity for folder in made]
-    assert len(set(identities)) == 4
-    assert describe_vae(save_tiny_vae(tmp_path / "again")).identity == identities[0]
+    fingerprints = [describe_vae(folder).fingerprint for folder in made]
+    assert len(set(fingerprints)) == 4
+    assert describe_vae(save_tiny_vae(tmp_path / "again")).fingerprint == fingerprints[0]
 
 
 def test_what_cannot_be_a_vae_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

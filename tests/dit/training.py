@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.stage import Stage
+from core.command import execute
+from core.stage import Stage
 
 TINY = {"patch_size": 2, "depth": 2, "hidden_size": 32, "num_heads": 2}
 ENV = {"WANDB_MODE": "disabled", "ACCELERATE_USE_CPU": "1"}
 
 
 def latent_store(
-    folder: Path, rows: int = 50, side: int = 4, seed: int = 0, vae_identity: str = "v" * 64
+    folder: Path, rows: int = 50, side: int = 4, seed: int = 0, vae_fingerprint: str = "v" * 64
 ) -> Path:
     """A finished store of random latents."""
     shape = (4, side, side)
@@ -35,7 +36,7 @@ def latent_store(
     np.save(folder / "latents-00000.npy", latents)
     keys = [f"image-{row:03d}" for row in range(rows)]
     pq.write_table(pa.table({"key": keys}), folder / "latents-00000.parquet")
-    vae = {"identity": vae_identity, "scale": 1.0, "latent_channels": 4, "factor": 8}
+    vae = {"fingerprint": vae_fingerprint, "scale": 1.0, "latent_channels": 4, "factor": 8}
     summary = {"vae": vae, "image_size": 8 * side, "rows": rows, "shape": shape, "shards": 1}
     stage.finish(summary, ["latents-00000.npy", "latents-00000.parquet"], line=f"{rows} latents")
     return folder
@@ -63,7 +64,13 @@ def start(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch._dynamo", "dit.trainer", "dit.latents", "dit.model", "tests.dit.training"]
+        [
+            "torch._dynamo",
+            "dit.training.loop",
+            "dit.latents.store",
+            "dit.model.transformer",
+            "tests.dit.training",
+        ]
     )
     env = dict(ENV)
     if world > 1:  # what torchrun and accelerate launch set
@@ -99,10 +106,9 @@ def _child(arguments: list[str], log: Path, env: dict[str, str], stop_at: int | 
     sys.stdout = sys.stderr = open(log, "w", buffering=1)
     import torch
 
-    from data.cli import run
-    from dit import model
-    from dit.latents import LatentSource
-    from dit.train import main
+    from dit.latents.store import LatentSource
+    from dit.model import transformer as model
+    from dit.training.train import main
 
     torch.set_num_threads(1)
     model.MODELS["tiny"] = TINY
@@ -123,7 +129,7 @@ def _child(arguments: list[str], log: Path, env: dict[str, str], stop_at: int | 
 
     LatentSource.load = spied  # type: ignore[method-assign]
     try:
-        run(lambda: main(arguments))
+        execute(lambda: main(arguments))
     except SystemExit:
         raise
     except BaseException:

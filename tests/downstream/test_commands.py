@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from data.errors import UserError
-from data.palettes import PALETTES
-from data.stage import read_manifest
-from dit.checkpoint import load_model, load_tensors, resolve, save_checkpoint
-from dit.diffusion import Diffusion
-from dit.model import DiT
-from dit.order import picks
-from dit.vae import describe_vae, load_vae
-from downstream import evaluate, train
-from downstream.conditioned import extend
-from downstream.pictures import load_png
-from downstream.source import DownstreamSource
-from downstream.tasks import build_task, open_listing
+from core.errors import UserError
+from core.stage import read_manifest
+from data.pairs.palettes import PALETTES
+from dit.diffusion.gaussian import Diffusion
+from dit.model.transformer import DiT
+from dit.training.checkpoint import load_model, load_tensors, resolve, save_checkpoint
+from dit.training.order import picks
+from dit.vae.autoencoder import describe_vae, load_vae
+from downstream.conditioning.conditioned import extend
+from downstream.tasks import evaluate, train
+from downstream.tasks.pictures import load_png
+from downstream.tasks.source import DownstreamSource
+from downstream.tasks.tasks import build_task, open_listing
 from tests.dit.tiny_vae import save_tiny_vae
 
 DUBAI = PALETTES["dubai"]
@@ -54,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     latent = {
         "shape": [4, 4, 4],
         "scale": info.scale,
-        "vae_identity": info.identity,
+        "vae_fingerprint": info.fingerprint,
         "image_size": 16,
     }
     state = {"model": {"class": "DiT", **model.config}, "latent": latent}

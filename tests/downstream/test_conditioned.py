@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from data.errors import UserError
-from dit.checkpoint import load_model, save_checkpoint
-from dit.model import DiT
-from downstream.conditioned import ConditionedDiT, MaskEmbed, extend
-from downstream.widen import widen_patch_embedding
+from core.errors import UserError
+from dit.model.transformer import DiT
+from dit.training.checkpoint import load_model, save_checkpoint
+from downstream.conditioning.conditioned import ConditionedDiT, MaskEmbed, extend
+from downstream.conditioning.widen import widen_patch_embedding
 
 TINY = {"input_size": 4, "patch_size": 2, "in_channels": 4, "hidden_size": 16}
 SHAPE = {"depth": 2, "num_heads": 2}

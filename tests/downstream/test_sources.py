@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.errors import UserError
-from data.pairs import Listing, Report, open_sis, open_sr
-from data.palettes import PALETTES
-from dit.order import picks
-from downstream.bank import choose_palette, fixed_crops, random_crops, scaled
-from downstream.sis import SisTask
-from downstream.source import DownstreamSource
-from downstream.sr import SrTask, degrade, restore
+from core.errors import UserError
+from data.pairs.listing import Listing, Report, open_sis, open_sr
+from data.pairs.palettes import PALETTES
+from dit.training.order import picks
+from downstream.tasks.dataset import choose_palette, fixed_crops, random_crops, scaled
+from downstream.tasks.sis import SisTask
+from downstream.tasks.source import DownstreamSource
+from downstream.tasks.sr import SrTask, degrade, restore
 
 DUBAI = PALETTES["dubai"]
 LIMITS = {"cache": 1 << 30, "workers": 2, "quiet": True}

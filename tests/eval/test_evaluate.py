@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data.errors import UserError
-from data.stage import Stage
-from eval.evaluate import main
-from eval.images import names_of
+from core.errors import UserError
+from core.stage import Stage
+from eval.judges.evaluate import main
+from eval.judges.images import names_of
 from tests.dit.tiny_vae import save_tiny_vae
 
 SIDE = 32

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from data.errors import UserError
-from eval.frechet import Gaussian, fit, frechet_distance, kernel_distance
+from core.errors import UserError
+from eval.distances.frechet import Gaussian, fit, frechet_distance, kernel_distance
 
 
 def random_gaussian(seed: int, d: int) -> Gaussian:

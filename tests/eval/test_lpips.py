@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.errors import UserError
-from eval.lpips_metric import bootstrap_interval, load_lpips, lpips_pairs, metric_name
+from core.errors import UserError
+from eval.judges.lpips_metric import bootstrap_interval, load_lpips, lpips_pairs, metric_name
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from eval.table import load_experiment, main, paper_value
+from core.errors import UserError
+from eval.paper.table import load_experiment, main, paper_value
 
 
 def write_metrics(

@@ -20,18 +20,18 @@ import pytest
 import torch
 from PIL import Image
 
-import dit.checkpoint
-import eval.images
-import eval.track
-import eval.track_measure
-from data.errors import UserError
-from data.stage import Stage, digest_of
-from dit.checkpoint import save_checkpoint
-from dit.sample import draw_latents
-from dit.sample import main as sample
-from dit.vae import describe_vae
-from eval.evaluate import main as evaluate
-from eval.track import main
+import dit.training.checkpoint
+import eval.judges.images
+import eval.records.measure
+import eval.records.track
+from core.errors import UserError
+from core.stage import Stage, digest_of
+from dit.sampling.sample import draw_latents
+from dit.sampling.sample import main as sample
+from dit.training.checkpoint import save_checkpoint
+from dit.vae.autoencoder import describe_vae
+from eval.judges.evaluate import main as evaluate
+from eval.records.track import main
 from tests.data.pictures import encode, scene
 from tests.dit.test_sample import small_dit
 from tests.dit.tiny_vae import save_tiny_vae
@@ -67,7 +67,7 @@ def _no_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second less for each line, where the picture is not looked at."""
-    monkeypatch.setattr(eval.track, "draw", lambda _, out, title: out.write_text(title))
+    monkeypatch.setattr(eval.records.track, "draw", lambda _, out, title: out.write_text(title))
 
 
 def holdout(path: Path, rows: range) -> Path:
@@ -90,7 +90,8 @@ class Run:
         model = small_dit(num_classes=3)
         for step in steps:
             raw = {name: v * scale * (1 + step / 10) for name, v in model.state_dict().items()}
-            latent = {"vae_identity": self.info.identity, "image_size": 16, "shape": [4, 4, 4]}
+            made_by = self.info.fingerprint
+            latent = {"vae_fingerprint": made_by, "image_size": 16, "shape": [4, 4, 4]}
             state = {"model": {"class": "DiT", **model.config}, "latent": latent}
             state |= {"samples": 8 * step, "run": run}
             ema = {name: v * 0.5 for name, v in raw.items()}
@@ -166,7 +167,7 @@ def test_again_there_is_nothing_to_do_and_no_torch_is_needed(made, training, tmp
     main(flags(made, training, out))
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     code = (
-        "import sys; from eval.track import main; assert main(sys.argv[1:]) == 0; "
+        "import sys; from eval.records.track import main; assert main(sys.argv[1:]) == 0; "
         "assert not {'torch', 'diffusers', 'matplotlib', 'wandb'} & set(sys.modules)"
     )
     words = [sys.executable, "-c", code, *flags(made, training, out)]
@@ -182,7 +183,7 @@ def test_only_what_is_missing_is_measured(made, training, tmp_path, monkeypatch,
     assert kinds(out) == [(4, "ema")]
     first, features = (out / "track.jsonl").read_bytes(), (out / "holdout.npz").read_bytes()
     # The hold-out's features are not made again.
-    monkeypatch.setattr(eval.images, "read_holdout", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(eval.judges.images, "read_holdout", lambda *_: pytest.fail("read again"))
     main(flags(made, training.save(7), out, "--weights", "ema", "--batch", "2"))
     assert kinds(out) == [(4, "ema"), (2, "ema"), (7, "ema")]
     assert (out / "track.jsonl").read_bytes().startswith(first)
@@ -243,14 +244,14 @@ def test_damaged_and_deleted_checkpoints_are_passed_over(
     weights = training.path(2) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     (training.path(4) / "state.json").write_text("{}")
-    real = dit.checkpoint.load_tensors
+    real = dit.training.checkpoint.load_tensors
 
     def deletes_first(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
         if checkpoint == training.path(6) and checkpoint.exists():
             checkpoint.rename(checkpoint.with_name("step-6.old.tmp-1"))
         return real(checkpoint, stem)
 
-    monkeypatch.setattr(dit.checkpoint, "load_tensors", deletes_first)
+    monkeypatch.setattr(dit.training.checkpoint, "load_tensors", deletes_first)
     assert main(flags(made, training, out)) == 0
     assert kinds(out) == [(2, "ema"), (8, "ema"), (8, "raw")]
     said = capsys.readouterr()
@@ -293,7 +294,7 @@ def test_another_vae_is_refused_and_binds_nothing(made, training, tmp_path, undr
 def test_another_extractor_is_refused(made, training, tmp_path, monkeypatch, undrawn):
     out = tmp_path / "out"
     main(flags(made, training, out, "--every", "4", "--weights", "raw"))
-    monkeypatch.setattr("data.descriptor.DESCRIPTOR_VERSION", "colour-texture-0")
+    monkeypatch.setattr("data.images.descriptor.DESCRIPTOR_VERSION", "colour-texture-0")
     with pytest.raises(UserError, match="colour-texture-0"):
         main(flags(made, training, out))
     assert kinds(out) == [(4, "raw")]
@@ -334,7 +335,7 @@ def test_a_stop_leaves_whole_lines_and_the_next_call_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return draw_latents(*given)
 
-    monkeypatch.setattr(eval.track_measure, "draw_latents", stops)
+    monkeypatch.setattr(eval.records.measure, "draw_latents", stops)
     assert main(flags(made, training, out, "--batch", "3")) == 75
     assert "run the same command again" in capsys.readouterr().out
     assert kinds(out) == [(2, "ema"), (2, "raw")] and len(batches) == 5

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import eval.pictures
-from data.errors import UserError
-from eval.track_record import append, draw, mend, read_lines, up_to_date
+import eval.records.pictures
+from core.errors import UserError
+from eval.records.record import append, draw, mend, read_lines, up_to_date
 
 LINE = {"step": 1, "samples": 8, "weights": "ema", "checkpoint": "c", "distance": None,
         "extractor": {}}  # fmt: skip
@@ -52,7 +52,8 @@ def test_a_picture_older_than_the_record_is_known(tmp_path: Path) -> None:
 
 def test_the_picture_has_both_curves_and_honest_names(tmp_path, monkeypatch):
     figures: list[Any] = []
-    monkeypatch.setattr(eval.pictures, "save_figure", lambda figure, _: figures.append(figure))
+    keep = lambda figure, _: figures.append(figure)  # noqa: E731
+    monkeypatch.setattr(eval.records.pictures, "save_figure", keep)
 
     def line(step: int, weights: str, value: float | None) -> dict[str, Any]:
         distance = value and {"name": "FID", "value": value, "kernel_name": "KID"}

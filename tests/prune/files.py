@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.stage import Stage, identity
-from data.tables import SCORES, part_path, write_part
+from core.stage import Stage, fingerprint
+from data.formats.tables import SCORES, part_path, write_part
 
 SHARD = 40  # rows a shard
 
@@ -80,7 +80,7 @@ def make_assignments(
     inputs = {"centroids": f"K={clusters}"}
     origin: dict[str, Any] = {"embeddings": "a reference set", **prototypes}
     if own is not None:
-        inputs["embeddings"] = origin["embeddings"] = identity(own)
+        inputs["embeddings"] = origin["embeddings"] = fingerprint(own)
     stage = Stage(out, "prune.assign", {}, inputs)
     stage.open()
     path = write_part(out, 0, table)
@@ -99,7 +99,7 @@ def make_assignments(
 
 def make_holdout(out: Path, scores: Path, rows: list[int]) -> Path:
     """A hold-out of the given rows of a score table of one or more parts."""
-    from data.tables import read_parts
+    from data.formats.tables import read_parts
 
     held = read_parts(scores, ["key", "shard", "row", "digest"]).take(pa.array(rows))
     stage = Stage(out, "data.holdout", {"n": len(rows)}, {})

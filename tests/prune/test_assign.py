@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.embeddings import widen
-from data.errors import UserError
-from data.stage import read_manifest
-from data.tables import read_parts
-from prune import assign as assign_command
-from prune import centroids as centroids_command
-from prune.assign import Nearest
-from prune.centroids import read_centroids
+from core.errors import UserError
+from core.stage import read_manifest
+from data.formats.embeddings import widen
+from data.formats.tables import read_parts
+from prune.cluster import assign as assign_command
+from prune.cluster import centroids as centroids_command
+from prune.cluster.assign import Nearest
+from prune.cluster.centroids import read_centroids
 from tests.prune.files import make_embeddings, places
 
 DIM, K = 16, 5
@@ -67,7 +67,7 @@ def test_centroids(reference, tmp_path):
     assert summary["converged"] and summary["objective"] == min(summary["objectives"])
     again = cluster(reference, tmp_path / "again")
     assert (again / "centroids.npy").read_bytes() == (out / "centroids.npy").read_bytes()
-    assert read_manifest(again)["identity"] == read_manifest(out)["identity"]
+    assert read_manifest(again)["fingerprint"] == read_manifest(out)["fingerprint"]
 
 
 def test_centroids_errors(reference, tmp_path, pool):
@@ -137,7 +137,7 @@ def test_embeddings_without_direction_are_refused(reference, tmp_path, value, mo
     with pytest.raises(UserError, match=r"part-00001\.npy: row 15"):
         assign(pool, centroids, tmp_path / "assigned")
     # The assignment's own check names the image.
-    monkeypatch.setattr("data.embeddings.check_norms", lambda *_: None)
+    monkeypatch.setattr("data.formats.embeddings.check_norms", lambda *_: None)
     with pytest.raises(UserError, match=f"'{places(90)['key'][55]}'.*zero or not finite"):
         assign(pool, centroids, tmp_path / "assigned")
     assert not (tmp_path / "assigned" / "manifest.json").exists()
@@ -174,7 +174,7 @@ def test_a_killed_run_continues_to_the_same_bytes(reference, pool, tmp_path, mon
     assign(pool, centroids, tmp_path / "cut")
     assert len(calls) == 3 + 3  # the damaged second part, and the two that were missing
     assert contents(tmp_path / "cut") == contents(whole)
-    names = ("identity", "summary")
+    names = ("fingerprint", "summary")
     manifests = [json.loads((d / "manifest.json").read_text()) for d in (tmp_path / "cut", whole)]
     assert [manifests[0][n] for n in names] == [manifests[1][n] for n in names]
     assign(pool, centroids, tmp_path / "cut")  # already done
@@ -208,7 +208,7 @@ def test_processes_share_the_parts(reference, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(assign_command, "TASK", 1)  # four tasks for four parts
     two = assign(pool, centroids, tmp_path / "two", "--workers", "2")
     assert len(contents(two)) == 4 and contents(two) == contents(one)
-    assert read_manifest(two)["identity"] == read_manifest(one)["identity"]
+    assert read_manifest(two)["fingerprint"] == read_manifest(one)["fingerprint"]
     assert read_manifest(two)["summary"] == read_manifest(one)["summary"]
 
 

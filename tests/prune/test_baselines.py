@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.errors import UserError
-from data.index import read_index
-from prune import index as index_command
-from prune.baselines import moderate as moderate_module
-from prune.baselines import semdedup as semdedup_module
-from prune.baselines.moderate import medians
-from prune.baselines.semdedup import greatest_cosines
-from prune.features import Features
-from prune.select import main
+from core.errors import UserError
+from data.formats.index import read_index
+from prune.cluster.features import Features
+from prune.methods import moderate as moderate_module
+from prune.methods import semdedup as semdedup_module
+from prune.methods.moderate import medians
+from prune.methods.semdedup import greatest_cosines
+from prune.subsets import inspect as index_command
+from prune.subsets.select import main
 from tests.prune.files import make_assignments, make_embeddings, make_scores, places
 
 
@@ -259,7 +259,7 @@ def test_greatest_cosines_by_brute_force(tmp_path, monkeypatch):
 
 
 def test_a_sweep_is_what_single_calls_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("prune.select.code_version", lambda: "0" * 40)
+    monkeypatch.setattr("prune.subsets.select.code_version", lambda: "0" * 40)
     random = np.random.default_rng(5)
     corpus = Corpus(tmp_path, random.normal(size=(50, 4)))
     clusters = corpus.clusters(random.integers(0, 4, 50), random.random(50))

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from data.hashing import hash_keys
-from data.index import by_place, place_order
-from data.tables import read_part, read_parts, write_part
-from prune import methods, selection
-from prune.stage1 import share, stage1
+from core.errors import UserError
+from core.hashing import hash_keys
+from data.formats.index import by_place, place_order
+from data.formats.tables import read_part, read_parts, write_part
+from prune.methods import registry as methods
+from prune.methods import selection
+from prune.stage1.threshold import share, stage1
 
 NAMES = st.text(alphabet="aAé/0\U0001f6f0", min_size=1, max_size=4)
 VALUES = st.sampled_from([0.0, -0.0, 0.25, 5.0, 5.000000000001, 7.0, 8.0])

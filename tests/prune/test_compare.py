@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 from pyarrow import csv
 
-from data.errors import UserError
-from prune.compare import STAGES, main
-from prune.comparison import (
+from core.errors import UserError
+from prune.cluster.kmeans import unit_rows
+from prune.methods.catalogue import find
+from prune.methods.registry import METHODS
+from prune.studies.compare import STAGES, main
+from prune.studies.comparison import (
     alike,
     cosines,
     expected_bits,
@@ -22,8 +25,6 @@ from prune.comparison import (
     near_duplicates,
     perceptual_hash,
 )
-from prune.kmeans import unit_rows
-from prune.methods import METHODS, find
 
 
 def smooth(seed: int, side: int = 96) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_the_hash_knows_a_copy_from_another_image():
 
 
 def test_near_duplicates_counts_images(monkeypatch):
-    monkeypatch.setattr("prune.comparison.BLOCK", 2)
+    monkeypatch.setattr("prune.studies.comparison.BLOCK", 2)
     hashes = np.array([0b0, 0b11, 0xFFFF0000, 0xFFFF0001, 7 << 60], np.uint64)
     assert near_duplicates(hashes, 2) == 4
     assert near_duplicates(hashes, 1) == 2
@@ -124,7 +125,7 @@ def run(corpus: Path, out: Path, *flags: str) -> dict:
 
 
 def test_compare_end_to_end(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("prune.hierarchy.default_levels", lambda rows: (10, 4))
+    monkeypatch.setattr("prune.cluster.hierarchy.default_levels", lambda rows: (10, 4))
     out = tmp_path / "out"
     result = run(corpus, out)
     methods = result["methods"]

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.errors import UserError
-from data.stage import read_manifest
-from data.tables import read_parts
-from prune import hierarchy, pool_kmeans
-from prune.baselines.hierarchical import descend, share
-from prune.features import Held
-from prune.kmeans import unit_rows
-from prune.neighbours import best_cosine, components, copies, retrieved
+from core.errors import UserError
+from core.stage import read_manifest
+from data.formats.tables import read_parts
+from prune.cluster import hierarchy, pool_kmeans
+from prune.cluster.features import Held
+from prune.cluster.kmeans import unit_rows
+from prune.cluster.neighbours import best_cosine, components, copies, retrieved
+from prune.methods.hierarchical import descend, share
 from tests.prune.files import make_embeddings
 from tests.prune.test_baselines import Corpus, on_a_circle
 
@@ -33,7 +33,7 @@ def test_copies_are_the_nearest_above_the_threshold():
 
 
 def test_copies_in_cells_are_those_inside_them(monkeypatch):
-    monkeypatch.setattr("prune.neighbours.CELL", 30)
+    monkeypatch.setattr("prune.cluster.neighbours.CELL", 30)
     random = np.random.default_rng(0)
     centres = np.eye(6)[random.integers(0, 6, 150)]
     units = unit_rows(np.repeat(centres + 0.05 * random.normal(size=(150, 6)), 2, axis=0))
@@ -50,7 +50,7 @@ def test_retrieval_by_brute_force(monkeypatch):
         expected = np.zeros(70, bool)
         expected[np.argsort(-cosines, axis=1)[:, :k]] = True
         assert np.array_equal(retrieved(Held(units), queries, k), expected)
-    monkeypatch.setattr("prune.neighbours.SCORES", 4 * 4096 * 2)  # two queries at a time
+    monkeypatch.setattr("prune.cluster.neighbours.SCORES", 4 * 4096 * 2)  # two queries at a time
     assert retrieved(Held(units), queries, 5).sum() == len(
         {int(i) for row in np.argsort(-cosines, axis=1)[:, :5] for i in row}
     )

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from data.errors import UserError
-from data.stage import identity
-from prune.assign import main as assign
-from prune.centroids import main as centroids
-from prune.embed import main as embed
-from prune.hierarchy import main as hierarchy
-from prune.hierarchy import read_parents
+from core.errors import UserError
+from core.stage import fingerprint
+from prune.cluster.assign import main as assign
+from prune.cluster.centroids import main as centroids
+from prune.cluster.hierarchy import main as hierarchy
+from prune.cluster.hierarchy import read_parents
+from prune.encoders.embed import main as embed
 from tests.data.shards import jpeg
 
 
@@ -72,11 +72,11 @@ def test_a_tree_of_any_damage(made):
             read_parents(made / "t")
 
 
-@pytest.mark.parametrize("key", ["identity", "stage", "params", "inputs", "summary", "files"])
+@pytest.mark.parametrize("key", ["fingerprint", "stage", "params", "inputs", "summary", "files"])
 def test_a_manifest_that_lacks_something(made, key):
     path = made / "k" / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest[key]
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=rf"manifest\.json: lacks '{key}'; delete it"):
-        identity(made / "k")
+        fingerprint(made / "k")

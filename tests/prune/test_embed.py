@@ -12,18 +12,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-import prune.embed as embed
-from data.descriptor import describe
-from data.embeddings import Embeddings, require_same_encoder, write_embeddings
-from data.errors import UserError
-from data.holdout import main as holdout
-from data.holdout import pool, read_holdout
-from data.stage import read_manifest
-from data.tables import read_parts
-from prune.descriptor_accuracy import knn_predict
-from prune.descriptor_accuracy import main as accuracy
-from prune.score import main as score
-from prune.stage1 import stage1
+import prune.encoders.embed as embed
+from core.errors import UserError
+from core.stage import read_manifest
+from data.curation.holdout import main as holdout
+from data.curation.holdout import pool, read_holdout
+from data.formats.embeddings import Embeddings, require_same_encoder, write_embeddings
+from data.formats.tables import read_parts
+from data.images.descriptor import describe
+from prune.stage1.score import main as score
+from prune.stage1.threshold import stage1
+from prune.studies.descriptor_accuracy import knn_predict
+from prune.studies.descriptor_accuracy import main as accuracy
 
 IMAGES = 60
 
@@ -107,7 +107,7 @@ def test_workers_and_batch_leave_the_bytes_alone_and_again_is_nothing(
 
 _KILLED = """
 import os, signal, sys
-import data.embeddings as embeddings, prune.embed as embed
+import data.formats.embeddings as embeddings, prune.encoders.embed as embed
 embed.PART = 8
 write_part, parts = embeddings.write_part, []
 def kill_in_third(folder, number, table):
@@ -135,7 +135,7 @@ def test_a_killed_run_continues_to_the_same_bytes(corpus, scored, tmp_path, monk
     with pytest.raises(UserError, match="not a finished stage"):
         Embeddings(tmp_path / "killed")
 
-    import prune.embed_pass as embed_pass
+    import prune.encoders.passes as embed_pass
 
     seen = []
     inner = embed_pass.prepare_task

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.descriptor import describe
-from data.errors import UserError
-from prune.encoders import ENCODERS, open_encoder
-from prune.siglip import locate, squash
+from core.errors import UserError
+from data.images.descriptor import describe
+from prune.encoders.base import ENCODERS, open_encoder
+from prune.encoders.siglip import locate, squash
 
 SIDE, WIDTH = 32, 48
 
@@ -178,21 +178,21 @@ def test_identity_follows_the_weights_and_not_their_place(models, tmp_path):
 
     folder = edited(models / "whole", tmp_path / "other", nudge)
     assert open_encoder("git-rsclip", str(folder)).core()["weights"] != core["weights"]
-    full = open_encoder("git-rsclip", str(models / "whole")).identity()
+    full = open_encoder("git-rsclip", str(models / "whole")).fingerprint()
     assert full["name"] == "git-rsclip" and full["dim"] == WIDTH
     assert set(full["libraries"]) == {"transformers", "torch", "pillow"}
     json.dumps(full)
 
 
 def test_remembered_digests_are_used_until_the_file_changes(models, tmp_path, monkeypatch):
-    import prune.vision
+    import prune.encoders.vision
 
     folder = tmp_path / "m"
     shutil.copytree(models / "whole", folder)
     digests = tmp_path / "digests.json"
     first = open_encoder("git-rsclip", str(folder), digests=digests).core()["weights"]
     with monkeypatch.context() as patch:
-        patch.setattr(prune.vision, "sha256_file", lambda path: pytest.fail("hashed again"))
+        patch.setattr(prune.encoders.vision, "sha256_file", lambda _: pytest.fail("hashed again"))
         assert open_encoder("git-rsclip", str(folder), digests=digests).core()["weights"] == first
     shutil.rmtree(folder)
     edited(models / "whole", folder, lambda t: t["vision_model.head.probe"].add_(1))
@@ -266,7 +266,7 @@ def test_the_descriptor_as_an_encoder(images):
     encoder = open_encoder("descriptor")
     encoder.load()
     np.testing.assert_allclose(encoder.encode(images), describe(images), atol=1e-6)
-    assert encoder.identity()["dim"] == encoder.dim == describe(images).shape[1]
+    assert encoder.fingerprint()["dim"] == encoder.dim == describe(images).shape[1]
     assert encoder.finish([]).shape == (0, encoder.dim)
     with pytest.raises(UserError, match="has no weights"):
         open_encoder("descriptor", "somewhere")
@@ -278,10 +278,10 @@ def test_the_descriptor_as_an_encoder(images):
 def test_embed_command_with_a_model_and_mended_weights(models, images, tmp_path, monkeypatch):
     from PIL import Image
 
-    import prune.siglip
-    import prune.vision
-    from data.embeddings import Embeddings
-    from prune import embed
+    import prune.encoders.siglip
+    import prune.encoders.vision
+    from data.formats.embeddings import Embeddings
+    from prune.encoders import embed
 
     for i, image in enumerate(images):
         (tmp_path / "set" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
@@ -299,9 +299,9 @@ def test_embed_command_with_a_model_and_mended_weights(models, images, tmp_path,
     np.testing.assert_allclose(found.matrix(), expected, atol=1e-3)
     assert found.encoder["weights"] == open_encoder("git-rsclip", str(folder)).core()["weights"]
     # Done: neither hashed nor loaded again, nor when the model has moved.
-    monkeypatch.setattr(prune.siglip, "load_vision", lambda *a: pytest.fail("loaded again"))
+    monkeypatch.setattr(prune.encoders.siglip, "load_vision", lambda *_: pytest.fail("loaded"))
     with monkeypatch.context() as patch:
-        patch.setattr(prune.vision, "sha256_file", lambda path: pytest.fail("hashed again"))
+        patch.setattr(prune.encoders.vision, "sha256_file", lambda _: pytest.fail("hashed again"))
         assert embed.main(flags) == 0
     folder.rename(tmp_path / "moved")
     flags[flags.index(str(folder))] = str(tmp_path / "moved")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from prune.entropy import gradient_entropy, grey_entropy, shannon
+from prune.stage1.entropy import gradient_entropy, grey_entropy, shannon
 
 IMAGES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40))
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (64, 1))

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data.errors import UserError
-from data.index import read_index
-from data.stage import sha256_file
-from data.world.encode import jpeg
-from prune.index import main as index
-from prune.score import main as score
-from prune.select import main as select
+from core.errors import UserError
+from core.stage import sha256_file
+from data.formats.index import read_index
+from prune.stage1.score import main as score
+from prune.subsets.inspect import main as index
+from prune.subsets.select import main as select
+from world.write.encode import jpeg
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from data import corpus as corpora
-from data.errors import UserError
-from data.stage import read_manifest
-from data.tables import read_parts
-from prune.score import main
+from core.errors import UserError
+from core.stage import read_manifest
+from data.corpus import folder as corpora
+from data.formats.tables import read_parts
+from prune.stage1.score import main
 from tests.data.pictures import encode, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
 
@@ -56,9 +56,9 @@ def test_new_shards_alone_are_read(form, flags, tmp_path):
     grown = ("--extend", str(tmp_path / "before"), *flags)
     parts, extended = score(spec, tmp_path / "grown", *grown)
     assert parts == fresh and len(parts) == 4
-    assert extended["identity"] == manifest["identity"]
+    assert extended["fingerprint"] == manifest["fingerprint"]
     count = read_parts(tmp_path / "before").num_rows
-    source = read_manifest(tmp_path / "before")["identity"]
+    source = read_manifest(tmp_path / "before")["fingerprint"]
     assert extended["summary"].pop("extended") == {"scores": source, "images": count}
     assert extended["summary"]["timing"]["images"] == count  # as many new as old
     for summary in (extended["summary"], manifest["summary"]):
@@ -82,7 +82,7 @@ def test_new_files_alone_are_read(tmp_path, monkeypatch):
     for name in names[:17]:
         blank(root / name)
     parts, extended = score(root, tmp_path / "grown", "--extend", str(tmp_path / "before"))
-    assert parts == fresh and extended["identity"] == manifest["identity"]
+    assert parts == fresh and extended["fingerprint"] == manifest["fingerprint"]
     assert extended["summary"]["timing"]["images"] == 15
     assert extended["summary"]["extended"]["images"] == 17
     # A stopped run continues to the same bytes.

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.errors import UserError
-from prune import assign as assign_command
-from prune import centroids as centroids_command
-from prune import pool_kmeans
-from prune.centroids import origin, read_centroids, read_whitening_of
-from prune.features import Features, Held
-from prune.kmeans import assign, unit_rows
-from prune.pool_kmeans import cluster_pool
+from core.errors import UserError
+from prune.cluster import assign as assign_command
+from prune.cluster import centroids as centroids_command
+from prune.cluster import pool_kmeans
+from prune.cluster.centroids import origin, read_centroids, read_whitening_of
+from prune.cluster.features import Features, Held
+from prune.cluster.kmeans import assign, unit_rows
+from prune.cluster.pool_kmeans import cluster_pool
 from tests.prune.files import make_embeddings, places
 
 
@@ -31,7 +31,7 @@ def blobs(each: int, dim: int = 8, noise: float = 0.1) -> tuple[np.ndarray, np.n
 
 
 def test_rows_come_as_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr("prune.features.OPEN", 2)  # fewer than the parts
+    monkeypatch.setattr("prune.cluster.features.OPEN", 2)  # fewer than the parts
     matrix = directions(130, 6)
     folder = make_embeddings(tmp_path / "e", matrix, part=25)
     table = pa.table(places(130))
@@ -135,13 +135,13 @@ def test_reduced_prototypes_are_a_pca_and_their_origin_is_told(tmp_path):
         assign_command.main(
             ["--embeddings", str(pool), "--centroids", str(out), "--out", str(assigned)]
         )
-        from data.stage import identity, read_manifest
-        from data.tables import read_parts
+        from core.stage import fingerprint, read_manifest
+        from data.formats.tables import read_parts
 
         cluster = read_parts(assigned).column("cluster").to_numpy()
         assert all(len(set(cluster[labels == k])) == 1 for k in range(5))
         assert read_manifest(assigned)["summary"]["prototypes"] == {
-            "embeddings": identity(pool), "reduce": 4,
+            "embeddings": fingerprint(pool), "reduce": 4,
         }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import UserError
-from prune import judge as judge_command
-from prune.judge import JudgeConfig, report
+from core.errors import UserError
+from prune.studies import judge as judge_command
+from prune.studies.judge import JudgeConfig, report
 
 
 def class_folders(root: Path, counts: dict[str, int], seed: int) -> Path:

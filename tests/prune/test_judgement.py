@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from prune.judgement import Truth, bits, failures, judge, pairs_kept, stage1_drops
+from prune.studies.judgement import Truth, bits, failures, judge, pairs_kept, stage1_drops
 
 TRUTH = {
     "sea1": Truth("sea", dull=True),

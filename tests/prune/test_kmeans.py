@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.errors import UserError
-from prune import kmeans
-from prune.kmeans import assign, plus_plus, spherical_kmeans, unit_rows
+from core.errors import UserError
+from prune.cluster import kmeans
+from prune.cluster.kmeans import assign, plus_plus, spherical_kmeans, unit_rows
 
 
 def planted(clusters: int, each: int, dim: int, spread: float, seed: int = 0):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import UserError
-from prune.clip import architecture
-from prune.encoders import open_encoder
-from prune.vision import CLIP, IMAGENET, find_file, resize_crop
+from core.errors import UserError
+from prune.encoders.base import open_encoder
+from prune.encoders.clip import architecture
+from prune.encoders.vision import CLIP, IMAGENET, find_file, resize_crop
 
 SIZE, WIDTH = 32, 16
 CLIP_CONFIG = {

@@ -13,20 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.corpus import open_corpus
-from data.errors import UserError
-from data.holdout import main as holdout
-from data.pairs import open_sr
-from data.scenes import open_scenes
-from data.tables import read_parts
-from prune.assign import main as assign
-from prune.centroids import main as centroids
-from prune.compare import main as compare
-from prune.embed import main as embed
-from prune.judge import main as judge
-from prune.score import main as score_main
-from prune.select import main as select
-from prune.stability import main as stability
+from core.errors import UserError
+from data.corpus.specs import open_corpus
+from data.curation.holdout import main as holdout
+from data.formats.tables import read_parts
+from data.pairs.listing import open_sr
+from data.reference.sets import open_scenes
+from prune.cluster.assign import main as assign
+from prune.cluster.centroids import main as centroids
+from prune.encoders.embed import main as embed
+from prune.stage1.score import main as score_main
+from prune.studies.compare import main as compare
+from prune.studies.judge import main as judge
+from prune.studies.stability import main as stability
+from prune.subsets.select import main as select
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, samples, write_arrow, write_tar
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import data.corpus
-from data.errors import UserError
-from data.stage import identity, read_manifest
-from data.tables import SCORES, read_parts
-from prune.score import main
+import data.corpus.folder
+from core.errors import UserError
+from core.stage import fingerprint, read_manifest
+from data.formats.tables import SCORES, read_parts
+from prune.stage1.score import main
 from tests.data.pictures import bad, encode, good, scene
 
 ROOT = Path(__file__).parents[2]
@@ -92,15 +92,15 @@ def test_entropy_is_that_of_pillows_luma(tmp_path):
 
 
 def test_parts_do_not_depend_on_workers(tmp_path, jpegs, monkeypatch):
-    monkeypatch.setattr(data.corpus, "SHARD_FILES", 25)
-    monkeypatch.setattr("prune.score.BATCH", 7)
+    monkeypatch.setattr(data.corpus.folder, "SHARD_FILES", 25)
+    monkeypatch.setattr("prune.stage1.score.BATCH", 7)
     corpus = tmp_path / "corpus"
     write(corpus, jpegs)
     score(corpus, tmp_path / "one")
     score(corpus, tmp_path / "three", "--workers", "3")
     assert parts(tmp_path / "one") == parts(tmp_path / "three")
     assert list(parts(tmp_path / "one")) == [f"part-0000{n}.parquet" for n in range(3)]
-    assert identity(tmp_path / "one") == identity(tmp_path / "three")
+    assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "three")
     table = read_parts(tmp_path / "one")
     assert table["row"].to_pylist() == [*range(25), *range(25), *range(10)]
 
@@ -122,8 +122,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, jpegs):
     corpus = tmp_path / "corpus"
     write(corpus, {f"{copy}/{name}": c for copy in range(2) for name, c in jpegs.items()})
     script = (
-        "import time, sys, data.corpus, prune.score as s\n"
-        "data.corpus.SHARD_FILES = 15; s.BATCH = 5\n"
+        "import time, sys, data.corpus.folder, prune.stage1.score as s\n"
+        "data.corpus.folder.SHARD_FILES = 15; s.BATCH = 5\n"
         "plain = s.score_batch\n"
         "def slow(*given, **more):\n    time.sleep(0.05); return plain(*given, **more)\n"
         "s.score_batch = slow\n"
@@ -150,7 +150,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, jpegs):
     assert start(out).wait() == 0
     assert parts(out) == parts(tmp_path / "calm") and len(parts(out)) == 8
     assert all(path.stat().st_mtime_ns == made for path, made in kept.items())
-    assert identity(out) == identity(tmp_path / "calm")
+    assert fingerprint(out) == fingerprint(tmp_path / "calm")
 
 
 def test_a_changed_corpus_is_refused_and_the_change_named(tmp_path, jpegs):

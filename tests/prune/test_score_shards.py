@@ -12,17 +12,17 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from data import filter as rules
-from data.errors import UserError
-from data.index import read_index
-from data.stage import read_manifest
-from data.tables import read_parts
-from data.world.__main__ import main as make_world
-from data.world.convert import main as convert
-from prune.score import main
-from prune.select import main as select
+from core.errors import UserError
+from core.stage import read_manifest
+from data.curation import filter as rules
+from data.formats.index import read_index
+from data.formats.tables import read_parts
+from prune.stage1.score import main
+from prune.subsets.select import main as select
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
+from world.build import main as make_world
+from world.write.convert import main as convert
 
 ROOT = Path(__file__).parents[2]
 SPECS = {
@@ -104,7 +104,7 @@ def test_quality_and_resolution_are_columns_where_the_corpus_has_them(world):
 
 @pytest.mark.parametrize("form", ["webdataset", "arrow", "parquet"])
 def test_workers_and_a_second_run_change_nothing(world, form, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("prune.score.BATCH", 16)
+    monkeypatch.setattr("prune.stage1.score.BATCH", 16)
     spec = SPECS[form].format(world / form)
     main(["--corpus", spec, "--out", str(tmp_path), "--workers", "2"])
     for path in (world / "scores" / form).glob("part-*.parquet"):
@@ -126,7 +126,7 @@ def test_a_second_run_answers_without_opening_a_shard(world):
 
 def test_killed_and_run_again_gives_the_same_bytes(world, tmp_path):
     script = (
-        "import time, sys, prune.score as s\n"
+        "import time, sys, prune.stage1.score as s\n"
         "s.BATCH = 5\n"
         "plain = s.score_batch\n"
         "def slow(*given, **more):\n    time.sleep(0.05); return plain(*given, **more)\n"

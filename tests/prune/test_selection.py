@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from prune.selection import balanced, budget, by_similarity, by_value, random_order
+from core.errors import UserError
+from prune.methods.selection import balanced, budget, by_similarity, by_value, random_order
 
 
 def slow_balanced(

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.errors import UserError
-from data.index import read_index
-from data.world.encode import jpeg
-from prune.stability import chance, jaccard, main
+from core.errors import UserError
+from data.formats.index import read_index
+from prune.studies.stability import chance, jaccard, main
+from world.write.encode import jpeg
 
 
 def test_overlap():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from prune.stage1 import share, stage1, threshold
+from core.errors import UserError
+from prune.stage1.threshold import share, stage1, threshold
 
 
 def table(entropies, keys=None, shards=None):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prune.selection import balanced, random_order
-from prune.variants import derived_seed, pick, quotas
+from prune.methods.selection import balanced, random_order
+from prune.methods.variants import derived_seed, pick, quotas
 
 SAMPLINGS = ("nearest", "farthest", "random", "mixed")
 ALLOCATIONS = ("balanced", "proportional", "sqrt")

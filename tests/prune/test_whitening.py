@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import UserError
-from data.stage import read_manifest
-from data.tables import read_parts
-from prune import assign as assign_command
-from prune import centroids as centroids_command
-from prune.assign import Nearest
-from prune.centroids import read_centroids, read_whitening_of
-from prune.kmeans import spherical_kmeans, unit_rows
-from prune.whitening import MATRIX, MEAN, Whitening, fit_whitening
+from core.errors import UserError
+from core.stage import read_manifest
+from data.formats.tables import read_parts
+from prune.cluster import assign as assign_command
+from prune.cluster import centroids as centroids_command
+from prune.cluster.assign import Nearest
+from prune.cluster.centroids import read_centroids, read_whitening_of
+from prune.cluster.kmeans import spherical_kmeans, unit_rows
+from prune.cluster.whitening import MATRIX, MEAN, Whitening, fit_whitening
 from tests.prune.files import make_embeddings
 
 DIM, K, D = 16, 5, 6
@@ -101,7 +101,7 @@ def test_commands_equal_a_naive_computation(reference, pool, tmp_path):
 
 
 def test_without_whitening_nothing_changes(reference, pool, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "prune.whitening", None)  # an import of it would fail
+    monkeypatch.setitem(sys.modules, "prune.cluster.whitening", None)  # an import of it would fail
     centroids = cluster(reference, tmp_path / "centroids", None)
     assert read_whitening_of(centroids) is None
     assert read_manifest(centroids)["files"].keys() == {"centroids.npy"}
@@ -116,7 +116,7 @@ def test_without_whitening_nothing_changes(reference, pool, tmp_path, monkeypatc
 def test_a_stopped_run_ends_with_the_same_bytes(reference, pool, tmp_path, monkeypatch):
     whole = cluster(reference, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("prune.kmeans.spherical_kmeans", lambda *_, **__: 1 / 0)
+        patch.setattr("prune.cluster.kmeans.spherical_kmeans", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cluster(reference, tmp_path / "cut")
     assert (tmp_path / "cut" / MATRIX).exists()
@@ -125,7 +125,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(reference, pool, tmp_path, monke
     cluster(reference, tmp_path / "cut")
     for name in FILES:
         assert (tmp_path / "cut" / name).read_bytes() == (whole / name).read_bytes()
-    assert read_manifest(tmp_path / "cut")["identity"] == read_manifest(whole)["identity"]
+    assert read_manifest(tmp_path / "cut")["fingerprint"] == read_manifest(whole)["fingerprint"]
 
     one = assign(pool, whole, tmp_path / "one")
     calls = []

@@ -1,0 +1,383 @@
+"""Stages: a stage is done when its manifest is there.
+
+A stage writes one folder (or one file with its manifest beside it). `stage.json` records what
+is being made from the first moment, so that the same command continues a stopped run and a
+command with other parameters is refused, naming them. `manifest.json` is written last, so its
+presence means done; its `fingerprint` is what later stages record as their input.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.atomic import remove_stale, write_json
+from core.errors import UserError
+
+FORMAT = 1  # version of the manifest's own layout
+REQUIRED = ("fingerprint", "stage", "params", "inputs", "summary", "files")  # of a manifest
+_FORMERLY = {"identity": "fingerprint", "vae_identity": "vae_fingerprint"}
+FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Hex SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_path(out: Path) -> Path:
+    """`OUT/manifest.json` for a folder, `STEM.manifest.json` beside a single file."""
+    if out.suffix in FILES and not out.is_dir():
+        return out.with_suffix(".manifest.json")
+    return out / "manifest.json"
+
+
+def present_names(record: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object by the present names of its keys, where version 0.1 had others."""
+    return {_FORMERLY.get(name, name): value for name, value in record.items()}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A manifest.json or stage.json. Raises FileNotFoundError, and UserError when it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_hook=present_names)
+        if not isinstance(record, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UserError(f"{path}: unreadable record ({error}); delete it and run again") from None
+    return record
+
+
+def read_manifest(out: Path | str) -> dict[str, Any]:
+    """The manifest of a finished stage. Raises UserError when it is missing or unreadable."""
+    path = manifest_path(Path(out))
+    try:
+        manifest = read_record(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{out}: not a finished stage ({path} is missing); run the command that makes it first"
+        ) from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
+    lacking = [name for name in REQUIRED if name not in manifest]
+    if lacking:
+        raise UserError(f"{path}: lacks '{lacking[0]}'; delete it and run its command again")
+    return manifest
+
+
+def fingerprint(out: Path | str, *made_by: str) -> str:
+    """The fingerprint of a finished stage: a digest of what it is made of and what it wrote.
+
+    With names of stages, raises UserError for what none of them made.
+    """
+    manifest = read_manifest(out)
+    if made_by and manifest.get("stage") not in made_by:
+        raise UserError(f"{out}: made by {manifest.get('stage')}, not by {' or '.join(made_by)}")
+    return str(manifest["fingerprint"])
+
+
+def code_version() -> str:
+    """The checkout's commit, with '+dirty' when files differ from it; 'unknown' without git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class DoneElsewhere(SystemExit):
+    """Another process finishes the stage, or has done so: nothing is left to do (exit code 0)."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage's `run(config)` returns.
+
+    Attributes:
+        out: the folder or file that the stage wrote.
+        summary: its counts and figures, as they stand in its manifest.
+        message: one line on what was made; empty when it was there already.
+        reused: whether it was there already, so that nothing was done.
+        exit_code: of the command: 0, or what the stage has to say by it.
+    """
+
+    out: Path
+    summary: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+    reused: bool = False
+    exit_code: int = 0
+
+
+def run_stage(stage: Stage, make: Callable[[Stage], Result]) -> Result:
+    """The result of a stage: what is there already, or else what `make` makes of it.
+
+    `make` opens the stage, writes its output and returns what `stage.finish` returns.
+    """
+    if stage.done():
+        return stage.result()
+    try:
+        return make(stage)
+    except DoneElsewhere:
+        if not stage.manifest.exists():  # one of several processes whose first one finishes
+            raise
+        return stage.result()
+
+
+def require_folder(out: Path) -> None:
+    """Refuse an --out that is a file, or is named as one. Raises UserError."""
+    if out.is_file() or (out.suffix in FILES and not out.is_dir()):
+        raise UserError(f"--out {out}: name a folder, not a file")
+
+
+class Stage:
+    """One stage's output: its parameters and inputs, its lock, and its manifest.
+
+    Args:
+        out: folder, or file with a suffix, that the stage writes.
+        name: the command, for example 'prune.score'.
+        params: JSON-able parameters that change the meaning of the output (see cli.science).
+        inputs: name -> fingerprint string of each input (see `fingerprint`, `sha256_file`).
+        replace: make the output again when its parameters or inputs differ, instead of refusing;
+            for renderings (tables, pictures) that cost nothing and that nothing depends on.
+    """
+
+    def __init__(
+        self,
+        out: Path | str,
+        name: str,
+        params: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        replace: bool = False,
+    ) -> None:
+        self.out = Path(out)
+        try:
+            str(out).encode()
+        except UnicodeEncodeError:  # Parquet files could not be written there
+            raise UserError(f"--out {out}: a name that is not UTF-8; choose another") from None
+        self.name = name
+        # Through JSON once, so that tuples and paths compare as they will be read back.
+        self.params: dict[str, Any] = json.loads(json.dumps(dict(params), default=str))
+        self.inputs = dict(inputs)
+        self.manifest = manifest_path(self.out)
+        self.started = self.manifest.with_name(self.manifest.name.replace("manifest", "stage"))
+        self._replace = replace
+        self._lock: Any = None
+        self._clock = time.monotonic()
+
+    def done(self) -> bool:
+        """True when the manifest is there, matches, and every file it names is there whole.
+
+        Raises UserError when the output was made, or begun, with other parameters or inputs
+        (unless `replace`).
+        """
+        if self._replace:
+            for made in (self.manifest, self.started):
+                try:
+                    differing = self._differing(read_record(made))
+                except FileNotFoundError:
+                    continue
+                except UserError:  # not as it was written
+                    differing = ["damaged"]
+                if differing:
+                    made.unlink()
+        if self.manifest.exists():
+            manifest = read_manifest(self.out)
+            self._compare(manifest, self.manifest)
+            damaged = self._damaged(manifest)
+            if not damaged:
+                print(f"[{self.name}] {self.out}: already done, nothing left to do", flush=True)
+                return True
+            print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
+            return False
+        if self.started.exists() and not self._empty():
+            self._compare(self._begun(), self.started)
+        return False
+
+    def open(self) -> None:
+        """Take the stage's lock, clear what a killed run left, and record what is being made.
+
+        Waits while another process writes the same output: after a kill of a script, the stage
+        that it had started may still be running. Raises DoneElsewhere when that one finished it,
+        and UserError when it began it with other parameters or inputs, when the place cannot be
+        written, or when a file is there that is no stage's.
+        """
+        folder = self.manifest.parent
+        self._refuse_foreign()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")
+        except OSError as error:
+            raise UserError(
+                f"{self.out}: cannot be written ({error.filename}: {error.strerror}); "
+                "choose another --out"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"[{self.name}] {self.out}: another process is writing it; waiting", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self.manifest.exists() and self.done():
+                self.close()
+                raise DoneElsewhere from None
+        remove_stale(folder)
+        if self.started.exists() and not self._empty():
+            self._compare(self._begun(), self.started)
+        else:
+            write_json(self.started, self._describe())
+        self._clock = time.monotonic()
+
+    def result(self) -> Result:
+        """What was made before. Raises UserError unless the stage is finished."""
+        return Result(self.out, read_manifest(self.out)["summary"], reused=True)
+
+    def finish(
+        self, summary: Mapping[str, Any], outputs: Iterable[Path | str], line: str
+    ) -> Result:
+        """Write the manifest and print the one-line summary.
+
+        Args:
+            summary: JSON-able counts and figures; timings belong under the key 'timing', which
+                stays out of the fingerprint.
+            outputs: files written, relative to the output folder (or absolute).
+            line: what was done, without name, seconds and place, which are added.
+        """
+        seconds = time.monotonic() - self._clock
+        base = self.manifest.parent
+        files = {}
+        for output in outputs:
+            path = base / output
+            files[str(path.relative_to(base))] = {
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+        what = self._describe()
+        made_of = {**what, "files": {name: entry["sha256"] for name, entry in files.items()}}
+        write_json(
+            self.manifest,
+            {
+                "format": FORMAT,
+                "fingerprint": digest_of(made_of),
+                **what,
+                "summary": dict(summary),
+                "files": files,
+                "made": {
+                    "seconds": round(seconds, 3),
+                    "code": code_version(),
+                    "python": platform.python_version(),
+                },
+            },
+        )
+        self.started.unlink(missing_ok=True)
+        self.close()
+        print(f"[{self.name}] {line} in {seconds:.1f} s -> {self.out}", flush=True)
+        return Result(self.out, dict(summary), line)
+
+    def close(self) -> None:
+        """Let go of the lock (also let go of when the process ends, however it ends)."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _refuse_foreign(self) -> None:
+        """Refuse to write over a file that has no manifest: another stage's part, or the user's."""
+        known = self._replace or self.manifest.exists() or self.started.exists()
+        if self.manifest.parent != self.out and self.out.exists() and not known:
+            raise UserError(
+                f"{self.out}: is there already, and not made by this command; "
+                "choose another --out, or delete it"
+            )
+
+    def _empty(self) -> bool:
+        """True when a stage that was begun has written nothing yet, so that nothing binds it."""
+        if self.manifest.parent != self.out:
+            return not self.out.exists()
+        return all(p.name in (self.started.name, ".stage.lock") for p in self.out.iterdir())
+
+    def _begun(self) -> dict[str, Any]:
+        """What was begun. Raises UserError when stage.json is not as it was written."""
+        try:
+            return read_record(self.started)
+        except UserError:
+            raise UserError(
+                f"{self.started}: unreadable, so the settings of what lies in {self.out} cannot be "
+                "known; delete both to begin again"
+            ) from None
+
+    def _describe(self) -> dict[str, Any]:
+        return {"stage": self.name, "params": self.params, "inputs": self.inputs}
+
+    def _differing(self, found: Mapping[str, Any]) -> list[str]:
+        differing = []
+        if found.get("stage") != self.name:
+            differing.append(f"stage: {found.get('stage')} there, {self.name} now")
+        for kind in ("params", "inputs"):
+            there, now = found.get(kind), getattr(self, kind)
+            there = there if isinstance(there, dict) else {}
+            differing += [
+                f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+                for key in sorted(set(there) | set(now))
+                if there.get(key) != now.get(key)
+            ]
+        return differing
+
+    def _compare(self, found: Mapping[str, Any], where: Path) -> None:
+        differing = self._differing(found)
+        if differing:
+            raise UserError(
+                f"{self.out} was made with other settings ({where}):\n  "
+                + "\n  ".join(differing)
+                + f"\nchoose another --out, or delete {self.out} to make it again"
+            )
+
+    def _damaged(self, manifest: Mapping[str, Any]) -> str | None:
+        for name, entry in manifest["files"].items():
+            path = self.manifest.parent / name
+            try:
+                if path.stat().st_size != entry["bytes"]:
+                    return str(path)
+            except FileNotFoundError:
+                return str(path)
+        return None
+
+
+def discard_damaged(stage: Stage) -> None:
+    """Of a finished folder, delete the files that are no longer as long as they were written.
+
+    For a stage that goes on from the files that are there: these would pass for made.
+    """
+    if not stage.manifest.exists():
+        return
+    for name, entry in read_manifest(stage.out)["files"].items():
+        path = stage.out / name
+        if path.exists() and path.stat().st_size != entry["bytes"]:
+            path.unlink()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

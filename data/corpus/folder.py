@@ -1,0 +1,188 @@
+"""A folder of image files as a corpus: what is listed, in which order, and how a file is read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from core.errors import UserError
+from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path, path_of_key
+
+SHARD_FILES = 4096  # files of a folder that make a shard
+MAX_FILE_BYTES = 1 << 30  # a single file above this is not read into memory
+
+
+class FolderCorpus(Corpus):
+    """Every file below a folder, hidden ones (a leading dot) apart.
+
+    Nothing else is left out by name: what is no image is for the decoder to reject, with its
+    reason, and not to be overlooked here. Links to files are followed. A link to a folder is
+    followed unless it leads back into the corpus, or to where another link has led already.
+    """
+
+    unique_keys = True
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    @cached_property
+    def _files(self) -> tuple[list[str], list[int]]:
+        """Keys and sizes, listed when first asked for: fetching by key needs no listing."""
+        found = sorted(walk(self.root))
+        if not found:
+            raise UserError(f"{self.root}: no files in it (hidden ones do not count)")
+        return [key for key, _ in found], [size for _, size in found]
+
+    def shards(self) -> list[str]:
+        return [f"files-{n:05d}" for n in range(-(-len(self) // SHARD_FILES))]
+
+    def count(self, shard: str) -> int:
+        start = self._start(shard)
+        return min(SHARD_FILES, len(self) - start)
+
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> FolderBatch:
+        first = self._start(shard)
+        rows = range(self.count(shard))[start:stop]
+        keys = tuple(self._files[0][first + rows.start : first + rows.stop])
+        return FolderBatch(os.fspath(self.root), shard, rows.start, keys)
+
+    def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
+        # The key is the place: a file that moved to another row, because others were added, is
+        # still the same file, and one that is gone yields an error.
+        for key, shard, row in locations:
+            yield read_file(os.fspath(self.root), key, shard, row)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for key, size in self.listing():
+            digest.update(f"{key}\0{size}\n".encode())
+        return digest.hexdigest()
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        return zip(*self._files, strict=True)
+
+    def __len__(self) -> int:
+        return len(self._files[0])
+
+    def _start(self, shard: str) -> int:
+        match = re.fullmatch(r"files-(\d{5,})", shard)
+        if match is None or int(match[1]) * SHARD_FILES >= len(self):
+            raise UserError(f"{self.root}: no shard '{shard}' in this folder")
+        return int(match[1]) * SHARD_FILES
+
+
+@dataclass(frozen=True, slots=True)
+class FolderBatch(Batch):
+    """Consecutive files of a folder corpus."""
+
+    root: str
+    shard: str
+    start: int
+    keys: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for row, key in enumerate(self.keys, self.start):
+            yield read_file(self.root, key, self.shard, row)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def walk(root: Path) -> Iterator[tuple[str, int]]:
+    """(key, bytes) of every file below `root`, in no order that matters; FolderCorpus says which.
+
+    Raises UserError for a folder that cannot be listed.
+    """
+    top = os.path.realpath(root)
+    linked: set[tuple[int, int]] = set()  # folders seen by way of links out of the corpus
+    pending = [("", os.fspath(root), False)]
+    while pending:
+        prefix, folder, outside = pending.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
+        below = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not is_folder(entry):
+                yield key_of_path(prefix + entry.name), _size(entry)
+                continue
+            away = outside
+            if entry.is_symlink():
+                target = os.path.realpath(entry.path)
+                if target == top or target.startswith(top + os.sep):
+                    continue
+                away = True
+            if away:
+                status = entry.stat()
+                if (status.st_dev, status.st_ino) in linked:
+                    continue
+                linked.add((status.st_dev, status.st_ino))
+            below.append((prefix + entry.name + "/", entry.path, away))
+        pending += reversed(below)  # depth first, by name: which of two links wins is fixed
+
+
+def walk_folders(root: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that follows links to folders, to each folder once, so that none leads round."""
+    seen: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(root, followlinks=True):
+        status = Path(base).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield base, folders, names
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one. Never raises."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle: to be listed, and rejected on reading
+        return False
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a broken link, or gone already: reading it will say so
+        return 0
+
+
+def read_file(root: str, key: str, shard: str, row: int) -> Sample:
+    """The file `key` below a folder. What cannot be read comes with an error."""
+    try:
+        # Non-blocking, for a named pipe would otherwise wait for a writer for ever.
+        descriptor = os.open(
+            f"{root}/{path_of_key(key)}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Sample(key, shard, row, None, ("unreadable", "not a regular file"))
+            if status.st_size > MAX_FILE_BYTES:
+                detail = f"{status.st_size:,} bytes, limit {MAX_FILE_BYTES:,}"
+                return Sample(key, shard, row, None, ("too-large", detail))
+            data = os.read(descriptor, status.st_size + 1)
+            if len(data) != status.st_size:  # a signal cut in, or the file is growing
+                with os.fdopen(os.dup(descriptor), "rb") as stream:
+                    data += stream.read(MAX_FILE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return Sample(key, shard, row, None, ("unreadable", error.strerror or str(error)))
+    except ValueError as error:  # no file can have such a name: a zero byte in it
+        return Sample(key, shard, row, None, ("unreadable", str(error)))
+    return Sample(key, shard, row, data)

@@ -1,0 +1,171 @@
+"""Images named in a CSV file, in folders beside it (RS5M's second form on disk).
+
+The first column is the image's name, the key; a header line is passed over. A name may be a
+path from the CSV's folder or from any folder below it; the first folder that has it, level by
+level and by name, counts. What is named and not there is a row with an error, so that the counts
+are those of the list.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from core.errors import UserError
+from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path
+from data.corpus.folder import SHARD_FILES, is_folder, read_file
+
+DEPTH = 4  # levels of folders below the list that images are looked for in
+HEADERS = {"img_name", "image_name", "filename", "file_name", "image", "img"}
+FOLDERS = 256  # each is looked into for each name
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBatch(Batch):
+    """Consecutive lines of a list."""
+
+    folders: tuple[str, ...]
+    shard: str
+    start: int
+    keys: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for row, key in enumerate(self.keys, self.start):
+            yield _find(self.folders, key, self.shard, row)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class ListedCorpus(Corpus):
+    """The images that a CSV file names."""
+
+    def __init__(
+        self, spec: str, path: Path, roots: Sequence[Path], options: Mapping[str, str]
+    ) -> None:
+        if options:
+            raise UserError(f"{spec}: a CSV list has no option '{next(iter(options))}'")
+        self._path = path
+        self._roots = roots
+
+    @cached_property
+    def _starts(self) -> tuple[list[int], int]:
+        """Byte offset of every SHARD_FILES-th line, and the number of lines."""
+        starts, rows = [], 0
+        for offset, _ in _lines(self._path, 0):
+            if rows % SHARD_FILES == 0:
+                starts.append(offset)
+            rows += 1
+        if not rows:
+            raise UserError(f"{self._path}: names no images")
+        return starts, rows
+
+    @cached_property
+    def _folders(self) -> tuple[str, ...]:
+        found: list[str] = []
+        for root in self._roots:
+            pending = [(os.fspath(root), 0)]
+            while pending:
+                folder, depth = pending.pop(0)
+                found.append(folder)
+                if len(found) > FOLDERS:
+                    raise UserError(
+                        f"{self._path}: more than {FOLDERS} folders below it to look into; "
+                        f"give paths instead of names, or read folder:{root} without the list"
+                    )
+                if depth < DEPTH:
+                    below = sorted(e.name for e in os.scandir(folder) if is_folder(e))
+                    pending += [(f"{folder}/{n}", depth + 1) for n in below if n[0] != "."]
+        return tuple(found)
+
+    def shards(self) -> list[str]:
+        return [f"lines-{n:05d}" for n in range(len(self._starts[0]))]
+
+    def count(self, shard: str) -> int:
+        return min(SHARD_FILES, self._starts[1] - self._number(shard) * SHARD_FILES)
+
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> ListedBatch:
+        rows = range(self.count(shard))[start:stop]
+        keys = self._keys(self._number(shard))
+        return ListedBatch(self._folders, shard, rows.start, tuple(keys[rows.start : rows.stop]))
+
+    def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
+        # As in a folder of images, the key is the place.
+        for key, shard, row in locations:
+            yield _find(self._folders, key, shard, row)
+
+    def fingerprint(self) -> str:
+        with open(self._path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.sha256(f"list {digest}".encode()).hexdigest()
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        for shard in self.shards():
+            for sample in self.read(shard):
+                yield sample.key, len(sample.data or b"")
+
+    def _number(self, shard: str) -> int:
+        number = shard.removeprefix("lines-")
+        if not number.isdigit() or int(number) >= len(self._starts[0]):
+            raise UserError(f"{self._path}: no shard '{shard}' in this list")
+        return int(number)
+
+    def _keys(self, number: int) -> list[str]:
+        if self._cached[0] != number:
+            lines = _lines(self._path, self._starts[0][number])
+            keys = [key for (_, key), _ in zip(lines, range(SHARD_FILES), strict=False)]
+            self._cached = number, keys
+        return self._cached[1]
+
+    _cached: tuple[int, list[str]] = (-1, [])
+
+
+def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
+    """(byte offset, key) of every named image from a line's offset on."""
+    with open(path, "rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"{path}: is UTF-16; save it again as UTF-8 CSV")
+        stream.seek(offset)
+        place = [offset, offset]  # of this record and of the next
+
+        def texts() -> Iterator[str]:
+            for line in stream:
+                place[1] += len(line)
+                yield line.decode("utf-8", "surrogateescape")
+
+        reader = csv.reader(texts())
+        try:
+            for record in reader:
+                here, place[0] = place[0], place[1]
+                name = record[0].strip().removeprefix("\ufeff") if record else ""
+                if not name or (here == 0 and name.lower() in HEADERS):
+                    continue
+                yield here, key_of_path(name)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: not a CSV file ({error}, byte {place[0]:,}): is a quote left open there, "
+                "or the line ended by a carriage return alone? save it again as UTF-8 CSV"
+            ) from None
+
+
+def _find(folders: Sequence[str], key: str, shard: str, row: int) -> Sample:
+    """Read `key` below the first folder that has it."""
+    try:
+        for folder in folders:
+            sample = read_file(folder, key, shard, row)
+            if sample.error is None or sample.error[1] not in _NOT_HERE:
+                return sample
+    except UserError as error:
+        return Sample(key, shard, row, None, ("unsafe-name", str(error)))
+    detail = f"not in the list's folder, nor in the {len(folders) - 1:,} below it"
+    return Sample(key, shard, row, None, ("unreadable", detail))
+
+
+_NOT_HERE = {os.strerror(code) for code in (errno.ENOENT, errno.ENOTDIR)}

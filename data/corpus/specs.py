@@ -1,0 +1,312 @@
+"""How a corpus is named on the command line.
+
+    FOLDER                     a folder of images, with all folders below it
+    FOLDER                     a folder of shards: *.tar, *.arrow or *.parquet and nothing else,
+                               or what Hugging Face datasets' save_to_disk made
+    FILE or PATTERN            tar, Arrow or Parquet files: data-*.arrow, rs3-{0000..0031}.tar
+    FOLDER, FILE or PATTERN    of GeoTIFFs with four bands, cut in chips: naip/*.tif?chip=256
+    FILE.csv                   images named in the first column, in folders beside the file
+    PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
+
+`?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
+and Parquet; image=EXTENSION for tar; chip=PIXELS, bands=ORDER, nodata=SHARE and urban=POLYGONFILE
+for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from data.corpus.base import Corpus, path_of_key
+from data.corpus.folder import FolderCorpus, is_folder, walk
+
+SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
+GEOTIFF = {".tif", ".tiff"}
+PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
+IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
+FORMS = (
+    "FOLDER           a folder of image files, with all folders below it",
+    "FOLDER           of *.tar, *.arrow or *.parquet shards; or made by datasets' save_to_disk",
+    "FILE or PATTERN  of such shards: data-*.arrow, rs3-train-{0000..0031}.tar",
+    "FOLDER or FILE   of four-band GeoTIFFs, cut in chips: FOLDER?chip=256, 'naip/*.tif?chip=256'",
+    "FILE.csv         images named in its first column, in folders beside it",
+    "PRESET:FOLDER    a data set as people hold it:",
+)
+Options = Mapping[str, str]
+
+
+def open_corpus(spec: Path | str) -> Corpus:
+    """The corpus that a specification means (the module's docstring has the forms).
+
+    Raises UserError when nothing is there, nothing is in it, or it is of no known kind.
+    """
+    spec = os.fspath(spec)
+    place, options = split_options(spec)
+    prefix, colon, rest = place.partition(":")
+    if colon and prefix in PRESETS and rest:
+        # A shell leaves the tilde alone after a colon, in quotes and in --corpus=~/x.
+        return PRESETS[prefix][0](spec, Path(os.path.expanduser(rest)), options)  # noqa: PTH111
+    place = os.path.expanduser(place)  # noqa: PTH111 (as a text: slashes at its end matter not)
+    path = Path(place)
+    if path.is_dir():
+        return _open_folder(spec, path, options)
+    if path.is_file() or _is_pattern(place):
+        files = [path] if path.is_file() else expand(place)
+        base = path.parent if path.is_file() else _fixed(place)
+        return _open_files(spec, base, files, options)
+    raise _not_understood(spec, path)
+
+
+_OPTION = r"(?:urban=[^?&]+|\w+=[^?&/]+)"  # of a path, a slash is no sign of a pattern
+
+
+def split_options(spec: str) -> tuple[str, dict[str, str]]:
+    """'PATH?a=b&c=d' as ('PATH', {'a': 'b', 'c': 'd'})."""
+    match = re.search(rf"\?({_OPTION}(?:&{_OPTION})*)$", spec)
+    if match is None:
+        return spec, {}
+    pairs = (pair.partition("=") for pair in match[1].split("&"))
+    return spec[: match.start()], {name: value for name, _, value in pairs}
+
+
+def expand(pattern: str) -> list[Path]:
+    """The files of a pattern with braces ({a,b}, {0000..0031}) and wildcards, in order.
+
+    Raises UserError when a name that braces spell out is not there, or a wildcard finds nothing.
+    """
+    import glob
+
+    found: list[str] = []
+    missing: list[str] = []
+    for name in _braces(pattern):
+        there = sorted(glob.glob(name)) if glob.has_magic(name) else [name]  # noqa: PTH207
+        present = [path for path in there if Path(path).is_file()]
+        found += present
+        if not present:
+            missing.append(name)
+    if missing:
+        what = "no such file" if found else "nothing there"
+        also = f" ({len(missing):,} missing, {len(found):,} there)" if found else ""
+        raise UserError(f"{missing[0]}: {what}{also}; asked for by {pattern}")
+    return [Path(path) for path in dict.fromkeys(found)]
+
+
+def _braces(text: str) -> Iterator[str]:
+    match = re.search(r"\{([^{}]*)\}", text)
+    if match is None:
+        yield text
+        return
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span:
+        width = len(span[1]) if span[1].startswith("0") else 0
+        choices: Sequence[str] = [f"{n:0{width}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        choices = match[1].split(",")
+    for choice in choices:
+        yield from _braces(text[: match.start()] + choice + text[match.end() :])
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[{")
+
+
+def _fixed(pattern: str) -> Path:
+    """The folder before the first part of a pattern that varies: what shards are named from."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if _is_pattern(part))
+    return Path(*parts[: min(fixed, len(parts) - 1)]) if fixed else Path()
+
+
+def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
+    saved = _saved_files(folder)
+    if saved is not None:
+        return _open_files(spec, folder, saved, options, folder)
+    kinds: set[str] = set()
+    rasters: list[Path] = []
+    others = False  # images of another kind, or folders that may hold some
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        suffix = Path(entry.name).suffix.lower()
+        # Shards have a folder for themselves: beside images, or folders that may hold some,
+        # a Parquet file is somebody's list.
+        if suffix in GEOTIFF and not is_folder(entry):
+            rasters.append(Path(entry.path))
+        elif suffix in IMAGES or is_folder(entry):
+            others = True
+        elif suffix in SUFFIXES:
+            kinds.add(suffix)
+    if "chip" in options or (rasters and not others and _are_geotiffs(rasters)):
+        return _open_geotiffs(spec, folder, options)
+    if not kinds or rasters or others:
+        return _images(spec, folder, options)
+    if len(kinds) > 1:
+        raise UserError(
+            f"{folder}: holds {' and '.join(sorted(kinds))} files; "
+            f"say which: '{folder}/*{min(kinds)}', or 'folder:{folder}' for a folder of images"
+        )
+    files = sorted(folder.glob(f"[!.]*{kinds.pop()}"))
+    return _open_files(spec, folder, files, options, folder)
+
+
+def _are_geotiffs(files: Sequence[Path]) -> bool:
+    """Whether TIFFs are rasters of several bands to cut, not images: by the tags of a few."""
+    from data.images.tiff import is_multiband_geotiff
+
+    return any(is_multiband_geotiff(path) for path in sorted(files)[:PEEKED])
+
+
+def _open_geotiffs(spec: str, folder: Path, options: Options) -> Corpus:
+    """All GeoTIFFs anywhere below a folder."""
+    from data.corpus.geotiff import GeoTiffCorpus
+
+    files = _below(folder, *GEOTIFF)
+    if not files:
+        raise UserError(f"{spec}: no .tif files in {folder}, nor below it")
+    return GeoTiffCorpus(spec, folder, files, options, folder)
+
+
+def _images(spec: str, folder: Path, options: Options) -> FolderCorpus:
+    if options:
+        raise UserError(f"{spec}: a folder of images has no option '{next(iter(options))}'")
+    return FolderCorpus(folder)
+
+
+def _open_files(
+    spec: str, base: Path, files: Sequence[Path], options: Options, root: Path | None = None
+) -> Corpus:
+    if not files:
+        raise UserError(f"{spec}: no shards in it")
+    kinds = {SUFFIXES.get(path.suffix.lower()) for path in files}
+    if files[0].suffix.lower() == ".csv" and len(files) == 1:
+        from data.corpus.listed import ListedCorpus
+
+        return ListedCorpus(spec, files[0], [files[0].parent], options)
+    if kinds == {"tar"}:
+        from data.corpus.tar import TarCorpus
+
+        return TarCorpus(spec, base, files, options, root)
+    if all(path.suffix.lower() in GEOTIFF for path in files):
+        from data.corpus.geotiff import GeoTiffCorpus
+
+        return GeoTiffCorpus(spec, base, files, options, root)
+    if len(kinds) > 1 or kinds == {None}:
+        odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
+        raise _not_understood(spec, odd)
+    from data.corpus.columnar import ArrowCorpus, ParquetCorpus
+
+    kind = ArrowCorpus if kinds == {"arrow"} else ParquetCorpus
+    return kind(spec, base, files, options, root)
+
+
+def _saved_files(folder: Path) -> list[Path] | None:
+    """The Arrow files of a save_to_disk folder (all its splits), in order; None if it is none."""
+    splits = folder / "dataset_dict.json"
+    if splits.is_file():
+        names = [str(name) for name in _json(splits).get("splits") or []]
+        files = [(_saved_files(folder / name), folder / name) for name in names]
+        lacking = [place for found, place in files if not found]
+        if lacking or not names:
+            raise UserError(f"{lacking[0] if lacking else splits}: no saved data set in it")
+        return [path for found, _ in files for path in found or []]
+    state = folder / "state.json"
+    if not state.is_file() or not (folder / "dataset_info.json").is_file():
+        return None
+    try:
+        return [folder / entry["filename"] for entry in _json(state)["_data_files"]]
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{state}: does not list the files of a saved data set ('_data_files'); save it again, "
+            f"or name its files: '{folder}/*.arrow'"
+        ) from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error}); it belongs to a saved data set") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _below(folder: Path, *suffixes: str) -> list[Path]:
+    """Files with one of some suffixes anywhere below a folder, in the order of their paths.
+
+    Links to folders are followed, as in a folder of images. A link that leads nowhere is among
+    the files, so that what it stands for is missed.
+    """
+    below = (folder / path_of_key(key) for key, _ in walk(folder))
+    found = (path for path in below if path.suffix.lower() in suffixes)
+    files = (path for path in found if path.is_file() or path.is_symlink())
+    return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder)))
+
+
+def _folder_of(spec: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{spec}: {folder} is not a folder")
+
+
+def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    saved = _saved_files(folder)
+    if saved is not None:
+        return _open_files(spec, folder, saved, options, folder)
+    for suffix in (".arrow", ".parquet"):
+        if files := _below(folder, suffix):
+            return _open_files(spec, folder, files, options, folder)
+    images = folder / "images"
+    return _images(spec, images if images.is_dir() else folder, options)
+
+
+def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    if files := _below(folder, ".tar"):
+        return _open_files(spec, folder, files, options, folder)
+    lists = sorted(folder.glob("[!.]*.csv"))
+    if len(lists) > 1:
+        names = ", ".join(path.name for path in lists)
+        raise UserError(f"{spec}: several lists ({names}); name one: --corpus {lists[0]}")
+    if lists:
+        return _open_files(spec, folder, lists, options)
+    images = folder / "img_only"
+    return _images(spec, images if images.is_dir() else folder, options)
+
+
+def _usa1m(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    return _open_geotiffs(spec, folder, options)
+
+
+def _plain_folder(spec: str, folder: Path, options: Options) -> Corpus:
+    _folder_of(spec, folder)
+    return _images(spec, folder, options)
+
+
+PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
+    "git10m": (
+        _git10m,
+        "Git-10M: saved by datasets, its *.arrow or *.parquet anywhere below, or images/",
+    ),
+    "rs5m": (_rs5m, "RS5M: its tars anywhere below, or a CSV list beside img_only/, or that"),
+    "usa1m": (
+        _usa1m,
+        "NAIP quarter quads (GeoTIFF: red, green, blue, near infrared) anywhere below, in chips of "
+        "256 pixels",
+    ),
+    "folder": (_plain_folder, "image files and nothing else, whatever lies between them"),
+}
+"""Name -> (reader, what it reads)."""
+
+
+def _not_understood(spec: str, path: Path) -> UserError:
+    there = path.exists()
+    state = f"{path.name} is not a kind of corpus that is understood" if there else "no such corpus"
+    forms = "\n  ".join((*FORMS, *(f"  {n}: {text}" for n, (_, text) in PRESETS.items())))
+    hint = " (decompress it first)" if re.search(r"\.(tgz|tar\.\w+)$", path.name) else ""
+    return UserError(f"{spec}: {state}{hint}; understood are:\n  {forms}")

@@ -1,0 +1,4 @@
+"""The files that stages hand on: score table, embeddings, subset index.
+
+May import core.
+"""

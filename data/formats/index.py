@@ -1,0 +1,188 @@
+"""The subset index: the one file that passes from pruning to training.
+
+A Parquet file with a row for each chosen image, sorted by (shard, row), and its provenance as
+JSON in the file's key-value metadata under "rsprune". Training reads the corpus through it;
+no image is copied.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from core.atomic import atomic_path
+from core.errors import UserError
+from core.hashing import hash_keys
+from core.parallel import available_cpus
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # the image's name in its corpus, unique
+        ("shard", pa.string()),  # the file or folder it is read from
+        ("row", pa.int64()),  # its place in the shard
+        ("entropy", pa.float64()),  # H, bits in [0, 8]
+        ("cluster", pa.int32()),  # nearest prototype, -1: the method has no clusters
+        ("similarity", pa.float32()),  # cosine to it, null: none
+        ("rank", pa.int64()),  # 0-based place in its cluster, or in the method's order
+        ("chosen", pa.string()),  # one of CHOSEN
+    ]
+)
+CHOSEN = (
+    "quota", "remainder", "random", "entropy", "full", "band", "deduplicated", "retrieved",
+)  # fmt: skip
+METADATA = b"rsprune"
+REQUIRED = ("method", "params", "inputs", "encoder", "code", "counts")
+
+
+def write_index(path: Path | str, rows: pa.Table, metadata: dict[str, Any]) -> None:
+    """Write a subset index atomically; equal rows and metadata give equal bytes.
+
+    Args:
+        path: the Parquet file.
+        rows: the columns of SCHEMA, in any order of rows.
+        metadata: method (str), params (dict), inputs (name -> fingerprint), encoder (dict or None),
+            code (str), counts (dict of int).
+
+    Raises ValueError when a column or an entry of the metadata is missing, or rows are invalid.
+    """
+    missing = [name for name in REQUIRED if name not in metadata]
+    if missing:
+        raise ValueError(f"metadata lacks {', '.join(missing)}")
+    table = canonical(rows)
+    problem = _problem(table)
+    if problem:
+        raise ValueError(problem)
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    table = table.replace_schema_metadata({METADATA: text.encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 18)
+
+
+def canonical(rows: pa.Table) -> pa.Table:
+    """The columns of SCHEMA with its types, sorted by (shard, row), without metadata."""
+    absent = [name for name in SCHEMA.names if name not in rows.column_names]
+    if absent:
+        raise ValueError(f"a subset index needs the column(s) {', '.join(absent)}")
+    return by_place(rows.select(SCHEMA.names)).cast(SCHEMA).combine_chunks()
+
+
+def by_place(table: pa.Table) -> pa.Table:
+    """The rows in order of (shard, row), see `place_order`."""
+    order = place_order(table)
+    if (order[1:] > order[:-1]).all():  # as it is
+        return table
+    return table.take(pa.array(order))
+
+
+def place_order(table: pa.Table) -> NDArray[np.int64]:
+    """The positions of the rows in order of (shard, row).
+
+    Shards are few and rows are many, so the strings compared are the distinct shards alone.
+
+    Raises ValueError when a shard or a row is null.
+    """
+    for name in ("shard", "row"):
+        if table.column(name).null_count:
+            raise ValueError(f"the column '{name}' has empty entries")
+    place, _ = shard_places(table.column("shard"))
+    row = table.column("row").to_numpy()
+    rises = place[1:] > place[:-1]
+    if (rises | ((place[1:] == place[:-1]) & (row[1:] >= row[:-1]))).all():
+        return np.arange(len(row))
+    return np.lexsort((row, place))
+
+
+def shard_places(shards: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """The place of each row's shard among the distinct shards in order, and those shards.
+
+    Args:
+        shards: [n] names, as text or dictionary-encoded, none of them null.
+    """
+    if not pa.types.is_dictionary(shards.type):
+        shards = shards.dictionary_encode()
+    encoded = shards.unify_dictionaries().combine_chunks()
+    distinct = encoded.dictionary
+    order = pc.sort_indices(distinct).to_numpy()
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return place[encoded.indices.to_numpy()], distinct.take(pa.array(order)).to_pylist()
+
+
+def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
+    """A subset index and its metadata, checked.
+
+    Raises UserError when the file is missing, is no subset index, or breaks the format's rules.
+    """
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such subset index; python -m prune.select --out {path} makes one"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error})") from None
+    stored = (table.schema.metadata or {}).get(METADATA)
+    if stored is None:
+        raise UserError(
+            f"{path}: a Parquet file, but not a subset index (no 'rsprune' metadata); "
+            "give a file written by python -m prune.select"
+        )
+    try:
+        metadata = json.loads(stored)
+    except ValueError as error:
+        raise UserError(f"{path}: its 'rsprune' metadata is not JSON ({error})") from None
+    lacking = [name for name in REQUIRED if name not in metadata]
+    if lacking:
+        raise UserError(f"{path}: its metadata lacks {', '.join(lacking)}")
+    for field in SCHEMA:
+        if field.name not in table.column_names:
+            raise UserError(f"{path}: the column '{field.name}' is missing")
+        if table.schema.field(field.name).type != field.type:
+            kind = table.schema.field(field.name).type
+            raise UserError(f"{path}: column '{field.name}' is {kind}, expected {field.type}")
+    problem = _problem(table)
+    if problem:
+        raise UserError(f"{path}: {problem}; make it again")
+    return table.replace_schema_metadata(None), metadata
+
+
+def _problem(table: pa.Table) -> str | None:
+    """What is wrong with the rows, or None."""
+    if table.num_rows == 0:
+        return "the index holds no image"
+    for name in SCHEMA.names:
+        if name not in ("entropy", "similarity") and table.column(name).null_count:
+            return f"the column '{name}' has empty entries"
+    keys = table.column("key")
+    if (twice := _listed_twice(keys)) is not None:
+        return f"the image '{twice}' is listed more than once"
+    for chosen in pc.unique(table.column("chosen")).to_pylist():
+        if chosen not in CHOSEN:
+            return f"chosen = '{chosen}' is none of {', '.join(CHOSEN)}"
+    shard, _ = shard_places(table.column("shard"))
+    row = table.column("row").to_numpy()
+    rises = (shard[1:] > shard[:-1]) | ((shard[1:] == shard[:-1]) & (row[1:] > row[:-1]))
+    if not rises.all():
+        return "the rows are not in the order of (shard, row), or one place is listed twice"
+    return None
+
+
+def _listed_twice(keys: pa.ChunkedArray) -> str | None:
+    """A key that occurs more than once, or None. Numbers are compared, text only where they tie."""
+    words = hash_keys(keys, "twice", available_cpus())
+    order = np.argsort(words)
+    same = np.flatnonzero(np.diff(words[order]) == 0)
+    if not same.size:
+        return None
+    suspects = keys.take(pa.array(np.union1d(order[same], order[same + 1])))
+    counts = pc.value_counts(suspects)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    return twice[0]["values"].as_py() if len(twice) else None

@@ -1,0 +1,347 @@
+"""Encoded bytes to pixels, or a Reject that says why not.
+
+What counts as an image here: one whole 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
+or WebP, or a chip of four bands (data.images.chips), of which red, green and blue are taken unless
+`decode_rgbn` asks for all. Everything else raises Reject with a reason out of REASONS; nothing is
+ever decoded in part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the
+decoder rejects), the other formats through Pillow.
+
+Conventions worth knowing:
+
+* Grey is ITU-R 601 luma. In a JPEG that is the Y channel itself, so Stage I never builds RGB.
+* An EXIF orientation is ignored, for pixels are taken as stored; a histogram does not change
+  under rotation, and satellite tiles have no up.
+* Alpha is dropped, not blended; the note returned by `decode` says so.
+* Of a camera's multi-picture JPEG (MPO) the first picture is taken: what follows the first
+  end-of-image marker is not looked at. Bytes after the end of an image do no harm.
+* Of a TIFF with a fourth band that is no alpha the first three are taken; the note says so.
+* TIFF overviews (reduced pages) and masks do not count as further frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.images import chips, tiff
+from data.images.reject import REASONS, Reject
+
+__all__ = [
+    "MAX_PIXELS", "REASONS", "Luma", "Reject", "bands", "decode", "decode_grey", "decode_rgb",
+    "decode_rgbn", "sniff",
+]  # fmt: skip
+
+Luma = Literal["jpeg", "rgb"]
+Pixels = NDArray[np.uint8]
+
+MAX_PIXELS = 100_000_000  # width x height; an RGB image of this size takes 300 MB
+
+_EXTENSIONS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "PNG": ("png", "apng"),
+    "TIFF": ("tif", "tiff", "gtiff"),
+    "BMP": ("bmp", "dib"),
+    "GIF": ("gif",),
+    "WEBP": ("webp",),
+    "PAM": ("pam",),
+}
+_FORMAT_OF_EXTENSION = {name: kind for kind, names in _EXTENSIONS.items() for name in names}
+_OTHER_IMAGES = (  # (offset, signature, name) of image formats that are not read here
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (0, b"\x89HDF", "HDF5"),
+)
+_DIRECT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "YCbCr", "RGBa", "La"}
+_ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
+
+# Pillow's own limit only warns; `max_pixels` is checked before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+# A damaged header makes Pillow warn and then raise; the raise becomes a Reject.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def decode_rgb(
+    data: bytes, name: str = "", *, min_side: int = 1, max_pixels: int = MAX_PIXELS
+) -> Pixels:
+    """Decode to RGB, uint8 H x W x 3 in [0, 255]. Raises Reject (see the module's top).
+
+    With a `name` whose extension belongs to another format the image is rejected as misnamed;
+    leave it out for images that a score table has already accepted.
+    """
+    return decode(data, name, grey=False, min_side=min_side, max_pixels=max_pixels)[0]
+
+
+def decode_grey(
+    data: bytes,
+    name: str = "",
+    *,
+    min_side: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    luma: Luma = "jpeg",
+) -> Pixels:
+    """Decode to ITU-R 601 luma, uint8 H x W in [0, 255]. Raises Reject; see `decode`."""
+    return decode(data, name, grey=True, min_side=min_side, max_pixels=max_pixels, luma=luma)[0]
+
+
+def decode_rgbn(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode a chip to all its bands: uint8 H x W x 4, red, green, blue, near infrared.
+
+    Raises Reject; 'bands' for an image of any other format, which has no near infrared.
+    """
+    kind = sniff(data)
+    if kind != "PAM":
+        raise Reject("bands", f"{kind}, not a chip of four bands: no near infrared")
+    _check_size(*chips.chip_size(data), 1, max_pixels)
+    return chips.decode_chip(data)
+
+
+def decode(
+    data: bytes,
+    name: str = "",
+    *,
+    grey: bool,
+    min_side: int = 1,
+    max_pixels: int = MAX_PIXELS,
+    accept_misnamed: bool = False,
+    luma: Luma = "jpeg",
+) -> tuple[Pixels, str]:
+    """Decode one image and note what had to be changed about it.
+
+    Args:
+        data: the encoded bytes.
+        name: file name or key; its extension, if an image's, must agree with the content.
+        grey: luma (H x W) instead of RGB (H x W x 3).
+        min_side: smallest side accepted (pixels).
+        max_pixels: largest width x height accepted.
+        accept_misnamed: take an image whose extension belongs to another format, and note it.
+        luma: for colour JPEGs, 'jpeg' takes the file's own Y channel; 'rgb' decodes to RGB and
+            converts, bit for bit Pillow's `Image.open(...).convert("L")`.
+
+    Returns:
+        (pixels, note): uint8 in [0, 255], C-contiguous; the note is '' or a short text.
+
+    Raises:
+        Reject: whatever `data` is, no other exception but MemoryError leaves this function.
+    """
+    kind = sniff(data)
+    note = ""
+    expected = _FORMAT_OF_EXTENSION.get(name.rpartition(".")[2].lower()) if name else None
+    if expected is not None and expected != kind:
+        note = f"{kind} content under a .{name.rpartition('.')[2]} name"
+        if not accept_misnamed:
+            raise Reject("misnamed", note)
+    if kind == "JPEG":
+        return _decode_jpeg(data, grey, min_side, max_pixels, luma), note
+    if kind == "PAM":
+        return _decode_chip(data, grey, min_side, max_pixels), note
+    pixels, dropped = _decode_pillow(data, kind, grey, min_side, max_pixels)
+    return pixels, "; ".join(filter(None, (note, dropped)))
+
+
+def sniff(data: bytes) -> str:
+    """The format of encoded bytes by their signature: 'JPEG', 'PNG', 'TIFF', ...
+
+    Raises Reject: 'empty', 'not-an-image' or 'unsupported'.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(chips.MAGIC):
+        return "PAM"
+    if data.startswith(b"BM") and data[14:18] in _BMP_HEADERS:
+        return "BMP"
+    if not data:
+        raise Reject("empty", "zero bytes")
+    for offset, signature, name in _OTHER_IMAGES:
+        if data.startswith(signature, offset):
+            raise Reject("unsupported", f"{name} is not read here")
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+        what = "HTML or XML text"
+    elif not any(data[:4096]):
+        what = "zeros"
+    else:
+        what = f"starts with {data[:12]!r}"
+    raise Reject("not-an-image", what)
+
+
+def bands(data: bytes) -> int:
+    """Bands by the header alone: 1 grey, 3 colour (a palette counts as colour), 4 with infrared."""
+    if data.startswith(chips.MAGIC):
+        return chips.BANDS
+    if data.startswith(b"\xff\xd8\xff"):
+        return 1 if simplejpeg.decode_jpeg_header(data)[2] == "Gray" else 3
+    with Image.open(io.BytesIO(data)) as image:
+        return 1 if image.mode in ("1", "L", "LA", "La") else 3
+
+
+_BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)}
+
+
+def _check_size(width: int, height: int, min_side: int, max_pixels: int) -> None:
+    if min(width, height) < min_side:
+        detail = f"{width} x {height} pixels, minimum side {min_side}"
+        raise Reject("too-small", detail, (width, height))
+    if width * height > max_pixels:
+        detail = f"{width} x {height} pixels, limit {max_pixels:,}"
+        raise Reject("too-large", detail, (width, height))
+
+
+def _decode_jpeg(data: bytes, grey: bool, min_side: int, max_pixels: int, luma: Luma) -> Pixels:
+    size = None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        size = (width, height)
+        if colours in ("CMYK", "YCCK"):
+            raise Reject("cmyk", f"{colours} JPEG", size)
+        _check_size(width, height, min_side, max_pixels)
+        if not grey:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        if luma == "rgb" and colours != "Gray":
+            return np.asarray(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")).convert("L"))
+        return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
+    except (ValueError, RuntimeError, OSError) as error:
+        text = " ".join(str(error).split())
+        if "precision" in text:
+            raise Reject("16-bit", text, size) from None
+        if "subsampling" in text and _pillow_can(data):
+            raise Reject("unsupported", "unusual chroma sampling factors", size) from None
+        raise Reject("corrupt", text, size) from None
+
+
+def _decode_chip(data: bytes, grey: bool, min_side: int, max_pixels: int) -> Pixels:
+    _check_size(*chips.chip_size(data), min_side, max_pixels)
+    rgb = np.ascontiguousarray(chips.decode_chip(data)[..., :3])
+    return np.asarray(Image.fromarray(rgb).convert("L")) if grey else rgb
+
+
+def _pillow_can(data: bytes) -> bool:
+    """Whether Pillow loads a JPEG: libjpeg-turbo's simple interface knows fewer samplings."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return False
+            image.load()
+    except Exception:  # damaged: of whatever type
+        return False
+    return True
+
+
+def _decode_pillow(
+    data: bytes, kind: str, grey: bool, min_side: int, max_pixels: int
+) -> tuple[Pixels, str]:
+    size: tuple[int, int] | None = None
+    # libtiff writes its complaints straight to the process's standard error.
+    quiet = _silent_stderr() if kind == "TIFF" else contextlib.nullcontext()
+    try:
+        with quiet, Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            size = image.size
+            _check_size(*size, min_side, max_pixels)
+            _check_depth(image, data, kind)
+            frames = tiff.frames(image, kind)
+            if frames > 1:
+                raise Reject("animated", f"{frames} frames or pages", size)
+            if not _has_end(data, kind):
+                raise Reject("corrupt", "no end-of-image mark: cut short", size)
+            image.load()
+            alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
+            pixels = np.ascontiguousarray(np.asarray(_convert(image, grey)))
+        if kind == "TIFF" and not alpha and tiff.samples(image) > 3:
+            return pixels, "fourth band dropped"
+        return pixels, "alpha dropped" if alpha else ""
+    except (Reject, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        if kind == "TIFF":
+            tiff.explain(data)
+        raise Reject("corrupt", _one_line(error, f"unreadable {kind} header"), size) from None
+    except Exception as error:  # decoders meet damaged bytes with exceptions of every type
+        raise Reject("corrupt", _one_line(error), size) from None
+
+
+def _has_end(data: bytes, kind: str) -> bool:
+    """Whether the end mark is there, for the formats whose decoder does not miss it."""
+    if kind == "PNG":
+        return b"IEND\xae\x42\x60\x82" in data
+    if kind == "GIF":
+        return data.rstrip(b"\0\r\n").endswith(b";")
+    return True
+
+
+def _convert(image: Image.Image, grey: bool) -> Image.Image:
+    if image.mode in ("RGBa", "La"):  # premultiplied alpha
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    if grey and image.mode in ("L", "1", "LA"):
+        return image.convert("L")
+    image = image.convert("RGB")
+    return image.convert("L") if grey else image
+
+
+def _one_line(error: Exception, text: str = "") -> str:
+    """A decoder's message without addresses, so that the same bytes give the same detail."""
+    text = text or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return re.sub(r" at 0x[0-9a-f]+", "", text)[:200]
+
+
+def _check_depth(image: Image.Image, data: bytes, kind: str) -> None:
+    """Reject what Pillow would bring down to 8 bits, or to three bands, without a word."""
+    mode, size = image.mode, image.size
+    if kind == "PNG" and data[24] == 16:  # IHDR's bit depth; Pillow opens such RGB as 8-bit
+        raise Reject("16-bit", "16 bits a band", size)
+    if kind == "TIFF":
+        tiff.check_tags(image.tag_v2, size)  # type: ignore[attr-defined]
+    if mode.startswith("I;16"):
+        raise Reject("16-bit", "16 bits a band", size)
+    if mode in ("I", "F"):
+        raise Reject("not-8-bit", "32-bit integers" if mode == "I" else "floats", size)
+    if mode == "CMYK":
+        raise Reject("cmyk", f"CMYK {kind}", size)
+    if mode not in _DIRECT_MODES:
+        raise Reject("bands", f"Pillow mode {mode}", size)
+
+
+_stderr_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Point file descriptor 2 at /dev/null for a moment (C libraries know no other silence)."""
+    with _stderr_lock:
+        try:
+            saved = os.dup(2)
+        except OSError:  # standard error is closed: silent already
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

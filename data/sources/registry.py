@@ -1,0 +1,151 @@
+"""The list of data sets and weights: data/sources/sources.yaml as objects, checked on reading."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+
+LIST = Path(__file__).with_name("sources.yaml")
+KINDS = ("corpus", "reference", "downstream", "weights")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Files of a Hugging Face repository.
+
+    Attributes:
+        repo: 'owner/name'.
+        type: 'dataset' or 'model'.
+        revision: commit, or None for the newest.
+        files: patterns of the files wanted; empty: all of them.
+    """
+
+    repo: str
+    type: str
+    revision: str | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The same by hand, with Hugging Face's own tool."""
+        kind = " --repo-type dataset" if self.type == "dataset" else ""
+        at = f" --revision {self.revision}" if self.revision else ""
+        return f"hf download {self.repo}{kind}{at} --local-dir FOLDER"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file at an address.
+
+    Attributes:
+        url, name: where it is, and what it is called here.
+        bytes: its size, where published.
+        checksum: 'md5:HEX' or 'sha256:HEX' (whole, or its beginning), where published.
+    """
+
+    url: str
+    name: str
+    bytes: int | None = None
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set or weight; the fields are explained at the top of data/sources/sources.yaml."""
+
+    name: str
+    title: str
+    kind: str
+    read_by: str
+    published: tuple[str, ...]
+    size: str
+    licence: str
+    variable: str | None = None
+    task: str | None = None
+    bytes: int | None = None
+    number_of_files: int | None = None
+    images: int | None = None
+    images_about: bool = False
+    also_images: tuple[int, ...] = ()
+    classes: int | None = None
+    per_class: tuple[int, int] | None = None
+    sample: int | None = None
+    pairs: Mapping[str, int] = field(default_factory=dict)
+    pairs_at_most: bool = False
+    hub: Hub | None = None
+    files: tuple[File, ...] = ()
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    unpack: bool = False
+    place: str | None = None
+    found: tuple[str, ...] = ()
+    by_hand: str | None = None
+    note: str | None = None
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether a program can fetch it."""
+        return self.hub is not None or bool(self.files)
+
+    @property
+    def how(self) -> str:
+        """One line: how it comes here."""
+        if self.fetchable:
+            return f"bash scripts/download.sh {self.name} --out FOLDER"
+        return " ".join((self.by_hand or "see where it is published").split())
+
+
+@functools.cache
+def sources() -> dict[str, Source]:
+    """Every source by name, in the list's order."""
+    return read_sources(LIST)
+
+
+def read_sources(path: Path) -> dict[str, Source]:
+    """The sources of a YAML file.
+
+    Raises UserError for an entry that lacks a field, has an unknown one, or is of no known kind.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    return {name: _source(str(name), dict(entry), path) for name, entry in loaded.items()}
+
+
+def find_source(name: str) -> Source:
+    """The source of that name. Raises UserError, listing all, when there is none."""
+    if name not in sources():
+        raise UserError(f"{name}: no such data set or weight; there are {', '.join(sources())}")
+    return sources()[name]
+
+
+def _source(name: str, entry: dict[str, Any], path: Path) -> Source:
+    known = {f.name for f in fields(Source)} - {"name"}
+    unknown = sorted(set(entry) - known)
+    lacking = [key for key in ("title", "kind", "read_by", "published", "size", "licence")
+               if key not in entry]  # fmt: skip
+    if unknown or lacking:
+        what = f"unknown field '{unknown[0]}'" if unknown else f"no field '{lacking[0]}'"
+        raise UserError(f"{path}: {name}: {what}")
+    if entry["kind"] not in KINDS:
+        raise UserError(f"{path}: {name}: kind {entry['kind']}; expected {', '.join(KINDS)}")
+    for key in ("published", "also_images", "per_class", "found"):
+        if key in entry:
+            entry[key] = tuple(entry[key])
+    if "hub" in entry:
+        hub = entry["hub"]
+        files = tuple(hub.get("files", ()))
+        entry["hub"] = Hub(hub["repo"], hub["type"], hub.get("revision"), files)
+    if "files" in entry:
+        entry["files"] = tuple(_file(value) for value in entry["files"])
+    return Source(name=name, **entry)
+
+
+def _file(value: Mapping[str, Any]) -> File:
+    checksum = next((f"{kind}:{value[kind]}" for kind in ("sha256", "md5") if kind in value), None)
+    return File(value["url"], value["name"], value.get("bytes"), checksum)

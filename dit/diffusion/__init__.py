@@ -1,0 +1,4 @@
+"""Gaussian diffusion as DiT trains it, and its samplers.
+
+May import core.
+"""

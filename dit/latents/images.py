@@ -1,0 +1,121 @@
+"""Corpus images as the VAE takes them: decoded and cropped in threads, in the order asked for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from data.corpus.base import Corpus, Sample
+
+T = TypeVar("T")
+Place = tuple[str, str, int]  # key, shard, row
+
+
+def read_images(
+    corpus: Corpus, places: Sequence[Place], image_size: int, workers: int = 2, bands: int = 3
+) -> Iterator[np.ndarray]:
+    """Each place's image, uint8 image_size x image_size x `bands`, in order.
+
+    `bands` is 3 (red, green, blue) or 4 (and near infrared, which only chips have).
+
+    Reading runs in this thread, decoding and cropping in `workers` threads (the decoders let go
+    of Python's lock), a few images ahead. Raises UserError naming an image that can no longer
+    be read or decoded: the corpus has changed since it was scored.
+    """
+    ahead = 4 * workers + 16
+    pending: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        try:
+            for sample in corpus.fetch(places):
+                pending.append(pool.submit(_prepare, sample, image_size, bands))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _prepare(sample: Sample, image_size: int, bands: int) -> np.ndarray:
+    from data.images.decode import Reject, decode_rgb, decode_rgbn
+    from data.images.transforms import center_crop
+
+    changed = "the corpus has changed since it was scored; score it again"
+    if sample.data is None:
+        reason, detail = sample.error or ("unreadable", "")
+        raise UserError(f"{sample.shard}: {sample.key}: {reason} ({detail}); {changed}")
+    try:
+        decode = decode_rgbn if bands == 4 else decode_rgb
+        return center_crop(decode(sample.data), image_size)
+    except Reject as reject:
+        if bands == 4 and reject.reason == "bands":
+            raise UserError(
+                f"{sample.shard}: {sample.key}: {reject.detail}; a VAE of four bands needs a "
+                "corpus of four-band chips (usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
+            ) from None
+        raise UserError(
+            f"{sample.shard}: {sample.key}: {reject.reason} ({reject.detail}); {changed}"
+        ) from None
+
+
+def batched(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Stack successive images, `size` at a time; the last batch may be smaller."""
+    batch: list[np.ndarray] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def in_background(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `ahead` items before the consumer.
+
+    Its exceptions are raised here. Leaving the loop early stops the thread.
+    """
+    buffer: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(entry: tuple[str, T | BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                return buffer.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(("item", item))
+                if stop.is_set():
+                    return
+            put(("end", None))
+        except BaseException as error:
+            put(("error", error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = buffer.get()
+            if kind == "item":
+                yield value  # type: ignore[misc]
+            elif kind == "error":
+                raise value  # type: ignore[misc]
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join()

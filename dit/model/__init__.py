@@ -1,0 +1,4 @@
+"""The Diffusion Transformer, its moving average, and checkpoints in the published format.
+
+May import core.
+"""

@@ -1,0 +1,310 @@
+"""Checkpoints: a folder of safetensors files and a state.json that can vouch for them.
+
+    RUN/checkpoints/step-0000400/
+        model.safetensors      the weights
+        ema.safetensors        their moving average, the same names
+        optimizer.safetensors  AdamW's moments, '<moment>.<parameter>'
+        state.json             step, model, latents, run, and each file's bytes and SHA-256
+
+A checkpoint is written under a temporary name, flushed and renamed, so a folder named step-*
+is whole unless the disk harmed it later; then `latest` says so and falls back to the one before.
+Nothing in it depends on the number of processes or on the clock. Light to import: no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.atomic import fsync_folder
+from core.errors import UserError
+from core.stage import digest_of, present_names, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FORMAT = 1  # version of state.json's own layout
+_NAME = re.compile(r"step-(\d{7,})$")
+
+Weights = Literal["ema", "raw"]
+WEIGHTS_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what its state.json says; the message names file and fault."""
+
+
+def _build_dit(config: dict[str, Any]) -> nn.Module:
+    from dit.model.transformer import DiT
+
+    return DiT(**config)
+
+
+# state["model"]["class"] -> builder from the rest of state["model"]. A room with a model class of
+# its own adds it here when it is imported.
+LOADERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"DiT": _build_dit}
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoint folders, oldest step first, whole or not."""
+    try:
+        found = [path for path in (run / "checkpoints").iterdir() if _NAME.match(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    match = _NAME.match(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint}: not named step-<number>")
+    return int(match[1])
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the run's checkpoint of a step is, or would be."""
+    return run / "checkpoints" / f"step-{step:07d}"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, Any],
+    keep: int = 2,
+    keep_every: int = 0,
+) -> Path:
+    """Write checkpoints/step-<step> atomically, then delete those no longer wanted.
+
+    Args:
+        run: the run folder. One process writes at a time (the stage's lock).
+        step: steps finished.
+        tensors: file stem -> name -> tensor; "model" and "ema" are what `load_model` reads.
+        state: JSON-able; must hold "model": {"class": key of LOADERS, ...} and "latent".
+        keep: this many newest stay.
+        keep_every: those at multiples of it stay too; 0: none.
+
+    Returns the checkpoint's folder. A folder of the same step is replaced.
+    """
+    from safetensors import SafetensorError
+
+    root = run / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    _clear(root)
+    final = folder_of(run, step)
+    temporary = root / f"{final.name}.tmp-{os.getpid()}"
+    try:
+        _write(temporary, step, tensors, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint would keep the disk full
+        older = [path.name for path in checkpoints(run)]
+        raise UserError(
+            f"{final}: cannot be written ({error}); what was there before is untouched "
+            f"({', '.join(older) or 'no checkpoint yet'}). Make room, or mend what is said, and "
+            "run the same command again"
+        ) from None
+    if final.exists():
+        final.rename(root / f"{final.name}.old.tmp-{os.getpid()}")
+    temporary.rename(final)
+    fsync_folder(root)
+    # Later ones are damaged (else the run had continued from them): they must not count.
+    kept = [path for path in checkpoints(run) if step_of(path) <= step]
+    for old in kept[:-keep]:
+        if not keep_every or step_of(old) % keep_every:
+            old.rename(root / f"{old.name}.old.tmp-{os.getpid()}")  # never seen half deleted
+    _clear(root)
+    return final
+
+
+def _write(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    state: Mapping[str, Any],
+) -> None:
+    """A checkpoint's files, state.json last, flushed to disk."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    files = {}
+    for stem, named in tensors.items():
+        path = folder / f"{stem}.safetensors"
+        whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
+        save_file(whole, path, metadata={"format": "pt"})
+        _fsync(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    body = {"format": FORMAT, "step": step, **state, "files": files}
+    body = json.loads(json.dumps(body))
+    path = folder / "state.json"
+    path.write_text(json.dumps({**body, "digest": digest_of(body)}, indent=2) + "\n")
+    _fsync(path)
+    fsync_folder(folder)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's state.json.
+
+    Raises Damaged when it is missing or not as written, UserError when another version of this
+    project wrote it in a format of its own.
+    """
+    path = checkpoint / "state.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        state = json.loads(text)
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise Damaged(f"{path}: not valid JSON") from None
+    if not isinstance(state, dict) or state.pop("digest", None) != digest_of(state):
+        raise Damaged(f"{path}: not as it was written")
+    if state["format"] != FORMAT:
+        # Not damaged: passing it over would train anew what is there.
+        raise UserError(
+            f"{path}: checkpoint format {state['format']}, this version reads {FORMAT}; use the "
+            "version that wrote it, or move the checkpoint away to go on from an older one"
+        )
+    state = json.loads(text, object_hook=present_names)
+    del state["digest"]
+    return state
+
+
+def verify(checkpoint: Path, only: str | None = None) -> dict[str, Any]:
+    """Check every file (or the one named) against state.json, and return the state.
+
+    Raises Damaged. Reads the files whole: about a second for each gigabyte.
+    """
+    state = read_state(checkpoint)
+    for name, entry in state["files"].items():
+        path = checkpoint / name
+        if only not in (None, name):
+            continue
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise Damaged(f"{path}: {error.strerror}") from None
+        if size != entry["bytes"]:
+            raise Damaged(f"{path}: {size:,} bytes, {entry['bytes']:,} were written")
+        if sha256_file(path) != entry["sha256"]:
+            raise Damaged(f"{path}: its SHA-256 is not the one written")
+    return state
+
+
+def latest(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None. Says on stderr which damaged ones it skips."""
+    for checkpoint in reversed(checkpoints(run)):
+        try:
+            verify(checkpoint)
+        except Damaged as error:
+            print(f"WARNING: DAMAGED CHECKPOINT SKIPPED: {error}", file=sys.stderr, flush=True)
+        else:
+            return checkpoint
+    return None
+
+
+def resolve(path: Path | str) -> Path:
+    """A checkpoint folder from itself or from its run folder (then the newest whole one).
+
+    Raises UserError when there is none.
+    """
+    path = Path(path)
+    if _NAME.match(path.name):
+        if path.is_dir():
+            return path
+        raise UserError(f"{path}: no such checkpoint")
+    found = latest(path)
+    if found is None:
+        raise UserError(f"{path}: no whole checkpoint in {path / 'checkpoints'}; train it first")
+    return found
+
+
+def fingerprint(path: Path | str) -> str:
+    """What a checkpoint is, as an input of later stages: the same for a run and its newest one."""
+    checkpoint = resolve(path)
+    try:
+        state = read_state(checkpoint)
+    except Damaged as error:
+        raise UserError(f"damaged checkpoint: {error}") from None
+    return digest_of({"step": state["step"], "files": state["files"]})
+
+
+def load_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
+    """One file's tensors, on the CPU."""
+    from safetensors.torch import load_file
+
+    return load_file(checkpoint / f"{stem}.safetensors")
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """An optimiser's state by '<moment>.<parameter>' (AdamW: step, exp_avg, exp_avg_sq)."""
+    return {
+        f"{moment}.{name}": value
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_optimizer(
+    checkpoint: Path,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    part: Callable[[str, torch.Tensor], torch.Tensor],
+) -> None:
+    """Take back what `optimizer_tensors` gave, on each parameter's device.
+
+    `part` cuts what a process holds of a parameter's whole moment: (name, whole) -> part.
+    """
+    for key, value in load_tensors(checkpoint, "optimizer").items():
+        moment, _, name = key.partition(".")
+        parameter = parameters[name]
+        optimizer.state[parameter][moment] = part(name, value).to(parameter.device)
+
+
+def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, dict[str, Any]]:
+    """A trained model, on the CPU and in eval mode, and its checkpoint's state.
+
+    Args:
+        path: a run folder (its newest whole checkpoint) or a checkpoint folder.
+        weights: "ema", the moving average, or "raw", the weights themselves.
+
+    The state holds "step", "model" (class and arguments) and "latent" (shape, scale,
+    vae_fingerprint, image_size). Raises UserError for a missing or damaged checkpoint.
+    """
+    checkpoint = resolve(path)
+    if weights not in WEIGHTS_FILES:
+        raise UserError(f"weights '{weights}': expected one of {', '.join(WEIGHTS_FILES)}")
+    try:
+        state = verify(checkpoint, only=WEIGHTS_FILES[weights])
+    except Damaged as error:
+        raise UserError(f"damaged checkpoint: {error}") from None
+    config = dict(state["model"])
+    kind = config.pop("class")
+    if kind not in LOADERS:
+        raise UserError(f"{checkpoint}: holds a {kind}, expected one of {', '.join(LOADERS)}")
+    model = LOADERS[kind](config)
+    stem = WEIGHTS_FILES[weights].removesuffix(".safetensors")
+    model.load_state_dict(load_tensors(checkpoint, stem))
+    return model.eval(), state
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(root: Path) -> None:
+    """Remove what killed writers left and what was set aside to be deleted."""
+    for path in root.glob("*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)

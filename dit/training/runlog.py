@@ -1,0 +1,230 @@
+"""The run folder's record: config.json, env.json, stats.jsonl, and W&B as their mirror.
+
+stats.jsonl is the truth: one JSON line an interval, every figure but those under "timing" a
+function of the configuration and the data. W&B repeats it and may fail without harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import netrc
+import os
+import platform
+import secrets
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.atomic import write_json, write_text
+from core.stage import code_version
+
+_PACKAGES = ("torch", "numpy", "accelerate", "safetensors", "diffusers")
+_PROJECT = "rs-prune"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and code revision of this process."""
+    import torch
+
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "code": code_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda if gpus else None,
+        "packages": versions,
+    }
+
+
+class Mirror(Protocol):
+    """Where each line of stats.jsonl is repeated."""
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+    def image(self, path: Path, step: int) -> None: ...
+
+    def close(self, code: int) -> None: ...
+
+
+class NoMirror:
+    """W&B switched off."""
+
+    def log(self, line: dict[str, Any]) -> None:
+        pass
+
+    def image(self, path: Path, step: int) -> None:
+        pass
+
+    def close(self, code: int) -> None:
+        pass
+
+
+class WandbMirror:
+    """A W&B run below the run folder; its first failure is reported and ends the mirror."""
+
+    def __init__(
+        self, out: Path, config: dict[str, Any], mode: str, record: str = "stats.jsonl"
+    ) -> None:
+        self._run: Any = None
+        self._record = record
+        try:
+            import wandb
+
+            self._wandb = wandb
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", _PROJECT),
+                name=out.name,
+                id=_wandb_id(out),
+                resume="allow",
+                mode=mode,  # type: ignore[arg-type]
+                dir=str(out),
+                config=config,
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    save_code=False,
+                    disable_git=True,
+                    init_timeout=30.0,
+                ),
+            )
+        except Exception as error:  # whatever it is, the run goes on
+            self._fail(error)
+
+    def log(self, line: dict[str, Any]) -> None:
+        flat = {name: value for name, value in line.items() if name != "timing"}
+        flat |= {f"timing/{name}": value for name, value in line["timing"].items()}
+        self._try(lambda run: run.log(flat, step=line["step"]))
+
+    def image(self, path: Path, step: int) -> None:
+        self._try(lambda run: run.log({"samples": self._wandb.Image(str(path))}, step=step))
+
+    def close(self, code: int) -> None:
+        self._try(lambda run: run.finish(exit_code=code))
+
+    def _try(self, action: Any) -> None:
+        if self._run is not None:
+            try:
+                action(self._run)
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._run = None
+        message = f"W&B failed and is off for this run ({error}); {self._record} goes on"
+        print(message, file=sys.stderr)
+
+
+def _wandb_id(out: Path) -> str:
+    """The run's W&B id, made once, so that a resumed run continues the same one."""
+    path = out / "wandb.json"
+    try:
+        return str(json.loads(path.read_text())["id"])
+    except (OSError, ValueError, KeyError):
+        name = secrets.token_hex(4)
+        write_json(path, {"id": name})
+        return name
+
+
+def wandb_mode() -> str:
+    """WANDB_MODE; else online when an API key is at hand, offline when not."""
+    mode = os.environ.get("WANDB_MODE", "").lower()
+    if mode in ("online", "offline", "disabled"):
+        return mode
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    try:
+        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+
+
+def open_mirror(out: Path, config: dict[str, Any], record: str = "stats.jsonl") -> Mirror:
+    """W&B's copy of the file `record` of the folder `out`, or none where WANDB_MODE says so."""
+    mode = wandb_mode()
+    return NoMirror() if mode == "disabled" else WandbMirror(out, config, mode, record)
+
+
+class RunLog:
+    """Writes the record of one training; only the main process has one.
+
+    Args:
+        out: the run folder.
+        config: the resolved configuration, a dataclass.
+        step: steps finished when this session starts; later lines of stats.jsonl are cut off,
+            since this session will write them again.
+        session: what else env.json should say of this session (processes, device, precision).
+    """
+
+    def __init__(self, out: Path, config: Any, step: int, session: dict[str, Any]) -> None:
+        self.path = out / "stats.jsonl"
+        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        write_json(out / "config.json", settings)
+        self._note_session(out / "env.json", step, session)
+        kept = self._truncate(step)
+        self.last: dict[str, Any] = kept[-1] if kept else {}
+        """The last line written, by this session or an earlier one."""
+        self._stream = open(self.path, "a", encoding="utf-8")
+        self.mirror = open_mirror(out, settings)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line; it is on disk when this returns."""
+        self.last = line
+        self._stream.write(json.dumps(line, allow_nan=False) + "\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.mirror.log(line)
+
+    def close(self, code: int) -> None:
+        self._stream.close()
+        self.mirror.close(code)
+
+    def _truncate(self, step: int) -> list[dict[str, Any]]:
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            if step:
+                print(f"WARNING: {self.path}: gone; it goes on from step {step:,}", file=sys.stderr)
+            return []
+        kept: list[dict[str, Any]] = []
+        raw: list[str] = []
+        lines = text.split("\n")
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                later = entry["step"] > step
+            except (ValueError, TypeError, KeyError):
+                if number < len(lines):  # not a killed run's last line, cut short
+                    print(
+                        f"WARNING: {self.path}: line {number} is damaged and left out",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                continue
+            if later:
+                break
+            kept.append(entry)
+            raw.append(line + "\n")
+        write_text(self.path, "".join(raw))
+        return kept
+
+    @staticmethod
+    def _note_session(path: Path, step: int, session: dict[str, Any]) -> None:
+        try:
+            sessions = json.loads(path.read_text())["sessions"]
+        except (OSError, ValueError, KeyError, TypeError):
+            sessions = []
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        sessions.append({"started": now, "from_step": step, **session, **environment()})
+        write_json(path, {"sessions": sessions})

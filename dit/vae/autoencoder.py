@@ -1,0 +1,319 @@
+"""The autoencoder in front of the DiT: any diffusers AutoencoderKL, local or from the hub.
+
+The DiT works on latents scaled to about unit variance, z = scale * (mean + std * noise)
+(Rombach et al. 2022, section 3.1 and appendix G; the scale is `scaling_factor` of config.json).
+A latent is only meaningful with the very weights and scale that made it, so both are in the
+VAE's `fingerprint`, which the latent store and every checkpoint record and compare.
+
+Torch and diffusers are imported inside functions: `describe_vae` answers without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.stage import digest_of, sha256_file
+
+if TYPE_CHECKING:
+    import torch
+
+SD_VAE = "stabilityai/sd-vae-ft-ema"
+DEFAULT_SCALE = 0.18215  # what diffusers assumes for a config without scaling_factor (SD's VAEs)
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+# The keys of config.json that change what a latent means, with diffusers' defaults.
+_ESSENTIALS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
+    "act_fn": "silu",
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VaeInfo:
+    """What a VAE folder says of itself, read without torch.
+
+    Attributes:
+        folder: local folder with config.json and the weights.
+        fingerprint: hex digest of the weights file's bytes, the architecture and the scale.
+        scale: factor that brings posterior samples to about unit standard deviation.
+        factor: image pixels per latent pixel along a side.
+        latent_channels, in_channels: channels of the latent and of the image.
+    """
+
+    folder: Path
+    fingerprint: str
+    scale: float
+    factor: int
+    latent_channels: int
+    in_channels: int
+
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of a square image. Raises UserError if it does not divide."""
+        if image_size % self.factor:
+            raise UserError(
+                f"image size {image_size} px is no multiple of the VAE's factor {self.factor} "
+                f"({self.folder}); choose one that is, for example "
+                f"{max(self.factor, image_size // self.factor * self.factor)}"
+            )
+        side = image_size // self.factor
+        return self.latent_channels, side, side
+
+    def record(self) -> dict[str, Any]:
+        """JSON fingerprint for manifests and checkpoints."""
+        return {
+            "fingerprint": self.fingerprint,
+            "scale": self.scale,
+            "latent_channels": self.latent_channels,
+            "in_channels": self.in_channels,
+            "factor": self.factor,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Vae:
+    """A loaded AutoencoderKL, in eval mode and without gradients.
+
+    Attributes:
+        model: the diffusers AutoencoderKL, on `device` in `dtype`.
+        info: fingerprint, scale, factor and channels (also as attributes of this object).
+    """
+
+    model: Any
+    info: VaeInfo
+
+    @property
+    def scale(self) -> float:
+        return self.info.scale
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info.fingerprint
+
+    @property
+    def factor(self) -> int:
+        return self.info.factor
+
+    @property
+    def latent_channels(self) -> int:
+        return self.info.latent_channels
+
+    @property
+    def in_channels(self) -> int:
+        return self.info.in_channels
+
+    def encode(
+        self, images: torch.Tensor, batch_size: int = 32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior mean and standard deviation, both float32 N x C x h x w, NOT scaled.
+
+        Args:
+            images: float N x in_channels x H x W in [-1, 1].
+            batch_size: images at a time through the model (bounds memory).
+
+        diffusers clamps the log-variance to [-30, 20] before std = exp(logvar / 2).
+        """
+        import torch
+
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(f"expected N x {self.in_channels} x H x W, got {tuple(images.shape)}")
+        means, stds = [], []
+        with torch.inference_mode():
+            for chunk in images.split(batch_size):
+                chunk = chunk.to(device=self.model.device, dtype=self.model.dtype)
+                posterior = self.model.encode(chunk).latent_dist
+                means.append(posterior.mean.float())
+                stds.append(posterior.std.float())
+        return torch.cat(means), torch.cat(stds)
+
+    def decode(self, latents: torch.Tensor, batch_size: int = 32) -> np.ndarray:
+        """Images from scaled latents: uint8 NumPy array N x H x W x in_channels.
+
+        Args:
+            latents: float N x C x h x w, scaled (as the DiT makes them).
+            batch_size: latents at a time through the model (bounds memory).
+
+        Rounding is that of ADM and DiT: clamp(127.5 x + 128, 0, 255), then truncation.
+        """
+        import torch
+
+        if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
+            raise ValueError(
+                f"expected N x {self.latent_channels} x h x w, got {tuple(latents.shape)}"
+            )
+        images = []
+        with torch.inference_mode():
+            for chunk in latents.split(batch_size):
+                chunk = (chunk.to(self.model.device).float() / self.scale).to(self.model.dtype)
+                decoded = self.model.decode(chunk).sample.float()
+                images.append(to_uint8(decoded))
+        return np.concatenate(images)
+
+
+def to_unit(images: np.ndarray) -> torch.Tensor:
+    """uint8 N x H x W x C -> float32 tensor N x C x H x W in [-1, 1] (x / 127.5 - 1)."""
+    import torch
+
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return torch.from_numpy(channels_first).float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """float N x C x H x W in about [-1, 1] -> uint8 NumPy array N x H x W x C.
+
+    clamp(127.5 x + 128, 0, 255), truncated. Raises UserError for values that are not finite.
+    """
+    import torch
+
+    if not torch.isfinite(images).all():
+        raise UserError("the images contain NaN or infinite values; the model has diverged")
+    pixels = (127.5 * images + 128.0).clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
+    """Fingerprint, scale and shape of a VAE, without loading it (no torch import).
+
+    Args:
+        path_or_hub_id: folder in diffusers' layout, or a hub id such as
+            'stabilityai/sd-vae-ft-ema' (from the local hub cache, else downloaded).
+
+    Raises UserError when it cannot be found, is no AutoencoderKL, or normalises its latents in
+    a way other than one scale.
+    """
+    folder = _resolve(path_or_hub_id)
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; expected a diffusers AutoencoderKL folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not the config of a model; expected an AutoencoderKL's")
+    kind = config.get("_class_name", "AutoencoderKL")
+    if kind != "AutoencoderKL":
+        raise UserError(f"{path}: is a {kind}; this project uses AutoencoderKL")
+    for key in ("shift_factor", "latents_mean", "latents_std"):
+        if config.get(key) is not None:
+            raise UserError(
+                f"{path}: {key} = {config[key]} is not supported; only a VAE whose latents are "
+                "normalised by scaling_factor alone can be used"
+            )
+    scale = config.get("scaling_factor")
+    try:
+        scale = DEFAULT_SCALE if scale is None else float(scale)
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: scaling_factor {scale!r} must be a positive number") from None
+    if not 0.0 < scale < float("inf"):
+        raise UserError(f"{path}: scaling_factor {scale} must be a positive number")
+    essentials = {key: config.get(key, default) for key, default in _ESSENTIALS.items()}
+    if not isinstance(essentials["block_out_channels"], list):
+        raise UserError(
+            f"{path}: block_out_channels {essentials['block_out_channels']!r} must be a list"
+        )
+    if essentials["in_channels"] != essentials["out_channels"]:
+        raise UserError(
+            f"{path}: in_channels {essentials['in_channels']} differs from out_channels "
+            f"{essentials['out_channels']}"
+        )
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise UserError(f"{folder}: no weights there ({' or '.join(WEIGHTS)})")
+    made_of = {**essentials, "scaling_factor": scale, "weights": sha256_file(weights)}
+    return VaeInfo(
+        folder=folder,
+        fingerprint=digest_of(made_of),
+        scale=scale,
+        factor=2 ** (len(essentials["block_out_channels"]) - 1),
+        latent_channels=int(essentials["latent_channels"]),
+        in_channels=int(essentials["in_channels"]),
+    )
+
+
+def load_vae(
+    path_or_hub_id: Path | str, device: str | torch.device = "cpu", dtype: Any = None
+) -> Vae:
+    """Load a VAE for encoding and decoding.
+
+    Args:
+        path_or_hub_id: see `describe_vae`.
+        device: where the model runs.
+        dtype: torch dtype of the weights; None is float32.
+
+    Raises UserError as `describe_vae` does, and when the weights do not fit the config.
+    """
+    import torch
+
+    info = describe_vae(path_or_hub_id)
+    # Channels last: convolutions are 1.5 times as fast on a CPU, and tensor cores want it too.
+    model = _load_model(info.folder).to(device=device, memory_format=torch.channels_last)
+    if dtype not in (None, torch.float32):
+        model = model.to(dtype=dtype)
+    return Vae(model.eval().requires_grad_(False), info)
+
+
+def _load_model(folder: Path) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    try:
+        model, report = AutoencoderKL.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder}: the VAE cannot be loaded: {error}") from None
+    # diffusers only warns here and leaves random weights in place.
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(problem):
+            names = ", ".join(str(name) for name in list(report[problem])[:3])
+            raise UserError(
+                f"{folder}: the weights do not fit config.json: "
+                f"{len(report[problem])} {problem.replace('_', ' ')} ({names}, ...)"
+            )
+    return model
+
+
+def _resolve(path_or_hub_id: Path | str) -> Path:
+    """A local folder: the path itself, the hub cache, or a fresh download."""
+    folder = Path(path_or_hub_id)
+    if folder.is_dir():
+        return folder
+    name = str(path_or_hub_id)
+    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not looks_like_hub:
+        raise UserError(
+            f"{name}: no such folder; give a folder with config.json and {WEIGHTS[0]}, or a hub "
+            f"id such as {SD_VAE}"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = ["config.json", WEIGHTS[0]]
+    try:
+        cached = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+        if all((cached / part).is_file() for part in wanted):
+            return cached
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:
+        raise UserError(
+            f"{name}: not a local folder, not in the hub cache, and the download failed "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
+            f"On a machine with a network run: hf download {name} "
+            f"--local-dir vae --include config.json {WEIGHTS[0]}; then give that folder, "
+            "or train a VAE with: python -m dit.train_vae"
+        ) from None

@@ -1,0 +1,85 @@
+"""Reading the image sets that metrics compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UserError
+from core.progress import progress
+from core.stage import read_manifest
+
+
+def names_of(stage: Path, part: str = "") -> list[str]:
+    """The PNG images that a finished stage wrote to its folder (or its subfolder `part`), sorted.
+
+    As its manifest lists them: a stray file is no sample, and a lost one is missed on reading.
+    """
+    head = f"{part}/" if part else ""
+    names = [n.removeprefix(head) for n in read_manifest(stage)["files"] if n.startswith(head)]
+    images = sorted(n for n in names if n.endswith(".png") and "/" not in n)
+    if not part:
+        images = [name for name in images if name != "grid.png"]
+    if not images:
+        raise UserError(f"{stage}: its manifest lists no images{f' in {part}' if part else ''}")
+    return images
+
+
+def read_folder(folder: Path, names: list[str] | None = None) -> tuple[list[str], np.ndarray]:
+    """Read the PNG images of a folder: sorted names and uint8 [n, h, w, 3].
+
+    Raises UserError when the folder is empty, an image is broken or sizes differ.
+    """
+    from data.images.decode import Reject, decode_rgb
+
+    if names is None:
+        names = sorted(p.name for p in folder.glob("*.png") if p.stem.isdigit() or p.stem != "grid")
+    if not names:
+        raise UserError(f"{folder}: no .png images")
+    images = []
+    for name in progress(names, name=f"read {folder.name}"):
+        path = folder / name
+        try:
+            images.append(decode_rgb(path.read_bytes(), name))
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing; make the samples again") from None
+        except Reject as reject:
+            raise UserError(
+                f"{path}: {reject.reason} ({reject.detail}); delete the folder and sample again"
+            ) from None
+        if images[-1].shape != images[0].shape:
+            raise UserError(f"{path}: {images[-1].shape}, but {names[0]} is {images[0].shape}")
+    return names, np.stack(images)
+
+
+def read_holdout(corpus: str, holdout: Path, image_size: int) -> np.ndarray:
+    """The hold-out images, cropped as training images are: uint8 [n, image_size, image_size, 3].
+
+    The references of a Frechet distance take the training transform (resize, crop) and nothing
+    else, so that no difference in preparation is measured as a difference in content.
+    """
+    from data.corpus.specs import open_corpus
+    from data.formats.tables import read_part
+    from data.images.decode import Reject, decode_rgb
+    from data.images.transforms import center_crop
+
+    table = read_part(holdout, ["key", "shard", "row"])
+    if not table.num_rows:
+        raise UserError(f"{holdout}: no images in it; make it again with python -m data.holdout")
+    places = list(zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True))
+    images = []
+    for sample in progress(
+        open_corpus(corpus).fetch(places), total=len(places), name="read hold-out"
+    ):
+        if sample.data is None:
+            raise UserError(
+                f"{corpus}: hold-out image {sample.key} cannot be read any more: {sample.error}"
+            )
+        try:
+            images.append(center_crop(decode_rgb(sample.data), image_size))
+        except Reject as reject:
+            raise UserError(
+                f"{corpus}: hold-out image {sample.key}: {reject.reason} ({reject.detail})"
+            ) from None
+    return np.stack(images)

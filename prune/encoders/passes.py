@@ -1,0 +1,171 @@
+"""The pass over images that an embedding is: read, decode and prepare in workers, then encode.
+
+Images travel in small tasks through `core.parallel`, so memory holds a few tasks a worker and
+the rows of one part, whatever the size of the corpus.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import UserError
+from core.parallel import ordered_map
+from data.corpus.base import Corpus, Location
+from data.corpus.specs import open_corpus
+from data.images.decode import MAX_PIXELS, Reject, decode_rgb
+from data.reference.sets import SceneReader, open_reader
+from prune.encoders.base import Device, Encoder, Precision, Prepare, open_encoder
+
+Rejected = tuple[str, str]  # reason (a key of decode.REASONS), detail
+Part = tuple[Sequence[Location], Sequence[str | None]]  # images and their bytes' digests
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to know.
+
+    Attributes:
+        corpus: specification for `open_corpus`; several (a tuple) are a reference set's.
+        prepare: the encoder's function of one image.
+        max_pixels: larger images are rejected undecoded.
+        lenient: report images that cannot be used; otherwise they are a UserError.
+    """
+
+    corpus: str | tuple[str, ...]
+    prepare: Prepare
+    max_pixels: int = MAX_PIXELS
+    lenient: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A few images, by place, and the digests of their bytes where those are known."""
+
+    locations: tuple[Location, ...]
+    digests: tuple[str | None, ...]
+
+
+def prepare_task(task: Task, work: Work) -> list[NDArray[Any] | Rejected]:
+    """Prepared images of a task in order, a Rejected in place of each that cannot be used.
+
+    Raises UserError, unless `work.lenient`, for an image that is gone, broken, or no longer the
+    bytes whose digest was recorded.
+    """
+    prepared: list[NDArray[Any] | Rejected] = []
+    samples = _corpus(work.corpus).fetch(task.locations)
+    for sample, digest in zip(samples, task.digests, strict=True):
+        try:
+            if sample.data is None:
+                raise Reject(*(sample.error or ("unreadable", "")))
+            if digest is not None and hashlib.sha256(sample.data).hexdigest() != digest:
+                raise UserError(
+                    f"{work.corpus}: {sample.key} is not the file that was scored (its bytes "
+                    "changed); put it back, or score the corpus again into a new folder"
+                )
+            # Without a name: a misleading extension is for Stage I to judge, not for this pass.
+            prepared.append(work.prepare(decode_rgb(sample.data, max_pixels=work.max_pixels)))
+        except Reject as reject:
+            if not work.lenient:
+                raise UserError(
+                    f"{work.corpus}: {sample.key} was readable when it was scored and is not now "
+                    f"({reject}); put it back, or score the corpus again into a new folder"
+                ) from None
+            prepared.append((reject.reason, reject.detail))
+    return prepared
+
+
+def embed_parts(
+    encoder: Encoder,
+    work: Work,
+    numbers: Sequence[int],
+    load: Callable[[int], Part],
+    *,
+    batch: int,
+    workers: int,
+    on_batch: Callable[[int], object] = lambda images: None,
+) -> Iterator[tuple[int, NDArray[np.float32], list[Rejected | None]]]:
+    """Embed parts one after the other; no batch reaches across two of them.
+
+    Args:
+        encoder: a loaded encoder.
+        work: see Work; its `prepare` is the encoder's.
+        numbers: the parts to embed, none of them empty.
+        load: gives a part's images by its number, when their turn comes.
+        batch: images a batch.
+        workers: processes that decode; 1 decodes in this one.
+        on_batch: called with the number of images after each batch.
+
+    Yields:
+        (part number, unit rows of its usable images, for each image None or why it was not).
+    """
+    sizes: dict[int, int] = {}
+
+    def tasks() -> Iterator[Task]:
+        for number in numbers:
+            locations, digests = load(number)
+            sizes[number] = len(locations)
+            for start in range(0, len(locations), batch):
+                stop = start + batch
+                yield Task(tuple(locations[start:stop]), tuple(digests[start:stop]))
+
+    prepared = ordered_map(functools.partial(prepare_task, work=work), tasks(), workers)
+    for number in numbers:
+        rows: list[NDArray[np.float32]] = []
+        rejects: list[Rejected | None] = []
+        while number not in sizes or len(rejects) < sizes[number]:
+            results = next(prepared)
+            rows.append(encoder.finish([item for item in results if not isinstance(item, tuple)]))
+            rejects += [item if isinstance(item, tuple) else None for item in results]
+            on_batch(len(results))
+        yield number, np.concatenate(rows), rejects
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An encoder by what opens it, for a process that has none of its own yet."""
+
+    name: str
+    weights: str | None
+    revision: str | None
+    device: Device
+    precision: Precision
+    core: str
+    """Its `core` as JSON: another machine's weights must be the same ones."""
+
+
+def embed_part(
+    opened: Opened, work: Work, part: Part, batch: int
+) -> tuple[NDArray[np.float32], list[Rejected | None]]:
+    """Rows and rejects of one part, as `embed_parts` yields them, on any machine."""
+    encoder = _encoder(opened)
+    passes = embed_parts(encoder, work, [0], lambda number: part, batch=batch, workers=1)
+    _, rows, rejects = next(passes)
+    return rows, rejects
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(opened: Opened) -> Encoder:
+    encoder = open_encoder(opened.name, opened.weights, opened.revision)
+    if json.dumps(encoder.core(), sort_keys=True) != opened.core:
+        raise UserError(
+            f"encoder {opened.name} is another one on {platform.node()} (weights "
+            f"{encoder.core()['weights'][:12]}): give --weights that all machines see"
+        )
+    encoder.load(opened.device, opened.precision)
+    return encoder
+
+
+@functools.lru_cache(maxsize=2)
+def _corpus(spec: str | tuple[str, ...]) -> Corpus | SceneReader:
+    if isinstance(spec, tuple):
+        return open_reader(spec)
+    return open_corpus(spec)

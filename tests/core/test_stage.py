@@ -1,0 +1,169 @@
+"""Stages: done, resume, refusal of other parameters, locks, damage."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.atomic import atomic_path, remove_stale
+from core.errors import UserError
+from core.stage import DoneElsewhere, Stage, fingerprint, read_manifest
+
+
+def make(out: Path, *, seed: int = 0, source: str = "a", content: str = "x", **options) -> Stage:
+    stage = Stage(out, "test.stage", {"seed": seed}, {"source": source}, **options)
+    if not stage.done():
+        stage.open()
+        (out / "part.txt").write_text(content)
+        stage.finish({"rows": 1}, ["part.txt"], "1 row")
+    return stage
+
+
+def test_done_only_after_finish_and_then_nothing_is_redone(tmp_path: Path, capsys) -> None:
+    stage = Stage(tmp_path / "out", "test.stage", {"seed": 0}, {})
+    assert not stage.done()
+    stage.open()
+    assert not stage.done()
+    (tmp_path / "out" / "part.txt").write_text("x")
+    stage.finish({}, ["part.txt"], "1 row")
+    assert Stage(tmp_path / "out", "test.stage", {"seed": 0}, {}).done()
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_parameters_are_refused_by_name(tmp_path: Path, finished: bool) -> None:
+    out = tmp_path / "out"
+    if finished:
+        make(out)
+    else:  # a run that was killed after it began
+        begun = Stage(out, "test.stage", {"seed": 0}, {"source": "a"})
+        begun.open()
+        (out / "part-00000").touch()
+        begun.close()
+    with pytest.raises(UserError, match="seed: 0 there, 1 now"):
+        Stage(out, "test.stage", {"seed": 1}, {"source": "a"}).done()
+    with pytest.raises(UserError, match='source: "a" there, "b" now'):
+        Stage(out, "test.stage", {"seed": 0}, {"source": "b"}).done()
+    with pytest.raises(UserError, match=r"stage: test\.stage there, other now"):
+        Stage(out, "other", {"seed": 0}, {"source": "a"}).done()
+
+
+def test_identity_follows_parameters_inputs_and_bytes_but_not_time(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    make(tmp_path / "b")
+    make(tmp_path / "c", content="y")
+    make(tmp_path / "d", source="z")
+    same, again, other, input_ = (fingerprint(tmp_path / n) for n in "abcd")
+    assert same == again
+    assert len({same, other, input_}) == 3
+
+
+def test_a_lost_or_cut_output_is_made_again(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    (tmp_path / "out" / "part.txt").write_text("")
+    assert not Stage(tmp_path / "out", "test.stage", {"seed": 0}, {"source": "a"}).done()
+    make(tmp_path / "out")
+    (tmp_path / "out" / "part.txt").unlink()
+    assert not Stage(tmp_path / "out", "test.stage", {"seed": 0}, {"source": "a"}).done()
+
+
+def test_a_stage_that_wrote_nothing_binds_nobody(tmp_path: Path) -> None:
+    for out in (tmp_path / "v1.0", tmp_path / "index.parquet"):
+        begun = Stage(out, "test.stage", {"seed": 0}, {})
+        begun.open()
+        begun.close()
+        again = Stage(out, "test.stage", {"seed": 1}, {})
+        assert not again.done()
+        again.open()
+        again.close()
+    assert (tmp_path / "v1.0" / "stage.json").exists()  # a dot does not make a folder a file
+
+
+def test_replace_makes_again_instead_of_refusing(tmp_path: Path) -> None:
+    make(tmp_path / "out", seed=0, replace=True)
+    make(tmp_path / "out", seed=1, replace=True)
+    assert read_manifest(tmp_path / "out")["params"] == {"seed": 1}
+
+
+def _write_slowly(out: Path, opened: Any, finish: bool) -> None:
+    stage = Stage(out, "test.stage", {}, {})
+    stage.open()
+    opened.set()
+    time.sleep(0.5)
+    if finish:
+        (out / "result").write_text("x")
+        stage.finish({}, ["result"], "done")
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_second_writer_waits_for_the_first(tmp_path: Path, finish: bool, capsys: Any) -> None:
+    context = multiprocessing.get_context("spawn")
+    opened = context.Event()
+    first = context.Process(target=_write_slowly, args=(tmp_path / "out", opened, finish))
+    first.start()
+    assert opened.wait(30)
+    second = Stage(tmp_path / "out", "test.stage", {}, {})
+    assert not second.done()
+    if finish:
+        with pytest.raises(DoneElsewhere) as ended:
+            second.open()
+        assert ended.value.code == 0
+        assert "already done" in capsys.readouterr().out
+    else:  # the first one died half-way: the second takes over
+        second.open()
+        assert second.started.exists()
+        assert "waiting" in capsys.readouterr().out
+        second.close()
+    first.join()
+
+
+def test_single_file_outputs_keep_their_manifest_beside_them(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "index.parquet", "test.stage", {}, {})
+    stage.open()
+    (tmp_path / "index.parquet").write_text("x")
+    stage.finish({}, ["index.parquet"], "done")
+    assert (tmp_path / "index.manifest.json").exists()
+    assert Stage(tmp_path / "index.parquet", "test.stage", {}, {}).done()
+
+
+def test_missing_and_broken_manifests_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run the command that makes it first"):
+        fingerprint(tmp_path / "nothing")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json: unreadable record"):
+        fingerprint(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        fingerprint(tmp_path / "out")
+
+
+def test_atomic_path_leaves_nothing_on_failure(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _exit_at_once() -> None:
+    pass
+
+
+def test_stale_temporaries_of_dead_writers_are_removed(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_exit_at_once)
+    process.start()
+    process.join()
+    dead, alive = tmp_path / f"a.tmp-{process.pid}", tmp_path / f"b.tmp-{os.getpid()}"
+    dead.touch()
+    alive.touch()
+    remove_stale(tmp_path)
+    assert not dead.exists() and alive.exists()

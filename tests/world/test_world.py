@@ -1,0 +1,322 @@
+"""The miniature world: determinism, formats, truth, faults, resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from core.errors import UserError
+from data.corpus.specs import open_corpus
+from data.images.decode import Reject, decode_grey, decode_rgb
+from world.build import main
+from world.paint.scenes import CROP, GRASS, LAND_COVER, SCENES, TREE, WATER
+from world.paint.tiles import render
+from world.plan.config import WorldConfig
+from world.plan.corpus import check, plan_corpus
+from world.plan.faults import BROKEN
+from world.plan.sets import ABSENT, plan_sets
+from world.write.build import corpus_files
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--tiles=120", "--size=32", "--broken=1", "--reference-per-class=1",
+    "--sr-images=3", "--sis-pairs=6", "--pair-size=48",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "w"
+    assert main(["--out", str(out), *SMALL, "--workers=1"]) == 0
+    return out
+
+
+def truth(out: Path) -> list[dict]:
+    return pq.read_table(out / "truth.parquet").to_pylist()
+
+
+def entropy(grey: np.ndarray) -> float:
+    share = np.bincount(grey.ravel(), minlength=256) / grey.size
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
+
+
+def listing(out: Path) -> bytes:
+    return (out / "listing.parquet").read_bytes()
+
+
+def test_shares_sum_to_one_and_dull_scenes_dominate() -> None:
+    assert sum(scene.share for scene in SCENES.values()) == pytest.approx(1.0)
+    assert sum(scene.share for scene in SCENES.values() if scene.dull) > 0.5
+    assert len(SCENES) >= 12
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_tile_is_a_pure_function(scene: str) -> None:
+    first, again = render(scene, 5, 9, 32), render(scene, 5, 9, 32)
+    for a, b in ((first.rgb, again.rgb), (first.nir, again.nir), (first.mask, again.mask)):
+        assert a.dtype == np.uint8 and np.array_equal(a, b)
+    assert first.rgb.shape == (32, 32, 3) and first.nir.shape == first.mask.shape == (32, 32)
+    assert first.mask.max() < len(LAND_COVER)
+    for other in (render(scene, 5, 10, 32), render(scene, 6, 9, 32)):
+        assert not np.array_equal(first.rgb, other.rgb)
+    assert not np.array_equal(first.rgb, render(scene, 5, 9, 32, stream="reference").rgb)
+
+
+def test_render_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(ValueError, match="unknown scene 'moon'"):
+        render("moon", 0, 0, 64)
+    with pytest.raises(ValueError, match="size 8"):
+        render("sea", 0, 0, 8)
+
+
+def test_near_infrared_tells_vegetation_from_water() -> None:
+    index: dict[int, list[float]] = {}
+    for scene in ("forest", "river", "coast", "suburb", "fields"):
+        for number in range(4):
+            tile = render(scene, 1, number, 64)
+            red, nir = tile.rgb[..., 0].astype(float), tile.nir.astype(float)
+            ndvi = (nir - red) / (nir + red + 1)
+            for cover in (TREE, WATER, GRASS, CROP):
+                if (tile.mask == cover).sum() > 40:
+                    index.setdefault(cover, []).append(float(ndvi[tile.mask == cover].mean()))
+    assert len(index[TREE]) >= 10 and len(index[WATER]) >= 5
+    assert max(index[WATER]) < 0 < min(index[TREE])
+    assert np.mean(index[TREE]) > np.mean(index[CROP]) > np.mean(index[WATER])
+
+
+def test_second_epoch_is_the_same_place_changed() -> None:
+    changed, kept = [], []
+    for number in range(4):
+        before, after = (render("industry", 2, number, 64, epoch=e).mask for e in (0, 1))
+        changed.append(((before == 8) != (after == 8)).mean())
+        kept.append((before == after).mean())
+    assert 0.005 < np.mean(changed) < 0.4 and np.mean(kept) > 0.6
+    assert np.mean(kept) > (before == render("industry", 2, 9, 64).mask).mean()
+
+
+def test_entropy_removes_the_dull_tiles() -> None:
+    """Top 30 % by grey-level entropy: nine in ten dull tiles go, every other scene stays."""
+    config = WorldConfig(out=Path("unused"), tiles=300, size=64, seed=3)
+    rows = []
+    for job in plan_corpus(config):
+        try:
+            grey = decode_grey(corpus_files(job, config)[0][1], job.key, min_side=16)
+        except Reject:
+            continue
+        rows.append((entropy(grey), job.fault or job.scene))
+    rows.sort(reverse=True)
+    kept = Counter(kind for _, kind in rows[: round(0.3 * len(rows))])
+    every = Counter(kind for _, kind in rows)
+    dull = [scene.name for scene in SCENES.values() if scene.dull] + ["blank"]
+    assert sum(every[kind] for kind in dull) > 0.5 * len(rows)
+    assert sum(kept[kind] for kind in dull) <= 0.1 * sum(every[kind] for kind in dull)
+    for kind in ("forest", "fields", "mountain", "suburb", "city"):
+        assert kept[kind] > 0, kind
+    assert kept["forest"] < every["forest"]  # natural overlap: not every wood has contrast
+    assert kept["noise"] == every["noise"] > 0  # the known weakness of histogram entropy
+
+
+def test_same_bytes_for_any_number_of_workers(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    assert main(["--out", str(out), *SMALL, "--workers=2"]) == 0
+    assert listing(out) == listing(world)
+    assert (out / "truth.parquet").read_bytes() == (world / "truth.parquet").read_bytes()
+
+
+def test_listing_names_every_file_and_its_digest(world: Path) -> None:
+    rows = pq.read_table(world / "listing.parquet").to_pylist()
+    own = {"truth.parquet", "listing.parquet", "manifest.json"}
+    found = {
+        str(path.relative_to(world))
+        for path in world.rglob("*")
+        if path.is_file() and path.name not in own and not path.name.startswith(".")
+    }
+    assert {row["path"] for row in rows} == found
+    for row in rows:
+        data = (world / row["path"]).read_bytes()
+        assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_corpus_reads_with_the_corpus_reader(world: Path) -> None:
+    corpus = open_corpus(world / "corpus")
+    samples = {s.key: s for shard in corpus.shards() for s in corpus.read(shard)}
+    rows = {row["key"]: row for row in truth(world)}
+    assert set(samples) == set(rows) and len(rows) == 120
+    assert not any(name in key for key in rows for name in SCENES)
+    for key, row in rows.items():
+        broken = row["fault"].startswith("broken:")
+        data = samples[key].data
+        if broken and not data:
+            continue
+        try:
+            pixels = decode_rgb(data, key, min_side=16)
+        except Reject:
+            assert broken, key
+        else:
+            assert not broken and pixels.shape == (32, 32, 3)
+
+
+def test_every_kind_of_broken_file_is_there_and_broken(world: Path) -> None:
+    reasons = {}
+    for row in truth(world):
+        if row["fault"].startswith("broken:"):
+            data = (world / "corpus" / row["key"]).read_bytes()
+            with pytest.raises(Reject) as caught:
+                decode_rgb(data, row["key"], min_side=16)
+            reasons[row["fault"].removeprefix("broken:")] = caught.value.reason
+    assert reasons == {
+        "empty": "empty", "truncated": "corrupt", "text": "not-an-image",
+        "gif-named-jpg": "misnamed", "png-named-jpg": "misnamed", "animated-gif": "animated",
+        "animated-png": "animated", "cmyk": "cmyk", "png16": "16-bit", "tiny": "too-small",
+    }  # fmt: skip
+    assert set(reasons) == set(BROKEN)
+
+
+def test_duplicates_point_at_their_originals(world: Path) -> None:
+    rows = {row["key"]: row for row in truth(world)}
+    copies = [row for row in rows.values() if row["duplicate_of"]]
+    assert {"exact", "jpeg", "shift", "brightness"} == {row["duplicate_kind"] for row in copies}
+    for row in copies:
+        original = rows[row["duplicate_of"]]
+        assert original["scene"] == row["scene"] and not original["duplicate_of"]
+        one, two = ((world / "corpus" / key).read_bytes() for key in (row["key"], original["key"]))
+        if row["duplicate_kind"] == "exact":
+            assert one == two
+        else:
+            a, b = (decode_grey(data).astype(float) for data in (one, two))
+            assert one != two and np.abs(a - b).mean() < 60
+
+
+def test_blank_and_lost_strips(world: Path) -> None:
+    rows = truth(world)
+    for row in rows:
+        pixels = None
+        if row["fault"] in ("blank", "nodata"):
+            pixels = decode_rgb((world / "corpus" / row["key"]).read_bytes())
+        if row["fault"] == "blank":
+            assert pixels.std() == 0
+        elif row["fault"] == "nodata":
+            flat = (pixels < 12).all(axis=2) | (pixels > 243).all(axis=2)
+            assert flat.mean() > 0.15
+    faults = Counter(row["fault"] for row in rows)
+    assert faults["blank"] == 4 and faults["nodata"] == 1 and faults["noise"] == 1
+
+
+def test_truth_is_derivable_from_the_public_function(world: Path) -> None:
+    lossless = [row for row in truth(world) if row["key"].endswith(".png") and row["scene"]]
+    row = next(row for row in lossless if not row["fault"] and not row["duplicate_of"])
+    pixels = np.asarray(Image.open(world / "corpus" / row["key"]))
+    assert np.array_equal(pixels, render(row["scene"], 0, row["index"], 32).rgb)
+
+
+def test_reference_sr_and_sis_layouts(world: Path) -> None:
+    assert {p.name for p in (world / "reference").iterdir()} == set(SCENES)
+    assert (world / "reference/harbour/harbour_001.jpg").is_file()
+    for folder, count in (("sr", 2), ("sr/test", 1)):
+        names = [sorted(p.name for p in (world / folder / i).iterdir()) for i in ("im1", "im2")]
+        assert names[0] == names[1] and len(names[0]) == count
+    root = world / "sis/OpenEarthMap_wo_xBD"
+    seen = {}
+    for split in ("train", "val", "test"):
+        for name in (root / f"{split}.txt").read_text().split():
+            image = root / name.rsplit("_", 1)[0] / "images" / name
+            label = image.parent.parent / "labels" / name
+            seen[name] = split
+            if name in ABSENT:
+                assert not image.exists()
+                continue
+            assert label.exists() == (split != "test")
+            assert Image.open(image).size == (48, 48)
+            if label.exists():
+                mask = np.asarray(Image.open(label))
+                assert mask.dtype == np.uint8 and mask.ndim == 2 and mask.max() <= 8
+            assert Image.open(image).tag_v2[33550][0] == 0.5  # metres a pixel
+    assert Counter(seen.values()) == {"train": 6, "val": 2, "test": 1}
+
+
+def test_rasters_of_the_truth_on_request(tmp_path: Path) -> None:
+    out = tmp_path / "w"
+    flags = ["--tiles=30", "--size=32", "--broken=0", "--reference-per-class=0"]
+    none = ["--sr-images=0", "--sis-pairs=0", "--write-truth-rasters", "--workers=1"]
+    assert main(["--out", str(out), *flags, *none]) == 0
+    row = next(r for r in truth(out) if r["scene"] == "sea" and not r["duplicate_of"])
+    mask = np.asarray(Image.open(out / "truth" / f"{row['key']}.mask.png"))
+    assert np.array_equal(mask, render("sea", 0, row["index"], 32).mask)
+    assert (out / "truth" / f"{row['key']}.nir.png").is_file()
+
+
+def test_killed_run_continues_to_the_same_bytes(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "world.build", "--out", str(out), *SMALL, "--workers=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not list(out.glob(".parts/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (out / "manifest.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob(".parts/*.parquet")}
+    assert kept
+    finished = [
+        p for p in (out / "corpus").rglob("*.*") if p.stat().st_mtime_ns < min(kept.values())
+    ]
+    before = {path: path.stat().st_mtime_ns for path in finished}
+    (out / "corpus" / "z15" / f"000001.jpg.tmp-{process.pid}").write_bytes(b"half")
+    assert main(["--out", str(out), *SMALL, "--workers=1"]) == 0
+    assert listing(out) == listing(world)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not drawn again
+    assert not list(out.rglob("*.tmp-*")) and not (out / ".parts").exists()
+
+
+def test_second_run_is_a_quick_no_op_and_other_settings_are_refused(
+    world: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys; from world.build import main; main(sys.argv[1:]);"
+        "sys.exit(any(m in sys.modules for m in ('numpy', 'scipy', 'PIL', 'pyarrow', 'torch')))"
+    )
+    done = [sys.executable, "-c", code, "--out", str(world), *SMALL]
+    assert subprocess.run(done, cwd=ROOT).returncode == 0
+    assert "already done" in capfd.readouterr().out
+    with pytest.raises(UserError, match="seed: 0 there, 1 now"):
+        main(["--out", str(world), *SMALL, "--seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tiles": 0}, "--tiles 0"),
+        ({"blank": 1.5}, "--blank 1.5"),
+        ({"tiles": 20, "broken": 2}, "more than half"),
+    ],
+)
+def test_impossible_worlds_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(WorldConfig(out=Path("unused"), **change))
+
+
+def test_plans_have_unique_paths() -> None:
+    config = WorldConfig(out=Path("unused"))
+    keys = [job.key for job in plan_corpus(config)]
+    assert len(set(keys)) == len(keys) == 3000 and keys == sorted(keys)
+    paths = [path for item in plan_sets(config) for path in item.paths]
+    assert len(set(paths)) == len(paths)
+
+
+def test_frames_of_animations_are_really_several(world: Path) -> None:
+    for row in truth(world):
+        if row["fault"].startswith("broken:animated"):
+            data = (world / "corpus" / row["key"]).read_bytes()
+            assert Image.open(io.BytesIO(data)).n_frames == 3

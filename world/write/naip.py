@@ -1,0 +1,111 @@
+"""Write a miniature world as NAIP comes: quarter quads of four bands with collars and odd edges.
+
+Tiles with all four bands (what is broken, blank or a copy has no near infrared) are laid side by
+side in rasters of ACROSS columns. A raster ends in a strip that is no whole tile, as a real one is
+no multiple of any chip, and cells left over at its end have no data. Cut in chips of a tile's
+size, a raster gives the tiles back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.atomic import atomic_path
+from core.errors import UserError
+from data.images.decode import decode_grey, decode_rgb
+
+ACROSS = 8  # tiles in a row of a raster
+EDGE = 0.3  # of a tile: the strip at the right and lower edge
+QUARTERS = ("ne", "nw", "se", "sw")
+CRS = "EPSG:26914"  # UTM zone 14 N on NAD83
+WEST, NORTH = 485_900.0, 5_209_200.0  # metres: upper left corner of the first raster
+
+Pixels = NDArray[np.uint8]
+
+
+def write_naip(world: Path, out: Path, shard_rows: int) -> tuple[list[Path], int]:
+    """Write the tiles of a world as GeoTIFFs at 1 m a pixel, in the order of their names.
+
+    Args:
+        world: a world made with --write-truth-rasters.
+        out: output folder.
+        shard_rows: tiles a raster.
+
+    Returns:
+        the files, and how many tiles they hold: those with a near infrared.
+
+    Raises:
+        UserError: the world has no near infrared, or its tiles differ in size.
+    """
+    made: list[Path] = []
+    held: list[Pixels] = []
+    tiles = 0
+    for tile in _tiles(world):
+        if held and tile.shape != held[0].shape:
+            raise UserError(f"{world}: tiles of {held[0].shape[:2]} and of {tile.shape[:2]} pixels")
+        held.append(tile)
+        tiles += 1
+        if len(held) == shard_rows:
+            made.append(write_quad(out, len(made), held))
+            held = []
+    if held:
+        made.append(write_quad(out, len(made), held))
+    return made, tiles
+
+
+def _tiles(world: Path) -> Iterator[Pixels]:
+    """uint8 size x size x 4 of every tile with a near-infrared truth, by name."""
+    suffix = ".nir.png"
+    found = sorted((world / "truth").rglob(f"*{suffix}"))
+    if not found:
+        raise UserError(
+            f"{world}: no near infrared in it; make the world with --write-truth-rasters"
+        )
+    for path in found:
+        image = world / "corpus" / path.relative_to(world / "truth").as_posix().removesuffix(suffix)
+        rgb = decode_rgb(image.read_bytes(), image.name)
+        yield np.dstack([rgb, decode_grey(path.read_bytes())])
+
+
+def name_of(number: int) -> str:
+    """A quarter quad's file name: another place and another day for each."""
+    day = date(2015, 6, 1) + timedelta(days=37 * number)
+    quad = 4_709_963 + number // len(QUARTERS)
+    return f"m_{quad}_{QUARTERS[number % len(QUARTERS)]}_14_1_{day:%Y%m%d}.tif"
+
+
+def write_quad(out: Path, number: int, tiles: list[Pixels]) -> Path:
+    """Write one raster of tiles, uint8 size x size x 4, under the name of its number."""
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.transform import from_origin
+
+    size = tiles[0].shape[0]
+    rows, strip = -(-len(tiles) // ACROSS), round(EDGE * size)
+    across = min(ACROSS, len(tiles))
+    pixels = np.zeros((rows * size + strip, across * size + strip, 4), dtype=np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = (n * size for n in divmod(i, ACROSS))
+        pixels[y : y + size, x : x + size] = tile
+    height, width = pixels.shape[:2]
+    transform = from_origin(WEST + number * 8_000.0, NORTH, 1.0, 1.0)
+    path = out / name_of(number)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(
+            temporary, "w", driver="GTiff", height=height, width=width, count=4, dtype="uint8",
+            crs=CRS, transform=transform, nodata=0, compress="deflate", photometric="rgb",
+            alpha="unspecified",
+        ) as raster:  # fmt: skip
+            raster.colorinterp = [
+                ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined,
+            ]  # fmt: skip
+            raster.write(pixels.transpose(2, 0, 1))
+    return path
