@@ -68,7 +68,7 @@ def command(main: object, *arguments: object) -> np.ndarray:
 
 def one_pass(work: Path, config: AssignmentConfig) -> np.ndarray:
     """Seconds (wall, processor) of the assignment and of the selection [2, 2]."""
-    from prune.cluster import assign
+    from prune import assign
     from prune.subsets import select
 
     for out in ("assignments", "subsets"):

@@ -24,7 +24,11 @@ from core.errors import UserError
 
 FORMAT = 1  # version of the manifest's own layout
 REQUIRED = ("fingerprint", "stage", "params", "inputs", "summary", "files")  # of a manifest
-_FORMERLY = {"identity": "fingerprint", "vae_identity": "vae_fingerprint"}
+_FORMERLY = {
+    "identity": "fingerprint",
+    "vae_identity": "vae_fingerprint",
+    "prototypes": "centroids",
+}
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
 

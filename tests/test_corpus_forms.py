@@ -20,7 +20,7 @@ from dit.latents.encode import main as encode
 from dit.latents.images import read_images
 from dit.latents.store import LatentStore
 from eval.judges.images import read_holdout
-from prune.cluster.assign import main as assign
+from prune.assign import main as assign
 from prune.cluster.centroids import main as centroids
 from prune.encoders.embed import main as embed
 from prune.stage1.score import main as score

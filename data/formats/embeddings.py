@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from core.atomic import atomic_path
 from core.errors import UserError
 from core.stage import read_manifest
-from data.formats.tables import part_path, part_paths, read_part, write_part
+from data.formats.tables import count_rows, part_path, part_paths, read_part, write_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,6 +134,10 @@ class Embeddings:
     def count(self) -> int:
         """Number of parts."""
         return len(self._tables)
+
+    def part_sizes(self) -> list[int]:
+        """Rows of each part, by its footer alone."""
+        return [count_rows(path) for path in self._tables]
 
     def matrix(self) -> NDArray[np.float32]:
         """All rows, float32 n x d, as stored (norms are 1 within float16's precision)."""

@@ -1,59 +1,51 @@
-"""Stage II's assignment: the nearest reference prototype of each image (Eq. 4).
+"""Stage II's assignment: the nearest reference centroid of each image (Eq. 4).
 
-    python -m prune.assign --embeddings pool --centroids centroids --out assignments
-
-For an image with normalised embedding z and unit prototypes mu_k:
+For an image with normalised embedding z and unit centroids mu_k:
 
     k* = argmax_k  z . mu_k,    s = z . mu_k*
 
 The paper's Eq. 4 writes the raw f(x) instead of z. The argmax is the same, but s would rank the
 images of a cluster by the length of their embedding too, so the cosine of the text is used.
 Embeddings are stored as float16, whose rows are only nearly of length one: each is divided by
-its own length here. Where the prototypes were made with --whiten, z is the whitened embedding.
+its own length here. Where the centroids were made with --whiten, z is the whitened embedding.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.parallel import available_cpus, ordered_map
-from core.settings import machine, parse, science, settings
-from core.stage import Stage, fingerprint, require_folder
+from core.parts import make_parts
+from core.stage import Result, Stage
+from data.formats.embeddings import (
+    NORM_TOLERANCE,
+    Embeddings,
+    array_path,
+    check_norms,
+    require_same_encoder,
+    squared_norms,
+    widen,
+)
+from data.formats.tables import part_path, read_part, write_part
+from prune.cluster.centroids import origin, read_centroids, read_whitening_of
+from prune.cluster.config import AssignConfig
+from prune.cluster.whitening import Whitening
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
-    from prune.cluster.whitening import Whitening
-
-ROWS = 256  # rows a step: their float32 copy stays in the cache between widening and product
+ROWS = 256  # rows a step: their float32 copy stays in the cache between upcast and product
 TASK = 16  # parts that a process takes at a time
 
-
-@settings
-class AssignConfig:
-    """Settings of prune.assign."""
-
-    embeddings: Path
-    """Embeddings of the pool: a folder made by prune.embed."""
-    centroids: Path
-    """Prototypes: a folder made by prune.centroids with the same encoder."""
-    out: Path
-    """Output folder: one Parquet part for each part of the embeddings."""
-    ram: float = machine(1.0)
-    """Working memory for the products, in GiB (machine setting)."""
-    workers: int = machine(available_cpus())
-    """Processes that share the parts (machine setting)."""
+Sums = tuple[NDArray[np.int64], float]  # of a part: sizes of the clusters [K], sum of the cosines
 
 
 class Nearest:
-    """Finds nearest prototypes, a block of rows at a time, in buffers that are used again.
+    """Finds nearest centroids, a block of rows at a time, in buffers that are used again.
 
     Args:
         centroids: [K, d] float32, unit rows; [K, D] with a whitening.
@@ -69,8 +61,6 @@ class Nearest:
         whitening: Whitening | None = None,
         tolerance: float = float("inf"),
     ) -> None:
-        import numpy as np
-
         self._tolerance = tolerance
         clusters, dim = centroids.shape
         self.clusters = clusters
@@ -82,7 +72,7 @@ class Nearest:
         rows = min(ROWS, int((ram - fixed) // a_row))
         if rows < 1:
             raise UserError(
-                f"--ram {ram / 2**30:.3g}: {clusters} prototypes of {dim} numbers need at least "
+                f"--ram {ram / 2**30:.3g}: {clusters} centroids of {dim} numbers need at least "
                 f"{(fixed + a_row) / 2**30:.3g} GiB"
             )
         self._whitening = whitening
@@ -100,10 +90,6 @@ class Nearest:
         Returns clusters [n] int32 (ties: the lower), cosines [n] float32 in [-1, 1], and the
         first row that is zero, not finite or of another length than it should be, or -1.
         """
-        import numpy as np
-
-        from data.formats.embeddings import squared_norms, widen
-
         clusters = np.empty(len(part), np.int32)
         similarities = np.empty(len(part), np.float32)
         for start in range(0, len(part), len(self._wide)):
@@ -130,133 +116,89 @@ class Nearest:
         return clusters, similarities, -1
 
 
-def main(argv: Sequence[str] | None = None) -> int | None:
-    config = parse(
-        AssignConfig,
-        argv,
-        prog="python -m prune.assign",
-        description="Assign each image of the pool to its nearest reference prototype.",
-    )
-    require_folder(config.out)
-    inputs = {
-        "embeddings": fingerprint(config.embeddings),
-        "centroids": fingerprint(config.centroids),
-    }
-    stage = Stage(config.out, "prune.assign", science(config), inputs)
-    if stage.done():
-        return 0
-    import numpy as np
-
-    from core.progress import progress
-    from data.formats.embeddings import Embeddings, require_same_encoder
-    from data.formats.tables import part_path
-    from prune.cluster.centroids import origin, read_centroids
-
-    if config.workers < 1 or not config.ram > 0:
-        raise UserError("--workers must be at least 1, --ram more than 0 GiB")
+def assign(config: AssignConfig, stage: Stage) -> Result:
+    """Write the nearest centroid of every embedding, a part for each part of the embeddings."""
     embeddings = Embeddings(config.embeddings)
-    centroids, reference = read_centroids(config.centroids)
+    _, reference = read_centroids(config.centroids)
     try:
         require_same_encoder(embeddings, reference)
     except UserError as error:
         raise UserError(f"{config.centroids} does not fit {config.embeddings}: {error}") from None
-    _nearest(config)  # says what is wrong before anything is begun
+    nearest = _nearest(config)  # says what is wrong before anything is begun
     stage.open()
-    tasks = [range(n, min(n + TASK, embeddings.count)) for n in range(0, embeddings.count, TASK)]
-    workers = max(1, min(config.workers, len(tasks)))
-    sizes = np.zeros(len(centroids), np.int64)
-    total = 0.0
-    seen = 0
-    with progress(total=embeddings.rows, name="assign") as bar:
+
+    def make(
+        left: list[int], tick: Callable[[int], object]
+    ) -> Iterator[tuple[int, Sums]]:
+        tasks = [left[n : n + TASK] for n in range(0, len(left), TASK)]
+        workers = max(1, min(config.workers, len(tasks)))
         work = functools.partial(_assign_parts, config=config)
-        for results in ordered_map(work, tasks, workers, max(1, available_cpus() // workers)):
-            for counts, cosines in results:
-                sizes += counts
-                total += cosines
-            bar.update(int(sizes.sum()) - seen)
-            seen = int(sizes.sum())
-    embeddings.require_all(seen)
-    parts = [part_path(config.out, number).name for number in range(embeddings.count)]
+        for sums in ordered_map(work, tasks, workers, max(1, available_cpus() // workers)):
+            for index, (counts, cosines) in sums.items():
+                tick(int(counts.sum()))
+                yield index, (counts, cosines)
+
+    parts = make_parts(
+        embeddings.part_sizes(),
+        functools.partial(_finished, config, embeddings, nearest.clusters),
+        make,
+        lambda _, sums: sums,  # the processes have written it
+        name="assign",
+    )
+    sizes = np.sum([counts for counts, _ in parts], axis=0)
+    rows = int(sizes.sum())
+    mean = sum(cosines for _, cosines in parts) / max(rows, 1)
+    embeddings.require_all(rows)
     empty = int(np.count_nonzero(sizes == 0))
-    stage.finish(
+    return stage.finish(
         {
-            "rows": seen,
+            "rows": rows,
             "clusters": len(sizes),
             "sizes": sizes.tolist(),
-            "similarity": total / max(seen, 1),  # mean cosine to the nearest prototype
+            "similarity": mean,  # mean cosine to the nearest centroid
             "encoder": embeddings.encoder,
-            "prototypes": origin(config.centroids),
+            "centroids": origin(config.centroids),
         },
-        parts,
+        [part_path(config.out, index).name for index in range(embeddings.count)],
         line=(
-            f"{seen:,} images to {len(sizes)} prototypes (mean cosine {total / max(seen, 1):.4f}, "
-            f"{empty} prototypes without an image)"
+            f"{rows:,} images to {len(sizes)} centroids (mean cosine {mean:.4f}, "
+            f"{empty} centroids without an image)"
         ),
     )
-    return 0
 
 
 def _nearest(config: AssignConfig) -> Nearest:
-    from data.formats.embeddings import NORM_TOLERANCE
-    from prune.cluster.centroids import read_centroids, read_whitening_of
-
     centroids, _ = read_centroids(config.centroids)
     whitening = read_whitening_of(config.centroids)
     return Nearest(centroids, config.ram * 2**30, whitening, NORM_TOLERANCE)
 
 
-def _assign_parts(
-    numbers: Sequence[int], config: AssignConfig
-) -> list[tuple[NDArray[np.int64], float]]:
-    """Write the assignments of some parts, those that are there apart.
-
-    Returns the sizes of the clusters [K] and the sum of the cosines, of each part.
-    """
-    import numpy as np
-
-    from data.formats.embeddings import Embeddings
-    from data.formats.tables import part_path, read_part, write_part
-
+def _assign_parts(indices: Sequence[int], config: AssignConfig) -> dict[int, Sums]:
+    """Write the assignments of some parts of the embeddings."""
     embeddings = Embeddings(config.embeddings)
     nearest = _nearest(config)
-    results = []
+    sums = {}
     # A thread writes a part while the next one is at work: the disk takes its time to confirm.
     with ThreadPoolExecutor(1) as writer:
         written = []
-        for number in numbers:
-            embeddings.prefetch(number + 1)
-            matrix, table = embeddings.part(number)
-            path = part_path(config.out, number)
-            if _finished(path, table):
-                assigned = read_part(path, ["cluster", "similarity"])
-            else:
-                assigned = _assign(nearest, matrix, table, config, number)
-                written.append(writer.submit(write_part, config.out, number, assigned))
-            cluster, similarity = (assigned.column(n).to_numpy() for n in ("cluster", "similarity"))
-            counts = np.bincount(cluster, minlength=nearest.clusters)
-            results.append((counts, float(similarity.sum(dtype=np.float64))))
+        for index in indices:
+            embeddings.prefetch(index + 1)
+            assigned = _assign(nearest, embeddings, index)
+            written.append(writer.submit(write_part, config.out, index, assigned))
+            sums[index] = _sums(assigned, nearest.clusters)
         for future in written:
             future.result()
-    return results
+    return sums
 
 
-def _assign(
-    nearest: Nearest,
-    matrix: NDArray[np.float16],
-    table: pa.Table,
-    config: AssignConfig,
-    number: int,
-) -> pa.Table:
-    """The assignment of part `number` of the embeddings."""
-    import pyarrow as pa
-
-    from data.formats.embeddings import array_path, check_norms
-
+def _assign(nearest: Nearest, embeddings: Embeddings, index: int) -> pa.Table:
+    """The assignment of one part of the embeddings."""
+    matrix, table = embeddings.part(index)
     clusters, similarities, bad = nearest(matrix)
     if bad >= 0:
-        check_norms(matrix, array_path(config.embeddings, number))
+        check_norms(matrix, array_path(embeddings.folder, index))
         raise UserError(
-            f"{config.embeddings}: the embedding of '{table.column('key')[bad].as_py()}' (row "
+            f"{embeddings.folder}: the embedding of '{table.column('key')[bad].as_py()}' (row "
             f"{bad} of its part) is zero or not finite; embed this corpus again"
         )
     columns = {name: table.column(name) for name in ("key", "shard", "row")}
@@ -267,14 +209,21 @@ def _assign(
     )
 
 
-def _finished(path: Path, table: pa.Table) -> bool:
-    """Whether a part is there, whole, and of the images of `table`."""
-    from data.formats.tables import read_part
+def _sums(assigned: pa.Table, clusters: int) -> Sums:
+    cluster, similarity = (assigned.column(n).to_numpy() for n in ("cluster", "similarity"))
+    return np.bincount(cluster, minlength=clusters), float(similarity.sum(dtype=np.float64))
 
+
+def _finished(
+    config: AssignConfig, embeddings: Embeddings, clusters: int, index: int
+) -> Sums | None:
+    """The sums of a part that is there, complete, and of the right images; else None."""
+    path = part_path(config.out, index)
     if not path.exists():
-        return False
+        return None
     try:
-        found = read_part(path, ["key"])
+        found = read_part(path, ["key", "cluster", "similarity"])
     except UserError:
-        return False
-    return bool(found.column("key").equals(table.column("key")))
+        return None
+    _, table = embeddings.part(index)
+    return _sums(found, clusters) if found.column("key").equals(table.column("key")) else None

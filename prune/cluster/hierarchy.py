@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         "levels": list(levels),
         "sizes": sizes.tolist(),
         "encoder": features.embeddings.encoder,
-        "prototypes": {"embeddings": ids["embeddings"], "levels": list(levels)},
+        "centroids": {"embeddings": ids["embeddings"], "levels": list(levels)},
     }
     line = (
         f"{features.rows:,} images into {' and '.join(f'{n:,}' for n in levels)} clusters, the "

@@ -100,7 +100,8 @@ class CompareConfig:
 
 def stages(config: CompareConfig) -> dict[str, Path]:
     """Run every stage that the methods need. Returns where each wrote, 'scores' among them."""
-    from prune.cluster import assign, centroids, hierarchy
+    from prune import assign
+    from prune.cluster import centroids, hierarchy
     from prune.encoders import embed
     from prune.stage1 import score
 

@@ -81,7 +81,8 @@ def command(main: Callable[[Sequence[str]], int | None], **flags: Any) -> None:
 
 def prune(corpus: Path | str, reference: Path, out: Path, config: JudgeConfig) -> dict[str, Path]:
     """Run Stage I and II on a corpus. Returns 'scores' and each method's subset index."""
-    from prune.cluster import assign, centroids
+    from prune import assign
+    from prune.cluster import centroids
     from prune.encoders import embed
     from prune.stage1 import score
     from prune.subsets import select

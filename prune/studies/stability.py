@@ -98,7 +98,8 @@ def variations(config: StabilityConfig) -> dict[str, list[Setting]]:
 
 def subset(config: StabilityConfig, setting: Setting) -> Path:
     """Run the stages for one setting. Returns the subset index."""
-    from prune.cluster import assign, centroids
+    from prune import assign
+    from prune.cluster import centroids
     from prune.encoders import embed
     from prune.stage1 import score
     from prune.subsets import select

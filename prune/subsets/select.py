@@ -209,7 +209,7 @@ def _request(
         manifest = read_manifest(sources.assignments)
         summary = manifest["summary"]
         encoder = summary["encoder"]
-        prototypes = dict(summary.get("prototypes", {}))
+        prototypes = dict(summary.get("centroids", {}))
         assigned = manifest["inputs"].get("embeddings")
         prototypes["own"] = assigned is not None and prototypes.get("embeddings") == assigned
         request = dataclasses.replace(

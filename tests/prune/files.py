@@ -89,7 +89,7 @@ def make_assignments(
             "clusters": clusters,
             "encoder": {"name": "fake"},
             "rows": len(rows),
-            "prototypes": origin,
+            "centroids": origin,
         },
         [path.name],
         line="assignments",

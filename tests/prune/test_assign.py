@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.embeddings import widen
 from data.formats.tables import read_parts
-from prune.cluster import assign as assign_command
+from prune import assign as assign_command
 from prune.cluster import centroids as centroids_command
 from prune.cluster.assign import Nearest
 from prune.cluster.centroids import read_centroids
@@ -137,7 +137,7 @@ def test_embeddings_without_direction_are_refused(reference, tmp_path, value, mo
     with pytest.raises(UserError, match=r"part-00001\.npy: row 15"):
         assign(pool, centroids, tmp_path / "assigned")
     # The assignment's own check names the image.
-    monkeypatch.setattr("data.formats.embeddings.check_norms", lambda *_: None)
+    monkeypatch.setattr("prune.cluster.assign.check_norms", lambda *_: None)
     with pytest.raises(UserError, match=f"'{places(90)['key'][55]}'.*zero or not finite"):
         assign(pool, centroids, tmp_path / "assigned")
     assert not (tmp_path / "assigned" / "manifest.json").exists()
@@ -205,7 +205,7 @@ def test_little_memory_gives_the_same_assignment(reference, pool, tmp_path):
 def test_processes_share_the_parts(reference, pool, tmp_path, monkeypatch):
     centroids = cluster(reference, tmp_path / "centroids")
     one = assign(pool, centroids, tmp_path / "one", "--workers", "1")
-    monkeypatch.setattr(assign_command, "TASK", 1)  # four tasks for four parts
+    monkeypatch.setattr("prune.cluster.assign.TASK", 1)  # four tasks for four parts
     two = assign(pool, centroids, tmp_path / "two", "--workers", "2")
     assert len(contents(two)) == 4 and contents(two) == contents(one)
     assert read_manifest(two)["fingerprint"] == read_manifest(one)["fingerprint"]

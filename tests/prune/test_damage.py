@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import UserError
 from core.stage import fingerprint
-from prune.cluster.assign import main as assign
+from prune.assign import main as assign
 from prune.cluster.centroids import main as centroids
 from prune.cluster.hierarchy import main as hierarchy
 from prune.cluster.hierarchy import read_parents

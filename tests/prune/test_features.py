@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from core.errors import UserError
-from prune.cluster import assign as assign_command
+from prune import assign as assign_command
 from prune.cluster import centroids as centroids_command
 from prune.cluster import pool_kmeans
 from prune.cluster.centroids import origin, read_centroids, read_whitening_of
@@ -140,7 +140,7 @@ def test_reduced_prototypes_are_a_pca_and_their_origin_is_told(tmp_path):
 
         cluster = read_parts(assigned).column("cluster").to_numpy()
         assert all(len(set(cluster[labels == k])) == 1 for k in range(5))
-        assert read_manifest(assigned)["summary"]["prototypes"] == {
+        assert read_manifest(assigned)["summary"]["centroids"] == {
             "embeddings": fingerprint(pool), "reduce": 4,
         }  # fmt: skip
 

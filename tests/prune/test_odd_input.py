@@ -19,7 +19,7 @@ from data.curation.holdout import main as holdout
 from data.formats.tables import read_parts
 from data.pairs.listing import open_sr
 from data.reference.sets import open_scenes
-from prune.cluster.assign import main as assign
+from prune.assign import main as assign
 from prune.cluster.centroids import main as centroids
 from prune.encoders.embed import main as embed
 from prune.stage1.score import main as score_main
@@ -159,7 +159,7 @@ def test_an_input_of_another_kind_and_numbers_that_are_none(corpus, tmp_path):
     embed(["--corpus", str(corpus), "--scores", scores, "--keep", "1", "--workers", "1",
            "--out", str(tmp_path / "e")])  # fmt: skip
     centroids(["--embeddings", reference, "--clusters", "2", "--out", str(tmp_path / "k")])
-    with pytest.raises(UserError, match="--ram more than 0"):
+    with pytest.raises(UserError, match="--ram nan: input should be"):
         assign(["--embeddings", str(tmp_path / "e"), "--centroids", str(tmp_path / "k"),
                 "--ram", "nan", "--out", str(tmp_path / "a")])  # fmt: skip
     with pytest.raises(UserError, match="--near nan: a cosine"):

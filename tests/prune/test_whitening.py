@@ -12,7 +12,7 @@ import pytest
 from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.tables import read_parts
-from prune.cluster import assign as assign_command
+from prune import assign as assign_command
 from prune.cluster import centroids as centroids_command
 from prune.cluster.assign import Nearest
 from prune.cluster.centroids import read_centroids, read_whitening_of
