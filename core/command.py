@@ -13,6 +13,7 @@ What a user can fix is one line and exit code 2, never a traceback.
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import sys
@@ -25,20 +26,29 @@ C = TypeVar("C")
 
 
 def command(
-    name: str, config: type[C], run: Callable[[C], Any], description: str = ""
+    name: str,
+    config: type[C],
+    run: Callable[[C], Any],
+    description: str = "",
+    *,
+    positional: str | None = None,
 ) -> Callable[[Sequence[str] | None], int]:
     """The `main(argv)` of `python -m name`: parse the flags into `config`, and call `run` with it.
 
-    `run`'s docstring is the description that --help shows, unless another is given. main returns
-    the exit code: what `run` returns if that is a number, else its result's `exit_code`.
+    `run`'s docstring is the description that --help shows, unless another is given. Words before
+    the first flag are the setting `positional`. main returns the exit code: what `run` returns if
+    that is a number, else its result's `exit_code`.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
         # Not at the top: data.check needs `execute`, and no package beyond yaml.
         from core.settings import parse
 
-        about = description or run.__doc__ or ""
-        result = run(parse(config, argv, prog=f"python -m {name}", description=about))
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        if positional is not None and arguments and not arguments[0].startswith("-"):
+            arguments.insert(0, f"--{positional}")
+        about = inspect.cleandoc(description or run.__doc__ or "")
+        result = run(parse(config, arguments, prog=f"python -m {name}", description=about))
         return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
     return main

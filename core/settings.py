@@ -145,7 +145,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
         args=[_present_flag(cls, argument) for argument in arguments],
         default=default,
         prog=prog,
-        description=description + "\n\n--config FILE.yaml sets defaults; flags override them.",
+        description=f"{description}\n\n--config FILE.yaml sets defaults; flags override them.",
     )
     return cast(T, parsed)
 

@@ -1,4 +1,4 @@
-"""Reference sets: labelled scenes (D_ref), alone or as a union (`python -m data.scenes --help`).
+"""Reference sets: labelled scenes (D_ref), alone or as a union.
 
     FOLDER                 class folders, whatever lies above them (data/reference/folders.py)
     FOLDER or PATTERN      of Parquet or Arrow files with an image and a label column
@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from itertools import groupby
 from pathlib import Path
 
 from core.errors import UserError
-from core.settings import parse, settings
 from core.stage import digest_of
 from data.corpus.base import Corpus, Location, Sample
 from data.corpus.folder import FolderCorpus, is_folder
@@ -258,39 +256,21 @@ def _folders(
     return locations, labels, names, loose, empty_classes(corpus.root, parents, labels)
 
 
-@settings
-class ScenesConfig:
-    """A reference."""
-
-    reference: tuple[str, ...] = ()
-    """Reference sets: FOLDER, SET:PLACE, SET:, union3:, union5: (several together)."""
-
-
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """The command: print what a reference holds and what is not as published."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--reference")
-    config = parse(
-        ScenesConfig, arguments, prog="python -m data.scenes", description=(__doc__ or "").strip()
-    )
-    if not config.reference:
-        raise UserError("name a reference: FOLDER, ucm:FOLDER, nwpu:, union5: ...")
-    scenes = open_scenes(config.reference)
-    print(f"{'set':<10}{'images':>9}{'listed':>9}{'classes':>9}  a class      where")
+def describe(scenes: Scenes) -> str:
+    """What a reference holds and what is not as published, for the terminal."""
+    lines = [f"{'set':<10}{'images':>9}{'listed':>9}{'classes':>9}  a class      where"]
     for part in scenes.parts:
         counts = Counter(part.labels).values()
         span = f"{min(counts):,} to {max(counts):,}"
-        print(
+        lines.append(
             f"{part.place.prefix or '-':<10}{len(part.locations):>9,}{part.listed:>9,}"
             f"{len(counts):>9}  {span:<11}  {part.place.where}"
         )
-    print(f"{'all':<10}{len(scenes.locations):>9,}{'':>9}{len(scenes.classes):>9}")
+    lines.append(f"{'all':<10}{len(scenes.locations):>9,}{'':>9}{len(scenes.classes):>9}")
     for kind, names in (("without a class", scenes.loose), ("empty class folders", scenes.empty)):
         if names:
-            print(f"{kind}: {len(names):,}, for example {', '.join(names[:3])}")
-    for note in scenes.notes:
-        print(f"note: {note}")
+            lines.append(f"{kind}: {len(names):,}, for example {', '.join(names[:3])}")
+    lines += [f"note: {note}" for note in scenes.notes]
     if not scenes.notes and any(part.place.source for part in scenes.parts):
-        print("counts are as published")
-    return 0
+        lines.append("counts are as published")
+    return "\n".join(lines)

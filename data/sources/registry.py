@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -85,6 +87,18 @@ class Source:
     found: tuple[str, ...] = ()
     by_hand: str | None = None
     note: str | None = None
+    paper: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, or goes when nothing else is said: where its variable points to, the
+        place that its reader looks in, or downloads/NAME."""
+        if self.place == "TMP":
+            return Path(tempfile.gettempdir())
+        if self.place == "TORCH_HUB":
+            home = os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch"
+            return Path(home) / "hub" / "checkpoints"
+        return Path(os.environ.get(self.variable or "", "") or f"downloads/{self.name}")
 
     @property
     def fetchable(self) -> bool:
@@ -139,13 +153,6 @@ def _source(name: str, entry: dict[str, Any], path: Path) -> Source:
             entry[key] = tuple(entry[key])
     if "hub" in entry:
         hub = entry["hub"]
-        files = tuple(hub.get("files", ()))
-        entry["hub"] = Hub(hub["repo"], hub["type"], hub.get("revision"), files)
-    if "files" in entry:
-        entry["files"] = tuple(_file(value) for value in entry["files"])
+        entry["hub"] = Hub(**{**hub, "files": tuple(hub.get("files", ()))})
+    entry["files"] = tuple(File(**value) for value in entry.get("files", ()))
     return Source(name=name, **entry)
-
-
-def _file(value: Mapping[str, Any]) -> File:
-    checksum = next((f"{kind}:{value[kind]}" for kind in ("sha256", "md5") if kind in value), None)
-    return File(value["url"], value["name"], value.get("bytes"), checksum)
