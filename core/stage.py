@@ -29,6 +29,7 @@ _FORMERLY = {
     "identity": "fingerprint",
     "vae_identity": "vae_fingerprint",
     "prototypes": "centroids",
+    "besides": "exclude",
 }
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 

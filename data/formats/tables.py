@@ -91,6 +91,12 @@ def write_part(
     return path
 
 
+def write_table(path: Path | str, table: pa.Table) -> None:
+    """Write a table that is a file of its own atomically, such as a hold-out."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
 def part_paths(folder: Path | str) -> list[Path]:
     """The parts of a table in order.
 

@@ -14,8 +14,8 @@ import pytest
 
 from core.errors import UserError
 from data.corpus.specs import open_corpus
-from data.curation.holdout import main as holdout
 from data.formats.tables import read_parts
+from data.holdout import main as holdout
 from data.pairs.listing import open_sr
 from data.reference.sets import open_scenes
 from data.sources.check import count_images
