@@ -18,13 +18,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path
-from data.corpus.shards import WINDOW
+from core.stage import sha256_file
+from data.corpus.base import Batch, Corpus, Location, Sample, fetch_windows, stat_files
 from data.images.chips import encode_chip
 
 if TYPE_CHECKING:
@@ -115,15 +114,7 @@ class GeoTiffCorpus(Corpus):
         self.spec = spec
         self.cut = _cut(spec, options)
         self._root = root
-        self._paths: dict[str, Path] = {}
-        self._sizes: dict[str, int] = {}
-        for path in files:
-            key = key_of_path(os.path.relpath(path, base))
-            self._paths[key] = path
-            try:
-                self._sizes[key] = path.stat().st_size
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror} (a file of {spec})") from None
+        self._paths, self._sizes = stat_files(base, files, f"a file of {spec}")
         self._shards = _shards(self._sizes)
         self._rasters: dict[str, Raster] = {}
 
@@ -163,11 +154,7 @@ class GeoTiffCorpus(Corpus):
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # The key is the place. Chips of one file are read together, whatever the order.
-        remaining = iter(locations)
-        while window := list(islice(remaining, WINDOW)):
-            order = sorted(range(len(window)), key=lambda i: (window[i][0].rpartition("#")[0], i))
-            found = {i: self._fetch_one(window[i]) for i in order}
-            yield from (found[i] for i in range(len(window)))
+        return fetch_windows(locations, lambda place: place[0].rpartition("#")[0], self._fetch_one)
 
     def _fetch_one(self, location: Location) -> Sample:
         key, shard, row = location
@@ -197,16 +184,10 @@ class GeoTiffCorpus(Corpus):
         cut = self.cut
         digest = hashlib.sha256(f"{self.kind} {cut.chip} {cut.bands} {cut.nodata:g}".encode())
         if cut.urban:
-            with open(cut.urban, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_file(cut.urban)))
         for key, size in self._sizes.items():
             digest.update(f"{key}\0{size}\n".encode())
         return digest.hexdigest()
-
-    def listing(self) -> Iterator[tuple[str, int]]:
-        for shard in self.shards():
-            for sample in self.read(shard):
-                yield sample.key, len(sample.data or b"")
 
     def _of(self, shard: str) -> list[Raster]:
         if shard not in self._shards:

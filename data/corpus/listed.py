@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from core.errors import UserError
+from core.stage import sha256_file
 from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path
 from data.corpus.folder import SHARD_FILES, is_folder, read_file
 
@@ -102,14 +103,7 @@ class ListedCorpus(Corpus):
             yield _find(self._folders, key, shard, row)
 
     def fingerprint(self) -> str:
-        with open(self._path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return hashlib.sha256(f"list {digest}".encode()).hexdigest()
-
-    def listing(self) -> Iterator[tuple[str, int]]:
-        for shard in self.shards():
-            for sample in self.read(shard):
-                yield sample.key, len(sample.data or b"")
+        return hashlib.sha256(f"list {sha256_file(self._path)}".encode()).hexdigest()
 
     def _number(self, shard: str) -> int:
         number = shard.removeprefix("lines-")

@@ -10,19 +10,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from core.errors import UserError
-from data.corpus.base import Corpus, Location, Sample, key_of_path
+from data.corpus.base import Corpus, Location, Sample, fetch_windows, stat_files
 
 OPEN_SHARDS = 4  # indices of shards that a process keeps at a time
-WINDOW = 512  # images that `fetch` may hold to read them in the order of the disk
 
 REASONS: dict[str, str] = {
     "no-image": "a sample of a shard without an image, or with several to choose from",
@@ -65,18 +61,7 @@ class ShardCorpus(Corpus):
         self.spec = spec
         self.options = dict(options)
         self._root = root
-        self._paths: dict[str, Path] = {}
-        self._sizes: dict[str, int] = {}
-        for path in files:
-            shard = key_of_path(os.path.relpath(path, base))
-            self._paths[shard] = path
-            try:
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):  # reading a named pipe would wait for ever
-                    raise UserError(f"{path}: not a regular file (a shard of {spec})")
-                self._sizes[shard] = status.st_size
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror} (a shard of {spec})") from None
+        self._paths, self._sizes = stat_files(base, files, f"a shard of {spec}")
         self._counts: dict[str, int] = {}
 
     @property
@@ -112,17 +97,8 @@ class ShardCorpus(Corpus):
             digest.update(f"{shard}\0{self._sizes[shard]}\n".encode())
         return digest.hexdigest()
 
-    def listing(self) -> Iterator[tuple[str, int]]:
-        for shard in self.shards():
-            for sample in self.read(shard):
-                yield sample.key, len(sample.data or b"")
-
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
-        remaining = iter(locations)
-        while window := list(islice(remaining, WINDOW)):
-            order = sorted(range(len(window)), key=lambda i: window[i][1:])
-            found: dict[int, Sample] = {i: self._fetch_one(window[i]) for i in order}
-            yield from (found[i] for i in range(len(window)))
+        return fetch_windows(locations, lambda location: location[1:], self._fetch_one)
 
     def _fetch_one(self, location: Location) -> Sample:
         key, shard, row = location

@@ -10,7 +10,8 @@ import pytest
 from core.errors import UserError
 from core.stage import Stage, read_manifest
 from data.curation.holdout import draw, pool, read_holdout
-from data.formats.tables import SCORES, read_parts, write_part
+from data.formats.scores import SCORES
+from data.formats.tables import read_parts, write_part
 from data.holdout import main
 
 

@@ -20,7 +20,8 @@ from data.curation.holdout import pool, read_holdout
 from data.curation.leakage import held_in_index
 from data.formats.embeddings import write_embeddings
 from data.formats.index import read_index, write_index
-from data.formats.tables import SCORES, read_parts, write_part
+from data.formats.scores import SCORES
+from data.formats.tables import read_parts, write_part
 from data.holdout import main as holdout
 from data.leakage import main
 
