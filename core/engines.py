@@ -50,7 +50,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def open(self, stage: Stage) -> None:
-        """Have the main process open the stage; all go on from there together."""
+        """Have the main process open the stage; all continue from there together."""
         if self.main:
             stage.open()
         self.wait()

@@ -84,5 +84,5 @@ def _bytes(keys: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     _, offsets, data = keys.buffers()
     ends = np.frombuffer(offsets, np.int64 if wide else np.int32)
     ends = ends[keys.offset : keys.offset + len(keys) + 1].astype(np.int64)
-    whole = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return ends - ends[0], whole[ends[0] : ends[-1]]
+    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return ends - ends[0], text[ends[0] : ends[-1]]

@@ -131,7 +131,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
         at = arguments.index("--config")
         if at + 1 >= len(arguments):
             raise UserError("--config needs a YAML file, for example --config my.yaml")
-        # Not checked as a whole: what is still missing comes from the flags.
+        # Not checked yet: what is still missing comes from the flags.
         default = cls.__new__(cls)
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             lacking = field.default is dataclasses.MISSING
@@ -156,9 +156,9 @@ def _show_ranges(cls: type) -> None:
 
     for name, field in getattr(cls, "__pydantic_fields__", {}).items():
         range_ = ", ".join(
-            f"{words} {getattr(bound, kind):g}"
+            f"{text} {getattr(bound, kind):g}"
             for bound in field.metadata
-            for kind, words in _BOUNDS.items()
+            for kind, text in _BOUNDS.items()
             if getattr(bound, kind, None) is not None
         )
         if range_:

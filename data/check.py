@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from core.command import execute
 from core.errors import UserError
-from data.sources.check import Finding, check
-from data.sources.paper import check_reference, paper_needs
+from data.setup.check import Finding, check
+from data.setup.paper import check_reference, paper_needs
 from data.sources.registry import sources
 
 __all__ = ["run"]
@@ -62,7 +62,7 @@ def _show(findings: Sequence[Finding]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line, read by the standard library's own parser: see data.sources.check."""
+    """The command line, read by the standard library's own parser: see data.setup.check."""
     parser = argparse.ArgumentParser(
         prog="python -m data.check", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

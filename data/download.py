@@ -1,8 +1,8 @@
 """Fetch a data set or weights (`bash scripts/download.sh NAME`), or say what to do by hand."""
 
 from core.command import command, execute
-from data.sources.config import DownloadConfig
-from data.sources.download import download, listing
+from data.setup.config import DownloadConfig
+from data.setup.download import download, listing
 
 __all__ = ["DownloadConfig", "run"]
 

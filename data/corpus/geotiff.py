@@ -2,7 +2,7 @@
 
 Every raster is laid out in a grid of chips from its upper left corner, without overlap, at its
 own resolution. Every cell of the grid is a row: what is not used (smaller than a chip, without
-data, not urban) says why, and a file that is refused as a whole is one row. A key names the file
+data, not urban) says why, and a file of which nothing is used is one row. A key names the file
 and the window, `<file>#<x>,<y>,<width>x<height>`, so that it does not depend on what else is in
 the corpus, and a chip is fetched by its key alone.
 
@@ -44,7 +44,7 @@ class Cut:
     bands: str = ""
     """Band order that the user states, '' if not."""
     nodata: float = 0.0
-    """Largest share of pixels without data."""
+    """Largest fraction of pixels without data."""
     urban: str = ""
     """File of polygons; '' keeps every chip."""
 
@@ -63,10 +63,10 @@ class Raster:
             return 1
         return -(-self.header.width // chip) * -(-self.header.height // chip)
 
-    def box(self, number: int, chip: int) -> Box:
+    def box(self, index: int, chip: int) -> Box:
         """The window of a cell, row by row from the upper left; smaller at the far edges."""
         width, height = self.header.width, self.header.height
-        down, across = divmod(number, -(-width // chip))
+        down, across = divmod(index, -(-width // chip))
         x, y = across * chip, down * chip
         return x, y, min(chip, width - x), min(chip, height - y)
 
@@ -83,8 +83,8 @@ class ChipBatch(Batch):
     def __iter__(self) -> Iterator[Sample]:
         row = self.start
         for raster, first, stop in self.pieces:
-            for number in range(first, stop):
-                yield read_cell(raster, number, self.shard, row, self.cut)
+            for index in range(first, stop):
+                yield read_cell(raster, index, self.shard, row, self.cut)
                 row += 1
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class ChipBatch(Batch):
 class GeoTiffCorpus(Corpus):
     """Chips of GeoTIFFs in a fixed order of files.
 
-    Options: chip=PIXELS, bands=ORDER (a permutation of rgbn), nodata=SHARE, urban=POLYGONFILE.
+    Options: chip=PIXELS, bands=ORDER (a permutation of rgbn), nodata=FRACTION, urban=POLYGONFILE.
 
     Raises:
         UserError: a file is not there, or an option is unknown or has no such value.
@@ -168,16 +168,16 @@ class GeoTiffCorpus(Corpus):
         x, y, width, height = (int(match[i]) for i in range(2, 6))
         raster = self._raster(name)
         across = -(-raster.header.width // self.cut.chip)
-        number = y // self.cut.chip * across + x // self.cut.chip
+        index = y // self.cut.chip * across + x // self.cut.chip
         if raster.header.error is None and (
-            number >= raster.cells(self.cut.chip)
-            or raster.box(number, self.cut.chip) != (x, y, width, height)
+            index >= raster.cells(self.cut.chip)
+            or raster.box(index, self.cut.chip) != (x, y, width, height)
         ):
             raise UserError(
                 f"{self.spec}: '{key}' is not in the grid of {self.cut.chip}-pixel chips of that "
                 "file; give the specification that it was scored with, or score this one"
             )
-        sample = read_cell(raster, number, shard, row, self.cut)
+        sample = read_cell(raster, index, shard, row, self.cut)
         return Sample(key, shard, row, None, sample.error) if sample.data is None else sample
 
     def fingerprint(self) -> str:
@@ -206,21 +206,21 @@ class GeoTiffCorpus(Corpus):
         return self._rasters[key]
 
 
-def read_cell(raster: Raster, number: int, shard: str, row: int, cut: Cut) -> Sample:
+def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sample:
     """The sample of one cell of a raster's grid. What cannot be used comes with an error."""
     header = raster.header
     if header.error is not None:
         return Sample(raster.key, shard, row, None, header.error, more={"date": header.date})
     from data.corpus.raster import read_window
 
-    x, y, width, height = box = raster.box(number, cut.chip)
+    x, y, width, height = box = raster.box(index, cut.chip)
     key = f"{raster.key}#{x},{y},{width}x{height}"
     error: tuple[str, str] | None = None
     data: bytes | None = None
     if (width, height) != (cut.chip, cut.chip):
         error = ("partial-chip", f"{width} x {height} pixels at the edge of its raster")
     elif cut.urban:
-        error = _outside(raster, number, cut)
+        error = _outside(raster, index, cut)
     if error is None:
         pixels = read_window(raster.path, header, box, cut.nodata)
         if isinstance(pixels, tuple):
@@ -239,28 +239,28 @@ def read_cell(raster: Raster, number: int, shard: str, row: int, cut: Cut) -> Sa
     )
 
 
-def _outside(raster: Raster, number: int, cut: Cut) -> tuple[str, str] | None:
+def _outside(raster: Raster, index: int, cut: Cut) -> tuple[str, str] | None:
     """Why a chip does not count as urban; None if it does."""
     from rasterio.errors import RasterioError
 
     from data.corpus.urban import urban
 
     header = raster.header
-    whole = header.bounds(0, 0, header.width, header.height)
-    if header.crs is None or whole is None:
+    extent = header.bounds(0, 0, header.width, header.height)
+    if header.crs is None or extent is None:
         return "no-crs", "the raster has no coordinate system, so that nobody knows where it is"
     centres = tuple(_centre(raster, i, cut.chip) for i in range(raster.cells(cut.chip)))
     try:
-        inside = urban(cut.urban, header.crs, whole, centres)
+        inside = urban(cut.urban, header.crs, extent, centres)
     except RasterioError as error:
         return "no-crs", f"its coordinates cannot be converted to those of the polygons ({error})"
-    if inside[number]:
+    if inside[index]:
         return None
     return "not-urban", f"its centre is in no polygon of {Path(cut.urban).name}"
 
 
-def _centre(raster: Raster, number: int, chip: int) -> tuple[float, float]:
-    x, y, width, height = raster.box(number, chip)
+def _centre(raster: Raster, index: int, chip: int) -> tuple[float, float]:
+    x, y, width, height = raster.box(index, chip)
     left, bottom, right, top = raster.header.bounds(x, y, width, height) or (0.0, 0.0, 0.0, 0.0)
     return (left + right) / 2, (bottom + top) / 2
 
@@ -284,7 +284,7 @@ def _cut(spec: str, options: Mapping[str, str]) -> Cut:
     for name in options:
         if name not in known:
             raise UserError(f"{spec}: unknown option '{name}' (GeoTIFFs know: {', '.join(known)})")
-    chip, bands, share = options.get("chip", str(CHIP)), options.get("bands", "").lower(), 0.0
+    chip, bands, fraction = options.get("chip", str(CHIP)), options.get("bands", "").lower(), 0.0
     if not chip.isdigit() or not 16 <= int(chip) <= 4096:
         raise UserError(f"{spec}: chip={chip}: give pixels a side, from 16 to 4096")
     if bands and sorted(bands) != sorted("rgbn"):
@@ -293,12 +293,12 @@ def _cut(spec: str, options: Mapping[str, str]) -> Cut:
             "(near infrared), for example bands=rgbn or bands=nrgb"
         )
     try:
-        share = float(options.get("nodata", "0"))
+        fraction = float(options.get("nodata", "0"))
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UserError(f"{spec}: nodata={options['nodata']}: give a share from 0 to 1")
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise UserError(f"{spec}: nodata={options['nodata']}: give a fraction from 0 to 1")
     urban = options.get("urban", "")
     if urban and not Path(urban).is_file():
         raise UserError(f"{spec}: urban={urban}: no such file")
-    return Cut(int(chip), bands, share, urban)
+    return Cut(int(chip), bands, fraction, urban)

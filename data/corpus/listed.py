@@ -90,11 +90,11 @@ class ListedCorpus(Corpus):
         return [f"lines-{n:05d}" for n in range(len(self._starts[0]))]
 
     def count(self, shard: str) -> int:
-        return min(SHARD_FILES, self._starts[1] - self._number(shard) * SHARD_FILES)
+        return min(SHARD_FILES, self._starts[1] - self._index(shard) * SHARD_FILES)
 
     def batch(self, shard: str, start: int = 0, stop: int | None = None) -> ListedBatch:
         rows = range(self.count(shard))[start:stop]
-        keys = self._keys(self._number(shard))
+        keys = self._keys(self._index(shard))
         return ListedBatch(self._folders, shard, rows.start, tuple(keys[rows.start : rows.stop]))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
@@ -105,17 +105,17 @@ class ListedCorpus(Corpus):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"list {sha256_file(self._path)}".encode()).hexdigest()
 
-    def _number(self, shard: str) -> int:
-        number = shard.removeprefix("lines-")
-        if not number.isdigit() or int(number) >= len(self._starts[0]):
+    def _index(self, shard: str) -> int:
+        index = shard.removeprefix("lines-")
+        if not index.isdigit() or int(index) >= len(self._starts[0]):
             raise UserError(f"{self._path}: no shard '{shard}' in this list")
-        return int(number)
+        return int(index)
 
-    def _keys(self, number: int) -> list[str]:
-        if self._cached[0] != number:
-            lines = _lines(self._path, self._starts[0][number])
+    def _keys(self, index: int) -> list[str]:
+        if self._cached[0] != index:
+            lines = _lines(self._path, self._starts[0][index])
             keys = [key for (_, key), _ in zip(lines, range(SHARD_FILES), strict=False)]
-            self._cached = number, keys
+            self._cached = index, keys
         return self._cached[1]
 
     _cached: tuple[int, list[str]] = (-1, [])

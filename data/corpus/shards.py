@@ -23,7 +23,7 @@ OPEN_SHARDS = 4  # indices of shards that a process keeps at a time
 REASONS: dict[str, str] = {
     "no-image": "a sample of a shard without an image, or with several to choose from",
     "unsafe-name": "a tar member whose name leads out of the tar",
-    "damaged-shard": "the shard file is cut short or damaged here; what follows is lost",
+    "damaged-shard": "the shard file is truncated or damaged here; what follows is lost",
     "duplicate-key": "an earlier sample of the corpus has the same name",
 }
 """Why a sample of a shard has no image, besides the reasons of data.images.decode."""

@@ -172,7 +172,7 @@ class Near:
             large, small: the sets; memory does not depend on the size of either.
             name: of the progress bar.
             state: file in which what was found is kept from time to time, so that a stopped run
-                goes on from there.
+                continues from there.
             best: the arithmetic.
         """
         done = self._load(state)

@@ -8,10 +8,10 @@
     union3:  union5:       Table 4: ucm, nwpu, aid; and whurs19, rsd46 beside them, each where its
                            variable points to; union5:FOLDER looks for them in one folder first
 
-Several are given as several words, or in one with commas: ucm:/data/UCM,nwpu:/data/NWPU.
-`?n=1000&seed=0` after a place draws a stratified part: equally many of each class, the rest one
+Several are given one after another, or in one with commas: ucm:/data/UCM,nwpu:/data/NWPU.
+`?n=1000&seed=0` after a place draws a stratified sample: equally many of each class, the rest one
 by one in the order of their names, and within a class by a hash of seed and name. RSD46-WHU is
-drawn down to 11,000 of its 117,000 by itself, as the paper's counts ask; `?n=all` takes it whole.
+drawn down to 11,000 of its 117,000 by itself, as the paper's counts ask; `?n=all` takes all of it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Part:
         """Digest of the listing and of what was drawn."""
         name, n, seed = self.place.prefix, self.place.n, self.place.seed
         plain = not name and n is None
-        whole = self.corpus.fingerprint()
-        return whole if plain else digest_of([name, whole, n, seed, self.place.label])
+        corpus = self.corpus.fingerprint()
+        return corpus if plain else digest_of([name, corpus, n, seed, self.place.label])
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,9 @@ def stratified(keys: Sequence[str], labels: Sequence[str], n: int, seed: int) ->
     left = min(n, len(keys))
     while left:
         open_ = [label for label in ranked if taken[label] < len(ranked[label])]
-        share = left // len(open_)
-        for label in open_ if share else open_[:left]:
-            more = min(max(share, 1), len(ranked[label]) - taken[label])
+        each = left // len(open_)
+        for label in open_ if each else open_[:left]:
+            more = min(max(each, 1), len(ranked[label]) - taken[label])
             taken[label] += more
             left -= more
     return sorted(i for label, count in taken.items() for i in ranked[label][:count])
@@ -212,7 +212,7 @@ def _open(place: Place) -> Part:
         )  # fmt: skip
         kept = [usable[i] for i in drawn]
         locations, labels = [locations[i] for i in kept], [labels[i] for i in kept]
-        loose = []  # of a part that is drawn, what is not drawn is nobody's reject
+        loose = []  # where a sample is drawn, what is not drawn is no reject
     start = f"{place.prefix}/" if place.prefix else ""
     return Part(
         place, corpus, [(start + key, shard, row) for key, shard, row in locations],

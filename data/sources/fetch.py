@@ -258,7 +258,7 @@ def _patiently(
         try:
             return action()
         except (UserError, TypeError, LookupError, AttributeError):
-            raise  # said already, or a fault of a program, not of the connection
+            raise  # has its message, or is a fault of a program, not of the connection
         except Exception as error:  # the hub's own errors, its transport's, the system's
             status = getattr(getattr(error, "response", None), "status_code", None) or 0
             offline = "offline" in f"{type(error).__name__} {error}".lower()

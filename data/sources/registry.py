@@ -47,7 +47,7 @@ class File:
     Attributes:
         url, name: where it is, and what it is called here.
         bytes: its size, where published.
-        checksum: 'md5:HEX' or 'sha256:HEX' (whole, or its beginning), where published.
+        checksum: 'md5:HEX' or 'sha256:HEX' (or its beginning), where published.
     """
 
     url: str

@@ -11,8 +11,8 @@ import pytest
 
 from core.errors import UserError
 from data.check import main
-from data.sources.check import check, count_images
-from data.sources.paper import check_weights
+from data.setup.check import check, count_images
+from data.setup.paper import check_weights
 from data.sources.registry import find_source, sources
 from tests.data.shards import write_tar
 

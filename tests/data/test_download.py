@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import data.download as command
-import data.sources.download as download
+import data.setup.download as download
 import data.sources.fetch as fetch
 from core.errors import UserError
 from data.sources.fetch import Record, fetch_file, unpack, verify

@@ -18,7 +18,7 @@ from data.formats.tables import read_parts
 from data.holdout import main as holdout
 from data.pairs.listing import open_sr
 from data.reference.sets import open_scenes
-from data.sources.check import count_images
+from data.setup.check import count_images
 from prune.assign import main as assign
 from prune.cluster.centroids import main as centroids
 from prune.encoders.embed import main as embed

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from core.errors import UserError
-from data.sources.check import Finding, check, examine, look_at_scenes
+from data.setup.check import Finding, check, examine, look_at_scenes
 from data.sources.registry import Source, sources
 
 HUB = ("huggingface.co", 443)
