@@ -101,18 +101,23 @@ class ShardCorpus(Corpus):
         return fetch_windows(locations, lambda location: location[1:], self._fetch_one)
 
     def _fetch_one(self, location: Location) -> Sample:
-        key, shard, row = location
-        self.path(shard)
-        if not 0 <= row < self.count(shard):
-            raise UserError(
-                f"{self.spec}: shard '{shard}' has {self.count(shard):,} rows, but row {row} "
-                f"('{key}') is asked for: the shard was cut or replaced since it was scored"
-            )
+        _, shard, row = location
+        self._require(location, self.count(shard))
         (sample,) = self.batch(shard, row, row + 1)
         self._verify(sample.key, location)
         return sample
 
+    def _require(self, location: Location, rows: int) -> None:
+        """Raise UserError unless the location is one of a shard's rows."""
+        key, shard, row = location
+        if not 0 <= row < rows:
+            raise UserError(
+                f"{self.spec}: shard '{shard}' has {rows:,} samples, but row {row} ('{key}') is "
+                "asked for: the shard was truncated or replaced since it was scored"
+            )
+
     def _verify(self, found: str, location: Location) -> None:
+        """Raise UserError unless the key found at a location is the one asked for."""
         key, shard, row = location
         if found != key:
             raise UserError(

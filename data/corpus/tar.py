@@ -131,17 +131,9 @@ class TarCorpus(ShardCorpus):
     def _entry(self, location: Location) -> Entry:
         _, shard, row = location
         entries = self._entries(shard)
-        if not 0 <= row < len(entries):
-            return self._missing(location, len(entries))
+        self._require(location, len(entries))
         self._verify(entries[row].key, location)
         return entries[row]
-
-    def _missing(self, location: Location, rows: int) -> Entry:
-        key, shard, row = location
-        raise UserError(
-            f"{self.spec}: shard '{shard}' has {rows:,} samples, but row {row} ('{key}') is asked "
-            "for: the shard was cut or replaced since it was scored"
-        )
 
     def _entries(self, shard: str) -> list[Entry]:
         image, key = self.options.get("image", ""), self.options.get("key", "")

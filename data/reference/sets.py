@@ -30,7 +30,7 @@ from core.stage import digest_of
 from data.corpus.base import Corpus, Location, Sample
 from data.corpus.folder import FolderCorpus, is_folder
 from data.reference.folders import class_parents, empty_classes, is_image_name, split_key
-from data.reference.specs import Place, compare, compare_union, open_place, resolve
+from data.reference.specs import EXPECTED, Place, compare, compare_union, open_place, resolve
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _open(place: Place) -> Part:
         locations, labels, loose = table_scenes(corpus, place.label)  # type: ignore[arg-type]
         names, empty, listed = [key for key, _, _ in locations], [], len(locations)
     if not locations:
-        raise UserError(f"{place.where}: {_lacking(Path(place.where))}; {place.expected}")
+        raise UserError(f"{place.where}: {_lacking(Path(place.where))}; {EXPECTED}")
     notes = compare(place, listed, Counter(labels), len(locations) - listed)
     if place.n is not None:
         sizes = dict(corpus.listing()) if isinstance(corpus, FolderCorpus) else None

@@ -6,7 +6,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -139,20 +139,17 @@ def find_source(name: str) -> Source:
 
 
 def _source(name: str, entry: dict[str, Any], path: Path) -> Source:
-    known = {f.name for f in fields(Source)} - {"name"}
-    unknown = sorted(set(entry) - known)
-    lacking = [key for key in ("title", "kind", "read_by", "published", "size", "licence")
-               if key not in entry]  # fmt: skip
-    if unknown or lacking:
-        what = f"unknown field '{unknown[0]}'" if unknown else f"no field '{lacking[0]}'"
-        raise UserError(f"{path}: {name}: {what}")
-    if entry["kind"] not in KINDS:
-        raise UserError(f"{path}: {name}: kind {entry['kind']}; expected {', '.join(KINDS)}")
     for key in ("published", "also_images", "per_class", "found"):
         if key in entry:
             entry[key] = tuple(entry[key])
-    if "hub" in entry:
-        hub = entry["hub"]
-        entry["hub"] = Hub(**{**hub, "files": tuple(hub.get("files", ()))})
-    entry["files"] = tuple(File(**value) for value in entry.get("files", ()))
-    return Source(name=name, **entry)
+    try:
+        if "hub" in entry:
+            hub = entry["hub"]
+            entry["hub"] = Hub(**{**hub, "files": tuple(hub.get("files", ()))})
+        entry["files"] = tuple(File(**value) for value in entry.get("files", ()))
+        source = Source(name=name, **entry)
+    except TypeError as error:  # a field that is missing, or has no such name
+        raise UserError(f"{path}: {name}: {error}") from None
+    if source.kind not in KINDS:
+        raise UserError(f"{path}: {name}: kind {source.kind}; expected {', '.join(KINDS)}")
+    return source
