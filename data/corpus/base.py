@@ -56,6 +56,20 @@ class Batch(ABC):
     def __len__(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rows(Batch):
+    """A stretch that an importable function, with its arguments, reads."""
+
+    start_reading: Callable[[], Iterator[Sample]]
+    rows: int
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.start_reading()
+
+    def __len__(self) -> int:
+        return self.rows
+
+
 class Corpus(ABC):
     """Named images in shards. The listing is taken once and does not change afterwards."""
 

@@ -18,12 +18,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.stage import sha256_file
-from data.corpus.base import Batch, Corpus, Location, Sample, fetch_windows, stat_files
+from data.corpus.base import Corpus, Location, Rows, Sample, fetch_windows, stat_files
 from data.images.chips import encode_chip
 
 if TYPE_CHECKING:
@@ -69,26 +70,6 @@ class Raster:
         down, across = divmod(index, -(-width // chip))
         x, y = across * chip, down * chip
         return x, y, min(chip, width - x), min(chip, height - y)
-
-
-@dataclass(frozen=True, slots=True)
-class ChipBatch(Batch):
-    """Consecutive cells of a shard: of each raster, those from `first` to before `stop`."""
-
-    shard: str
-    start: int
-    pieces: tuple[tuple[Raster, int, int], ...]
-    cut: Cut
-
-    def __iter__(self) -> Iterator[Sample]:
-        row = self.start
-        for raster, first, stop in self.pieces:
-            for index in range(first, stop):
-                yield read_cell(raster, index, self.shard, row, self.cut)
-                row += 1
-
-    def __len__(self) -> int:
-        return sum(stop - first for _, first, stop in self.pieces)
 
 
 class GeoTiffCorpus(Corpus):
@@ -140,7 +121,7 @@ class GeoTiffCorpus(Corpus):
     def count(self, shard: str) -> int:
         return sum(raster.cells(self.cut.chip) for raster in self._of(shard))
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> ChipBatch:
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         pieces = []
         rows = range(self.count(shard))[start:stop]
         first = 0
@@ -150,7 +131,7 @@ class GeoTiffCorpus(Corpus):
             if low < high:
                 pieces.append((raster, low - first, high - first))
             first = after
-        return ChipBatch(shard, rows.start, tuple(pieces), self.cut)
+        return Rows(partial(read_cells, shard, rows.start, pieces, self.cut), len(rows))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # The key is the place. Chips of one file are read together, whatever the order.
@@ -204,6 +185,16 @@ class GeoTiffCorpus(Corpus):
             path = os.fspath(self._paths[key])
             self._rasters[key] = Raster(key, path, read_header(path, self.cut.bands))
         return self._rasters[key]
+
+
+def read_cells(
+    shard: str, row: int, pieces: Sequence[tuple[Raster, int, int]], cut: Cut
+) -> Iterator[Sample]:
+    """Consecutive cells of a shard, from `row` on: of each raster those of a range."""
+    for raster, first, stop in pieces:
+        for index in range(first, stop):
+            yield read_cell(raster, index, shard, row, cut)
+            row += 1
 
 
 def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sample:

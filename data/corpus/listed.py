@@ -14,35 +14,17 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from core.errors import UserError
 from core.stage import sha256_file
-from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path
+from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path
 from data.corpus.folder import SHARD_FILES, is_folder, read_file
 
 DEPTH = 4  # levels of folders below the list that images are looked for in
 HEADERS = {"img_name", "image_name", "filename", "file_name", "image", "img"}
 FOLDERS = 256  # each is looked into for each name
-
-
-@dataclass(frozen=True, slots=True)
-class ListedBatch(Batch):
-    """Consecutive lines of a list."""
-
-    folders: tuple[str, ...]
-    shard: str
-    start: int
-    keys: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[Sample]:
-        for row, key in enumerate(self.keys, self.start):
-            yield _find(self.folders, key, self.shard, row)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
 
 class ListedCorpus(Corpus):
@@ -92,10 +74,10 @@ class ListedCorpus(Corpus):
     def count(self, shard: str) -> int:
         return min(SHARD_FILES, self._starts[1] - self._index(shard) * SHARD_FILES)
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> ListedBatch:
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         rows = range(self.count(shard))[start:stop]
-        keys = self._keys(self._index(shard))
-        return ListedBatch(self._folders, shard, rows.start, tuple(keys[rows.start : rows.stop]))
+        keys = self._keys(self._index(shard))[rows.start : rows.stop]
+        return Rows(partial(_read, self._folders, shard, rows.start, keys), len(keys))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # As in a folder of images, the key is the place.
@@ -147,6 +129,14 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
                 f"{path}: not a CSV file ({error}, byte {place[0]:,}): is a quote left open there, "
                 "or the line ended by a carriage return alone? save it again as UTF-8 CSV"
             ) from None
+
+
+def _read(
+    folders: Sequence[str], shard: str, start: int, keys: Sequence[str]
+) -> Iterator[Sample]:
+    """Consecutive lines of a list."""
+    for row, key in enumerate(keys, start):
+        yield _find(folders, key, shard, row)
 
 
 def _find(folders: Sequence[str], key: str, shard: str, row: int) -> Sample:

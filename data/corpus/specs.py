@@ -24,12 +24,11 @@ from typing import Any
 
 from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
-from data.corpus.folder import FolderCorpus, is_folder, walk
+from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
 
 SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
 GEOTIFF = {".tif", ".tiff"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
-IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
 FORMS = (
     "FOLDER           a folder of image files, with all folders below it",
     "FOLDER           of *.tar, *.arrow or *.parquet shards; or made by datasets' save_to_disk",

@@ -17,14 +17,14 @@ from __future__ import annotations
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from core.errors import UserError
-from data.corpus.base import Batch, Location, Sample, key_of_path
+from data.corpus.base import Location, Rows, Sample, key_of_path
 from data.corpus.folder import MAX_FILE_BYTES
 from data.corpus.shards import ShardCorpus, once_a_file
 
@@ -56,22 +56,6 @@ class Member(NamedTuple):
     offset: int
     size: int
     error: Error | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TarBatch(Batch):
-    """Consecutive samples of a tar."""
-
-    path: str
-    shard: str
-    start: int
-    entries: tuple[Entry, ...]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return read_entries(self.path, self.shard, enumerate(self.entries, self.start))
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
 
 class TarCorpus(ShardCorpus):
@@ -109,12 +93,11 @@ class TarCorpus(ShardCorpus):
                         "place; decompress it (images do not get smaller by it anyway)"
                     )
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> TarBatch:
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         entries = self._entries(shard)
         rows = range(len(entries))[start:stop]
-        return TarBatch(
-            os.fspath(self.path(shard)), shard, rows.start, tuple(entries[rows.start : rows.stop])
-        )
+        chosen = list(zip(rows, entries[rows.start : rows.stop], strict=True))
+        return Rows(partial(read_entries, os.fspath(self.path(shard)), shard, chosen), len(rows))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # Offsets first, shard by shard: in another order each image could cost an index.
@@ -144,7 +127,7 @@ class TarCorpus(ShardCorpus):
 
 
 def read_entries(
-    path: str, shard: str, entries: Iterator[tuple[int, Entry]] | enumerate[Entry]
+    path: str, shard: str, entries: Iterable[tuple[int, Entry]]
 ) -> Iterator[Sample]:
     """The samples of (row, entry) pairs. What cannot be read comes with an error."""
     try:

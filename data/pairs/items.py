@@ -12,8 +12,9 @@ from typing import Any
 
 from core.errors import UserError
 from core.stage import digest_of
+from data.corpus.folder import IMAGES
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+SUFFIXES = IMAGES - {".gif"}
 TEST_FRACTION = 0.2  # of the images, or groups, of a set that comes without a split of its own
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")

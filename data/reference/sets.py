@@ -28,8 +28,8 @@ from pathlib import Path
 from core.errors import UserError
 from core.stage import digest_of
 from data.corpus.base import Corpus, Location, Sample
-from data.corpus.folder import FolderCorpus, is_folder
-from data.reference.folders import class_parents, empty_classes, is_image_name, split_key
+from data.corpus.folder import FolderCorpus, is_folder, is_image_name
+from data.reference.folders import class_parents, empty_classes, split_key
 from data.reference.specs import EXPECTED, Place, compare, compare_union, open_place, resolve
 
 
@@ -245,7 +245,7 @@ def _folders(
     names: list[str] = []
     loose: list[str] = []
     for shard in corpus.shards():
-        for row, key in enumerate(corpus.batch(shard).keys):
+        for row, key in enumerate(corpus.keys(shard)):
             label, name = split_key(key, parents)
             if label:
                 locations.append((key, shard, row))

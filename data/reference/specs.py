@@ -11,9 +11,8 @@ from pathlib import Path
 
 from core.errors import UserError
 from data.corpus.base import Corpus
-from data.corpus.folder import FolderCorpus, walk_folders
+from data.corpus.folder import FolderCorpus, is_image_name, walk_folders
 from data.corpus.specs import expand, split_options
-from data.reference.folders import is_image_name
 from data.sources.registry import Source, sources
 
 UNIONS = {"union3": ("ucm", "nwpu", "aid"), "union5": ("ucm", "nwpu", "aid", "whurs19", "rsd46")}

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from core.errors import UserError
-from data.corpus.folder import FolderCorpus, walk_folders
+from data.corpus.folder import FolderCorpus, is_image_name, walk_folders
 from data.corpus.specs import expand, open_corpus, split_options
 from data.pairs.listing import open_sis, open_sr
-from data.reference.folders import is_image_name
 from data.reference.sets import open_scenes
 from data.sources.registry import Source
 
