@@ -160,7 +160,8 @@ def _places(start: int, stop: int, rows: int) -> dict[str, Any]:
 
 def make_scores(out: Path, rows: int) -> Path:
     """A score table: 0.5 % rejected, one entropy in fifty equal to many others."""
-    from data.formats.tables import SCORES, write_part
+    from data.formats.scores import SCORES
+    from data.formats.tables import write_part
 
     out.mkdir(parents=True, exist_ok=True)
     files = []

@@ -7,12 +7,13 @@
     if __name__ == "__main__":
         execute(main)
 
-What a user can put right is one line and exit code 2, never a traceback.
+What a user can fix is one line and exit code 2, never a traceback.
 """
 
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import sys
@@ -20,29 +21,37 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from core.errors import UserError
-from core.settings import parse
 
 C = TypeVar("C")
 
 
 def command(
-    name: str, config: type[C], run: Callable[[C], Any], description: str = ""
+    name: str,
+    config: type[C],
+    run: Callable[[C], Any],
+    description: str = "",
+    *,
+    positional: str | None = None,
 ) -> Callable[[Sequence[str] | None], int]:
     """The `main(argv)` of `python -m name`: parse the flags into `config`, and call `run` with it.
 
-    `run`'s docstring is the description that --help shows, unless another is given. main returns
-    the exit code: what `run` returns if that is a number, else its result's `exit_code`.
+    `run`'s docstring is the description that --help shows, unless another is given. Words before
+    the first flag are the setting `positional`. main returns the exit code: what `run` returns if
+    that is a number, else its result's `exit_code`.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
-        given = parse(
-            config, argv, prog=f"python -m {name}", description=description or run.__doc__ or ""
-        )
-        result = run(given)
+        # Not at the top: data.check needs `execute`, and no package beyond yaml.
+        from core.settings import parse
+
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        if positional is not None and arguments and not arguments[0].startswith("-"):
+            arguments.insert(0, f"--{positional}")
+        about = inspect.cleandoc(description or run.__doc__ or "")
+        result = run(parse(config, arguments, prog=f"python -m {name}", description=about))
         return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
     return main
-
 
 
 _FULL = "make room and run the same command again to continue"
@@ -65,24 +74,24 @@ _REMEDIES = {
     errno.EIO: _DISK,
     errno.ESTALE: _DISK,
 }
-"""What the system may refuse and the user can mend, and how."""
+"""What the system may refuse and the user can fix, and how."""
 
 
 def _refusal(error: OSError) -> str | None:
-    """What to tell the user about an error of the system; None where it is not theirs to mend."""
-    number = error.errno
-    if number is None and " requested and " in str(error):  # NumPy's words for a full disk
-        number = errno.ENOSPC
-    if number not in _REMEDIES:
+    """The message for an error of the system; None where it is not the user's to fix."""
+    code = error.errno
+    if code is None and " requested and " in str(error):  # NumPy's message for a full disk
+        code = errno.ENOSPC
+    if code not in _REMEDIES:
         return None
     where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
-    return f"{where}{os.strerror(number)}; {_REMEDIES[number]}"
+    return f"{where}{os.strerror(code)}; {_REMEDIES[code]}"
 
 
 def execute(main: Callable[..., int | None]) -> None:
     """Run a command's main: UserError becomes 'error: ...' and exit code 2.
 
-    So does what the system refuses and the user can mend: a full disk, a missing permission.
+    So does what the system refuses and the user can fix: a full disk, a missing permission.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")

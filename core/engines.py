@@ -1,6 +1,6 @@
 """Where the parts of a stage are made: in this process, by a group of processes, or on Ray.
 
-A stage's output is a row of parts, each a function of the stage's settings and of its number. So
+A stage's output is a list of parts, each a function of the stage's settings and of its index. So
 parts may be made anywhere, in any order, by anyone, and the files are the same:
 
 - `process_group()`: processes that `accelerate launch` or `torchrun` started on one machine, one
@@ -46,23 +46,23 @@ class ProcessGroup:
 
     @property
     def main(self) -> bool:
-        """Whether this process opens the stage, speaks, and writes the manifest."""
+        """Whether this process opens the stage, prints, and writes the manifest."""
         return self.rank == 0
 
     def open(self, stage: Stage) -> None:
-        """Have the main process open the stage; all go on from there together."""
+        """Have the main process open the stage; all continue from there together."""
         if self.main:
             stage.open()
         self.wait()
 
     def gather(self) -> None:
-        """Wait for all shares; then all but the main process, which ends the stage, leave."""
+        """Wait for all; then all but the main process, which ends the stage, leave."""
         self.wait()
         if not self.main:
             raise DoneElsewhere
 
     def mine(self, parts: list[int]) -> list[int]:
-        """This process's share of parts that all processes know in the same order."""
+        """This process's parts, of those that all processes know in the same order."""
         return parts[self.rank :: self.size]
 
     def wait(self) -> None:
@@ -72,7 +72,7 @@ class ProcessGroup:
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            # Shares differ in length: the first to finish may wait for hours.
+            # The work is not equally long: the first to finish may wait for hours.
             dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
         dist.barrier()
 
@@ -100,7 +100,7 @@ def ray_parts(
     *,
     gpus: bool = False,
 ) -> Iterator[tuple[int, Result]]:
-    """(number, function(*arguments)) of every (number, arguments), as they become ready.
+    """(index, function(*arguments)) of every (index, arguments), as they become ready.
 
     Args:
         function: importable by name; runs on the cluster's workers.
@@ -119,9 +119,9 @@ def ray_parts(
         _start(ray, address)
     try:
         resources = ray.cluster_resources()
-        share = 1 if gpus and resources.get("GPU", 0) else 0
-        remote = ray.remote(num_cpus=1, num_gpus=share, max_retries=RETRIES)(function)
-        workers = resources.get("GPU", 1) if share else resources.get("CPU", 1)
+        gpu = 1 if gpus and resources.get("GPU", 0) else 0  # of each task
+        remote = ray.remote(num_cpus=1, num_gpus=gpu, max_retries=RETRIES)(function)
+        workers = resources.get("GPU" if gpu else "CPU", 1)
         pending: dict[Any, int] = {}
         queue = iter(tasks)
         while True:
@@ -133,14 +133,14 @@ def ray_parts(
             if not pending:
                 return
             ready, _ = ray.wait(list(pending), num_returns=1)
-            number = pending.pop(ready[0])
-            yield number, _get(ray, ready[0], number)
+            index = pending.pop(ready[0])
+            yield index, _get(ray, ready[0], index)
     finally:
         if started:
             ray.shutdown()
 
 
-def _get(ray: Any, reference: Any, number: int) -> Any:
+def _get(ray: Any, reference: Any, index: int) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -150,7 +150,7 @@ def _get(ray: Any, reference: Any, number: int) -> Any:
     except ray.exceptions.RayError as error:  # a crash, a lost node, no memory: retried in vain
         why = str(error).strip().splitlines()[0]
         raise UserError(
-            f"part {number} could not be made on the Ray cluster: {why}\n"
+            f"part {index} could not be made on the Ray cluster: {why}\n"
             "run the same command again to continue with what is left"
         ) from None
 

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the file, the value and the way out."""
+    """Something the user can fix: the message names the file, the value and the way out."""

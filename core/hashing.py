@@ -11,27 +11,27 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-Words = NDArray[np.uint64]
+Hashes = NDArray[np.uint64]
 
-BLOCK = 1 << 16  # keys hashed at a time: their words stay in the cache
+BLOCK = 1 << 16  # keys hashed at a time: their bytes stay in the cache
 _STEP = np.uint64(0x9FB21C651E98DF25)  # odd; any bit moves about half of the product's bits
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64
 
 
-def hash_keys(keys: pa.Array | pa.ChunkedArray, purpose: str, threads: int = 1) -> Words:
-    """One word for each key, uint64 [n]: a function of the key's bytes and of `purpose` alone.
+def hash_keys(keys: pa.Array | pa.ChunkedArray, purpose: str, threads: int = 1) -> Hashes:
+    """A hash of each key, uint64 [n]: a function of the key's bytes and of `purpose` alone.
 
     For each 8 bytes w of the key, little-endian and padded with zeros,
 
         h <- (h xor w) * c,    h <- h xor (h >> 32),
 
     from a start that holds purpose and length; then the finaliser of splitmix64 (Steele, Lea and
-    Flood 2014). Words look random for keys that differ in a digit; nobody is kept from finding two
-    keys with the same word, so equal words must be settled by the keys.
+    Flood 2014). Hashes of keys that differ in a digit look random. Two keys may have the same
+    hash, and anyone can find such keys, so equal hashes must be settled by the keys.
 
     Args:
         keys: text or binary, none of them null.
-        purpose: another purpose gives independent words.
+        purpose: another purpose gives independent hashes.
         threads: blocks hashed at a time.
     """
     start = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
@@ -44,7 +44,7 @@ def hash_keys(keys: pa.Array | pa.ChunkedArray, purpose: str, threads: int = 1) 
     return np.concatenate(found) if found else np.empty(0, np.uint64)
 
 
-def _hash(keys: pa.Array, start: int) -> Words:
+def _hash(keys: pa.Array, start: int) -> Hashes:
     ends, data = _bytes(keys)
     lengths = np.diff(ends)
     out = np.empty(len(lengths), np.uint64)
@@ -60,12 +60,12 @@ def _hash(keys: pa.Array, start: int) -> Words:
     return out
 
 
-def _mix(words: Words, start: int, length: int) -> Words:
-    """Hash of keys [n, w] of this length in bytes."""
+def _mix(keys: Hashes, start: int, length: int) -> Hashes:
+    """Hash of keys [n, w], each of w times 8 bytes, of this length in bytes."""
     first = (start ^ (length * int(_FIRST))) % 2**64
-    h = np.full(len(words), first, np.uint64)
-    for column in range(words.shape[1]):
-        h ^= words[:, column]
+    h = np.full(len(keys), first, np.uint64)
+    for column in range(keys.shape[1]):
+        h ^= keys[:, column]
         h *= _STEP
         h ^= h >> np.uint64(32)
     h ^= h >> np.uint64(30)
@@ -84,5 +84,5 @@ def _bytes(keys: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     _, offsets, data = keys.buffers()
     ends = np.frombuffer(offsets, np.int64 if wide else np.int32)
     ends = ends[keys.offset : keys.offset + len(keys) + 1].astype(np.int64)
-    whole = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return ends - ends[0], whole[ends[0] : ends[-1]]
+    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return ends - ends[0], text[ends[0] : ends[-1]]

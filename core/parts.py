@@ -1,7 +1,7 @@
 """The parts of a stage: which are finished, which are left, and the pass that makes them.
 
-A stage's output is a row of parts, each a function of the stage's settings and of its number. So
-they may be made anywhere, in any order, by anyone, and a stopped run goes on with what is left.
+A stage's output is a list of parts, each a function of the stage's settings and of its index. So
+they may be made anywhere, in any order, by anyone, and a stopped run continues with what is left.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def make_parts(
     Args:
         sizes: of the parts, in units of the progress bar.
         finished: what is known of a part that is there and complete, else None.
-        make: (numbers, tick) -> (number, made) of each of the numbers, in any order; it calls
+        make: (indices, tick) -> (index, made) of each of the indices, in any order; it calls
             `tick(count)` as it goes on.
         write: writes what was made of a part, atomically; returns what `finished` would.
         name, unit: of the progress bar.
@@ -39,18 +39,18 @@ def make_parts(
             own; all but the main one end here (DoneElsewhere).
     """
     group = group or ProcessGroup()
-    found = [finished(number) for number in range(len(sizes))]
-    left = group.mine([number for number, known in enumerate(found) if known is None])
+    found = [finished(index) for index in range(len(sizes))]
+    left = group.mine([index for index, known in enumerate(found) if known is None])
     done = sum(size for size, known in zip(sizes, found, strict=True) if known is not None)
     with progress(
         total=sum(sizes), initial=done, name=name, unit=unit, disable=not group.main
     ) as bar:
-        for number, made in make(left, bar.update):
-            found[number] = write(number, made)
+        for index, made in make(left, bar.update):
+            found[index] = write(index, made)
     group.gather()
     complete: list[Found] = []
-    for number, known in enumerate(found):
-        known = finished(number) if known is None else known  # made by another of the group
-        assert known is not None, f"part {number} is not there after it was written"
+    for index, known in enumerate(found):
+        known = finished(index) if known is None else known  # made by another of the group
+        assert known is not None, f"part {index} is not there after it was written"
         complete.append(known)
     return complete

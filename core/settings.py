@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import (
     Annotated,
     Any,
@@ -38,7 +38,8 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import ConfigDict, Field, ValidationError
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from core.errors import UserError
@@ -122,7 +123,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
     Raises UserError for a value outside its range, a missing file, a key that `cls` does not
     have, or a file that is no mapping. A bad flag prints usage and exits with 2 (argparse's habit).
     """
-    import tyro
+    import tyro  # a tenth of a second, which studies that call `run(Config(...))` need not pay
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     default = None
@@ -130,7 +131,7 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
         at = arguments.index("--config")
         if at + 1 >= len(arguments):
             raise UserError("--config needs a YAML file, for example --config my.yaml")
-        # Not checked as a whole: what is still missing comes from the flags.
+        # Not checked yet: what is still missing comes from the flags.
         default = cls.__new__(cls)
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             lacking = field.default is dataclasses.MISSING
@@ -138,15 +139,35 @@ def parse(cls: type[T], argv: Sequence[str] | None = None, *, prog: str, descrip
         for name, value in _load_yaml(cls, Path(arguments[at + 1])).items():
             object.__setattr__(default, name, value)
         del arguments[at : at + 2]
-    arguments = [_present_name(cls, argument) for argument in arguments]
+    _show_ranges(cls)
     parsed: Any = tyro.cli(
         cls,
-        args=arguments,
+        args=[_present_flag(cls, argument) for argument in arguments],
         default=default,
         prog=prog,
-        description=description + "\n\n--config FILE.yaml sets defaults; flags override them.",
+        description=f"{description}\n\n--config FILE.yaml sets defaults; flags override them.",
     )
     return cast(T, parsed)
+
+
+def _show_ranges(cls: type) -> None:
+    """Have --help say beside a setting's default which range its type states."""
+    import tyro
+
+    for name, field in getattr(cls, "__pydantic_fields__", {}).items():
+        range_ = ", ".join(
+            f"{text} {getattr(bound, kind):g}"
+            for bound in field.metadata
+            for kind, text in _BOUNDS.items()
+            if getattr(bound, kind, None) is not None
+        )
+        if range_:
+            hint = functools.partial("(default: {1}; {0})".format, range_)
+            shown = tyro.conf.arg(help_behavior_hint=hint)
+            cls.__annotations__[name] = Annotated[field.annotation, *field.metadata, shown]
+
+
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def _former_names(cls: type) -> dict[str, str]:
@@ -155,7 +176,7 @@ def _former_names(cls: type) -> dict[str, str]:
     return {old: field.name for field in fields for old in field.metadata.get("formerly", ())}
 
 
-def _present_name(cls: type, argument: str) -> str:
+def _present_flag(cls: type, argument: str) -> str:
     """A flag by its present name, with a note where a former one was given."""
     flag, equals, value = argument.partition("=")
     present = _former_names(cls).get(flag.removeprefix("--").replace("-", "_"))
@@ -167,8 +188,6 @@ def _present_name(cls: type, argument: str) -> str:
 
 
 def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -179,8 +198,8 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(loaded).__name__}")
-    fields = [field.name for field in dataclasses.fields(cls)]
     kinds = get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key, value in loaded.items():
         name = str(key).replace("-", "_")
@@ -191,39 +210,31 @@ def _load_yaml(cls: type, path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: unknown key '{key}'{hint} (known: {', '.join(fields)})")
         try:
             values[name] = _typed(value, kinds[name])
-        except (TypeError, ValueError):
+        except ValueError:
             raise UserError(f"{path}: {key}: {value!r} is not {_kind(kinds[name])}") from None
     return values
 
 
 def _typed(value: Any, kind: Any) -> Any:
-    """A YAML value as the command line would have read it. ValueError, TypeError: it cannot be.
+    """A YAML value as the command line would have read it. Raises ValueError when it cannot be.
 
-    YAML has 1e-4 as text, and keeps a whole number apart from a float; a single value stands for
-    a list of one.
+    YAML has 1e-4 as text, and keeps a whole number apart from a float: pydantic converts both.
+    Only True and False are booleans, a number stands for its text where text or a path is
+    wanted, and a single value for a list of one.
     """
     choices = get_args(kind)
-    if get_origin(kind) is Literal and value in choices:
-        return value
     if get_origin(kind) in (Union, UnionType):
         for choice in choices:
-            with contextlib.suppress(TypeError, ValueError):
+            with contextlib.suppress(ValueError):
                 return _typed(value, choice)
         raise ValueError
     if get_origin(kind) is tuple:
-        return tuple(_typed(item, choices[0]) for item in _listed(value))
-    if (kind is bool and isinstance(value, bool)) or (kind is NoneType and value is None):
-        return value
-    if kind is int and isinstance(value, float):
+        return tuple(_typed(x, choices[0]) for x in (value if isinstance(value, list) else [value]))
+    if isinstance(value, bool) != (kind is bool):
         raise ValueError
-    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
-    if plain and kind in (int, float, str, Path):
-        return kind(value if kind in (int, float) else str(value))
-    raise ValueError
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    if kind in (str, Path) and isinstance(value, int | float):
+        value = str(value)
+    return TypeAdapter(kind).validate_python(value)
 
 
 def _kind(kind: Any) -> str:

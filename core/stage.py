@@ -8,6 +8,7 @@ presence means done; its `fingerprint` is what later stages record as their inpu
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,7 @@ _FORMERLY = {
     "identity": "fingerprint",
     "vae_identity": "vae_fingerprint",
     "prototypes": "centroids",
+    "besides": "exclude",
 }
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
@@ -163,7 +165,7 @@ class Stage:
     Args:
         out: folder, or file with a suffix, that the stage writes.
         name: the command, for example 'prune.score'.
-        params: JSON-able parameters that change the meaning of the output (see cli.science).
+        params: JSON-able parameters that change the meaning of the output (see settings.science).
         inputs: name -> fingerprint string of each input (see `fingerprint`, `sha256_file`).
         replace: make the output again when its parameters or inputs differ, instead of refusing;
             for renderings (tables, pictures) that cost nothing and that nothing depends on.
@@ -194,20 +196,18 @@ class Stage:
         self._clock = time.monotonic()
 
     def done(self) -> bool:
-        """True when the manifest is there, matches, and every file it names is there whole.
+        """True when the manifest is there, matches, and every file it names is complete.
 
         Raises UserError when the output was made, or begun, with other parameters or inputs
         (unless `replace`).
         """
-        if self._replace:
-            for made in (self.manifest, self.started):
+        for made in (self.manifest, self.started) if self._replace else ():
+            with contextlib.suppress(FileNotFoundError):
                 try:
-                    differing = self._differing(read_record(made))
-                except FileNotFoundError:
-                    continue
+                    outdated = bool(self._differing(read_record(made)))
                 except UserError:  # not as it was written
-                    differing = ["damaged"]
-                if differing:
+                    outdated = True
+                if outdated:
                     made.unlink()
         if self.manifest.exists():
             manifest = read_manifest(self.out)
@@ -216,7 +216,7 @@ class Stage:
             if not damaged:
                 print(f"[{self.name}] {self.out}: already done, nothing left to do", flush=True)
                 return True
-            print(f"[{self.name}] {damaged}: missing or cut short; making it again", flush=True)
+            print(f"[{self.name}] {damaged[0]}: missing or truncated; making it again", flush=True)
             return False
         if self.started.exists() and not self._empty():
             self._compare(self._begun(), self.started)
@@ -358,28 +358,24 @@ class Stage:
                 + f"\nchoose another --out, or delete {self.out} to make it again"
             )
 
-    def _damaged(self, manifest: Mapping[str, Any]) -> str | None:
-        for name, entry in manifest["files"].items():
-            path = self.manifest.parent / name
-            try:
-                if path.stat().st_size != entry["bytes"]:
-                    return str(path)
-            except FileNotFoundError:
-                return str(path)
-        return None
+    def _damaged(self, manifest: Mapping[str, Any]) -> list[Path]:
+        """Files that are missing, or no longer as long as they were written."""
+        files = {self.manifest.parent / name: entry for name, entry in manifest["files"].items()}
+        return [
+            path
+            for path, entry in files.items()
+            if not path.exists() or path.stat().st_size != entry["bytes"]
+        ]
 
 
 def discard_damaged(stage: Stage) -> None:
     """Of a finished folder, delete the files that are no longer as long as they were written.
 
-    For a stage that goes on from the files that are there: these would pass for made.
+    For a stage that continues from the files that are there: these would pass for made.
     """
-    if not stage.manifest.exists():
-        return
-    for name, entry in read_manifest(stage.out)["files"].items():
-        path = stage.out / name
-        if path.exists() and path.stat().st_size != entry["bytes"]:
-            path.unlink()
+    if stage.manifest.exists():
+        for path in stage._damaged(read_manifest(stage.out)):
+            path.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> str:

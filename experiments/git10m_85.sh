@@ -20,7 +20,7 @@ EXPERIMENT=git10m_85
 CORPUS_ROOT="${GIT10M_ROOT:-}"
 RATIO=0.85 # share of the original N that is thrown away
 KEEP=0.30  # Stage I keeps the 30 % of highest entropy (Sec. 4.4.1: best at 85 and 90 %)
-source experiments/profile.sh # settings of mini and paper; preflight; $RUN, $CORPUS, $VAE, launch
+source experiments/profile.sh # settings of mini and paper; what is missing; $RUN, $CORPUS, $VAE, launch
 
 # Stage I: entropy of every image, and 5,000 evaluation images set aside before anything is pruned.
 python -m prune.score --corpus "$CORPUS" --out "$RUN/scores"

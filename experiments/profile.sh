@@ -1,4 +1,4 @@
-# Sourced by the experiments: the sizes of a profile, the preflight, and three helpers.
+# Sourced by the experiments: the sizes of a profile, a check of its needs, and three helpers.
 # Expects EXPERIMENT, CORPUS_ROOT, RATIO and KEEP; leaves RUN, CORPUS, REFERENCE, VAE and the arrays below.
 
 source scripts/env.sh
@@ -40,7 +40,7 @@ paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --he
 esac
 
 if [ "$PROFILE" = paper ]; then
-    python scripts/preflight.py --holdout "$HOLDOUT" || exit $?
+    python -m data.check --profile paper --experiment "$EXPERIMENT" --holdout "$HOLDOUT" || exit $?
 fi
 
 # Where results go: one folder for each experiment, profile and corpus.

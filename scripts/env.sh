@@ -46,7 +46,7 @@ rsprune_make_venv() {
     exec 9>"$rsprune_root/.venv.lock"
     if command -v flock >/dev/null 2>&1; then flock 9; fi # two scripts started at once: one installs
     base="$(rsprune_find_python)" || return 1
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then # absent, or cut short
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then # absent, or incomplete
         rm -rf "$venv"
         "$base" -m venv "$venv" || return 1
     fi

@@ -12,9 +12,9 @@ import pytest
 from core.errors import UserError
 from core.stage import read_manifest
 from data.corpus.specs import open_corpus
-from data.curation.holdout import main as holdout
 from data.formats.index import read_index
 from data.formats.tables import read_parts
+from data.holdout import main as holdout
 from data.images.decode import decode_rgb, decode_rgbn
 from dit.latents.encode import main as encode
 from dit.latents.images import read_images

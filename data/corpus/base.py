@@ -1,7 +1,6 @@
 """What a corpus is to the stages: shards of named samples, read in order or fetched by name.
 
-A corpus is opened from a specification (see `open_corpus`). A folder of images is read here;
-tar, Arrow and Parquet shards, CSV lists and the presets are in data/readers/.
+A corpus is opened from a specification (see data.corpus.specs.open_corpus).
 
 Keys of a folder are POSIX paths relative to it, sorted by their bytes. So that a key is always
 printable UTF-8, a backslash is written as two, and control characters and bytes that are no
@@ -12,15 +11,18 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 
 Location = tuple[str, str, int]  # key, shard, row
+WINDOW = 512  # images that `fetch` may hold to read them in the order of the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Sample:
     resolution_m: float | None = None
     """Ground size of a pixel in metres, where the corpus says it."""
     more: Mapping[str, Any] | None = None
-    """Further columns of data.formats.tables.EXTRAS."""
+    """Further columns of data.formats.scores.EXTRAS."""
 
 
 class Batch(ABC):
@@ -54,6 +56,20 @@ class Batch(ABC):
     def __len__(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rows(Batch):
+    """A stretch that an importable function, with its arguments, reads."""
+
+    start_reading: Callable[[], Iterator[Sample]]
+    rows: int
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.start_reading()
+
+    def __len__(self) -> int:
+        return self.rows
+
+
 class Corpus(ABC):
     """Named images in shards. The listing is taken once and does not change afterwards."""
 
@@ -62,7 +78,7 @@ class Corpus(ABC):
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """Columns beyond the base of the score table: of those in data.formats.tables.EXTRAS."""
+        """Columns beyond the base of the score table: of those in data.formats.scores.EXTRAS."""
         return ()
 
     @property
@@ -109,9 +125,11 @@ class Corpus(ABC):
     def fingerprint(self) -> str:
         """Digest of the listing: every key and its size in bytes."""
 
-    @abstractmethod
     def listing(self) -> Iterator[tuple[str, int]]:
         """(key, bytes) of every sample in order."""
+        for shard in self.shards():
+            for sample in self.read(shard):
+                yield sample.key, len(sample.data or b"")
 
     def read(self, shard: str) -> Iterator[Sample]:
         """The samples of a shard in row order."""
@@ -119,6 +137,42 @@ class Corpus(ABC):
 
     def __len__(self) -> int:
         return sum(self.count(shard) for shard in self.shards())
+
+
+def stat_files(
+    base: Path, files: Sequence[Path], of: str
+) -> tuple[dict[str, Path], dict[str, int]]:
+    """Files and their sizes (bytes) by key, a path relative to `base`.
+
+    Raises UserError, ending in `of`, for one that is not there or is no regular file.
+    """
+    paths, sizes = {}, {}
+    for path in files:
+        key = key_of_path(os.path.relpath(path, base))
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror} ({of})") from None
+        if not stat.S_ISREG(status.st_mode):  # reading a named pipe would wait for ever
+            raise UserError(f"{path}: not a regular file ({of})")
+        paths[key], sizes[key] = path, status.st_size
+    return paths, sizes
+
+
+def fetch_windows(
+    locations: Sequence[Location],
+    place: Callable[[Location], Any],
+    fetch_one: Callable[[Location], Sample],
+) -> Iterator[Sample]:
+    """fetch_one of each location, in the order given, read in the order of their places.
+
+    A few hundred images are held at a time.
+    """
+    remaining = iter(locations)
+    while window := list(islice(remaining, WINDOW)):
+        order = sorted(range(len(window)), key=lambda i: place(window[i]))
+        found = {i: fetch_one(window[i]) for i in order}
+        yield from (found[i] for i in range(len(window)))
 
 
 def keep_apart(out: Path, corpus: Corpus, spec: Path | str) -> None:

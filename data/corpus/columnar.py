@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from data.corpus.base import Batch, Sample
+from data.corpus.base import Rows, Sample
 from data.corpus.columns import Layout, find_layout
 from data.corpus.shards import ShardCorpus
 
@@ -22,26 +21,13 @@ if TYPE_CHECKING:
     from data.corpus.tables import Table
 
 
-@dataclass(frozen=True, slots=True)
-class TableBatch(Batch):
+def _read(
+    path: str, kind: str, shard: str, layout: Layout | None, start: int, stop: int
+) -> Iterator[Sample]:
     """Consecutive rows of a shard."""
+    from data.corpus.tables import open_table, read_rows
 
-    path: str
-    kind: str
-    shard: str
-    start: int
-    stop: int
-    layout: Layout | None
-
-    def __iter__(self) -> Iterator[Sample]:
-        from data.corpus.tables import open_table, read_rows
-
-        return read_rows(
-            open_table(self.path, self.kind), self.shard, self.layout, self.start, self.stop
-        )
-
-    def __len__(self) -> int:
-        return self.stop - self.start
+    return read_rows(open_table(path, kind), shard, layout, start, stop)
 
 
 class TableCorpus(ShardCorpus):
@@ -70,10 +56,11 @@ class TableCorpus(ShardCorpus):
     def extras(self) -> tuple[str, ...]:
         return self._extras
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> TableBatch:
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         rows = range(self.count(shard))[start:stop]
         path, layout = os.fspath(self.path(shard)), self._layout(shard)
-        return TableBatch(path, self.kind, shard, rows.start, rows.stop, layout)
+        read = partial(_read, path, self.kind, shard, layout, rows.start, rows.stop)
+        return Rows(read, len(rows))
 
     def _table(self, shard: str) -> Table:
         from data.corpus.tables import open_table

@@ -7,13 +7,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
-from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path, path_of_key
+from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path, path_of_key
 
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 SHARD_FILES = 4096  # files of a folder that make a shard
 MAX_FILE_BYTES = 1 << 30  # a single file above this is not read into memory
 
@@ -50,11 +50,16 @@ class FolderCorpus(Corpus):
         start = self._start(shard)
         return min(SHARD_FILES, len(self) - start)
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> FolderBatch:
+    def keys(self, shard: str) -> list[str]:
+        """Keys of a shard in row order."""
         first = self._start(shard)
+        return self._files[0][first : first + SHARD_FILES]
+
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         rows = range(self.count(shard))[start:stop]
-        keys = tuple(self._files[0][first + rows.start : first + rows.stop])
-        return FolderBatch(os.fspath(self.root), shard, rows.start, keys)
+        keys = self.keys(shard)[rows.start : rows.stop]
+        read = partial(read_files, os.fspath(self.root), shard, rows.start, keys)
+        return Rows(read, len(keys))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # The key is the place: a file that moved to another row, because others were added, is
@@ -79,23 +84,6 @@ class FolderCorpus(Corpus):
         if match is None or int(match[1]) * SHARD_FILES >= len(self):
             raise UserError(f"{self.root}: no shard '{shard}' in this folder")
         return int(match[1]) * SHARD_FILES
-
-
-@dataclass(frozen=True, slots=True)
-class FolderBatch(Batch):
-    """Consecutive files of a folder corpus."""
-
-    root: str
-    shard: str
-    start: int
-    keys: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[Sample]:
-        for row, key in enumerate(self.keys, self.start):
-            yield read_file(self.root, key, self.shard, row)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
 
 def walk(root: Path) -> Iterator[tuple[str, int]]:
@@ -146,6 +134,11 @@ def walk_folders(root: Path | str) -> Iterator[tuple[str, list[str], list[str]]]
         yield base, folders, names
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a name, or a key, ends as an image's does."""
+    return PurePosixPath(name).suffix.lower() in IMAGES
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, or a link to one. Never raises."""
     try:
@@ -159,6 +152,12 @@ def _size(entry: os.DirEntry[str]) -> int:
         return entry.stat().st_size
     except OSError:  # a broken link, or gone already: reading it will say so
         return 0
+
+
+def read_files(root: str, shard: str, start: int, keys: Sequence[str]) -> Iterator[Sample]:
+    """Consecutive files of a folder corpus."""
+    for row, key in enumerate(keys, start):
+        yield read_file(root, key, shard, row)
 
 
 def read_file(root: str, key: str, shard: str, row: int) -> Sample:

@@ -2,7 +2,7 @@
 
 Every raster is laid out in a grid of chips from its upper left corner, without overlap, at its
 own resolution. Every cell of the grid is a row: what is not used (smaller than a chip, without
-data, not urban) says why, and a file that is refused as a whole is one row. A key names the file
+data, not urban) says why, and a file of which nothing is used is one row. A key names the file
 and the window, `<file>#<x>,<y>,<width>x<height>`, so that it does not depend on what else is in
 the corpus, and a chip is fetched by its key alone.
 
@@ -18,13 +18,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path
-from data.corpus.shards import WINDOW
+from core.stage import sha256_file
+from data.corpus.base import Corpus, Location, Rows, Sample, fetch_windows, stat_files
 from data.images.chips import encode_chip
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Cut:
     bands: str = ""
     """Band order that the user states, '' if not."""
     nodata: float = 0.0
-    """Largest share of pixels without data."""
+    """Largest fraction of pixels without data."""
     urban: str = ""
     """File of polygons; '' keeps every chip."""
 
@@ -64,38 +64,18 @@ class Raster:
             return 1
         return -(-self.header.width // chip) * -(-self.header.height // chip)
 
-    def box(self, number: int, chip: int) -> Box:
+    def box(self, index: int, chip: int) -> Box:
         """The window of a cell, row by row from the upper left; smaller at the far edges."""
         width, height = self.header.width, self.header.height
-        down, across = divmod(number, -(-width // chip))
+        down, across = divmod(index, -(-width // chip))
         x, y = across * chip, down * chip
         return x, y, min(chip, width - x), min(chip, height - y)
-
-
-@dataclass(frozen=True, slots=True)
-class ChipBatch(Batch):
-    """Consecutive cells of a shard: of each raster, those from `first` to before `stop`."""
-
-    shard: str
-    start: int
-    pieces: tuple[tuple[Raster, int, int], ...]
-    cut: Cut
-
-    def __iter__(self) -> Iterator[Sample]:
-        row = self.start
-        for raster, first, stop in self.pieces:
-            for number in range(first, stop):
-                yield read_cell(raster, number, self.shard, row, self.cut)
-                row += 1
-
-    def __len__(self) -> int:
-        return sum(stop - first for _, first, stop in self.pieces)
 
 
 class GeoTiffCorpus(Corpus):
     """Chips of GeoTIFFs in a fixed order of files.
 
-    Options: chip=PIXELS, bands=ORDER (a permutation of rgbn), nodata=SHARE, urban=POLYGONFILE.
+    Options: chip=PIXELS, bands=ORDER (a permutation of rgbn), nodata=FRACTION, urban=POLYGONFILE.
 
     Raises:
         UserError: a file is not there, or an option is unknown or has no such value.
@@ -115,15 +95,7 @@ class GeoTiffCorpus(Corpus):
         self.spec = spec
         self.cut = _cut(spec, options)
         self._root = root
-        self._paths: dict[str, Path] = {}
-        self._sizes: dict[str, int] = {}
-        for path in files:
-            key = key_of_path(os.path.relpath(path, base))
-            self._paths[key] = path
-            try:
-                self._sizes[key] = path.stat().st_size
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror} (a file of {spec})") from None
+        self._paths, self._sizes = stat_files(base, files, f"a file of {spec}")
         self._shards = _shards(self._sizes)
         self._rasters: dict[str, Raster] = {}
 
@@ -149,7 +121,7 @@ class GeoTiffCorpus(Corpus):
     def count(self, shard: str) -> int:
         return sum(raster.cells(self.cut.chip) for raster in self._of(shard))
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> ChipBatch:
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         pieces = []
         rows = range(self.count(shard))[start:stop]
         first = 0
@@ -159,15 +131,11 @@ class GeoTiffCorpus(Corpus):
             if low < high:
                 pieces.append((raster, low - first, high - first))
             first = after
-        return ChipBatch(shard, rows.start, tuple(pieces), self.cut)
+        return Rows(partial(read_cells, shard, rows.start, pieces, self.cut), len(rows))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # The key is the place. Chips of one file are read together, whatever the order.
-        remaining = iter(locations)
-        while window := list(islice(remaining, WINDOW)):
-            order = sorted(range(len(window)), key=lambda i: (window[i][0].rpartition("#")[0], i))
-            found = {i: self._fetch_one(window[i]) for i in order}
-            yield from (found[i] for i in range(len(window)))
+        return fetch_windows(locations, lambda place: place[0].rpartition("#")[0], self._fetch_one)
 
     def _fetch_one(self, location: Location) -> Sample:
         key, shard, row = location
@@ -181,32 +149,26 @@ class GeoTiffCorpus(Corpus):
         x, y, width, height = (int(match[i]) for i in range(2, 6))
         raster = self._raster(name)
         across = -(-raster.header.width // self.cut.chip)
-        number = y // self.cut.chip * across + x // self.cut.chip
+        index = y // self.cut.chip * across + x // self.cut.chip
         if raster.header.error is None and (
-            number >= raster.cells(self.cut.chip)
-            or raster.box(number, self.cut.chip) != (x, y, width, height)
+            index >= raster.cells(self.cut.chip)
+            or raster.box(index, self.cut.chip) != (x, y, width, height)
         ):
             raise UserError(
                 f"{self.spec}: '{key}' is not in the grid of {self.cut.chip}-pixel chips of that "
                 "file; give the specification that it was scored with, or score this one"
             )
-        sample = read_cell(raster, number, shard, row, self.cut)
+        sample = read_cell(raster, index, shard, row, self.cut)
         return Sample(key, shard, row, None, sample.error) if sample.data is None else sample
 
     def fingerprint(self) -> str:
         cut = self.cut
         digest = hashlib.sha256(f"{self.kind} {cut.chip} {cut.bands} {cut.nodata:g}".encode())
         if cut.urban:
-            with open(cut.urban, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_file(cut.urban)))
         for key, size in self._sizes.items():
             digest.update(f"{key}\0{size}\n".encode())
         return digest.hexdigest()
-
-    def listing(self) -> Iterator[tuple[str, int]]:
-        for shard in self.shards():
-            for sample in self.read(shard):
-                yield sample.key, len(sample.data or b"")
 
     def _of(self, shard: str) -> list[Raster]:
         if shard not in self._shards:
@@ -225,21 +187,31 @@ class GeoTiffCorpus(Corpus):
         return self._rasters[key]
 
 
-def read_cell(raster: Raster, number: int, shard: str, row: int, cut: Cut) -> Sample:
+def read_cells(
+    shard: str, row: int, pieces: Sequence[tuple[Raster, int, int]], cut: Cut
+) -> Iterator[Sample]:
+    """Consecutive cells of a shard, from `row` on: of each raster those of a range."""
+    for raster, first, stop in pieces:
+        for index in range(first, stop):
+            yield read_cell(raster, index, shard, row, cut)
+            row += 1
+
+
+def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sample:
     """The sample of one cell of a raster's grid. What cannot be used comes with an error."""
     header = raster.header
     if header.error is not None:
         return Sample(raster.key, shard, row, None, header.error, more={"date": header.date})
     from data.corpus.raster import read_window
 
-    x, y, width, height = box = raster.box(number, cut.chip)
+    x, y, width, height = box = raster.box(index, cut.chip)
     key = f"{raster.key}#{x},{y},{width}x{height}"
     error: tuple[str, str] | None = None
     data: bytes | None = None
     if (width, height) != (cut.chip, cut.chip):
         error = ("partial-chip", f"{width} x {height} pixels at the edge of its raster")
     elif cut.urban:
-        error = _outside(raster, number, cut)
+        error = _outside(raster, index, cut)
     if error is None:
         pixels = read_window(raster.path, header, box, cut.nodata)
         if isinstance(pixels, tuple):
@@ -258,28 +230,28 @@ def read_cell(raster: Raster, number: int, shard: str, row: int, cut: Cut) -> Sa
     )
 
 
-def _outside(raster: Raster, number: int, cut: Cut) -> tuple[str, str] | None:
+def _outside(raster: Raster, index: int, cut: Cut) -> tuple[str, str] | None:
     """Why a chip does not count as urban; None if it does."""
     from rasterio.errors import RasterioError
 
     from data.corpus.urban import urban
 
     header = raster.header
-    whole = header.bounds(0, 0, header.width, header.height)
-    if header.crs is None or whole is None:
+    extent = header.bounds(0, 0, header.width, header.height)
+    if header.crs is None or extent is None:
         return "no-crs", "the raster has no coordinate system, so that nobody knows where it is"
     centres = tuple(_centre(raster, i, cut.chip) for i in range(raster.cells(cut.chip)))
     try:
-        inside = urban(cut.urban, header.crs, whole, centres)
+        inside = urban(cut.urban, header.crs, extent, centres)
     except RasterioError as error:
         return "no-crs", f"its coordinates cannot be converted to those of the polygons ({error})"
-    if inside[number]:
+    if inside[index]:
         return None
     return "not-urban", f"its centre is in no polygon of {Path(cut.urban).name}"
 
 
-def _centre(raster: Raster, number: int, chip: int) -> tuple[float, float]:
-    x, y, width, height = raster.box(number, chip)
+def _centre(raster: Raster, index: int, chip: int) -> tuple[float, float]:
+    x, y, width, height = raster.box(index, chip)
     left, bottom, right, top = raster.header.bounds(x, y, width, height) or (0.0, 0.0, 0.0, 0.0)
     return (left + right) / 2, (bottom + top) / 2
 
@@ -303,7 +275,7 @@ def _cut(spec: str, options: Mapping[str, str]) -> Cut:
     for name in options:
         if name not in known:
             raise UserError(f"{spec}: unknown option '{name}' (GeoTIFFs know: {', '.join(known)})")
-    chip, bands, share = options.get("chip", str(CHIP)), options.get("bands", "").lower(), 0.0
+    chip, bands, fraction = options.get("chip", str(CHIP)), options.get("bands", "").lower(), 0.0
     if not chip.isdigit() or not 16 <= int(chip) <= 4096:
         raise UserError(f"{spec}: chip={chip}: give pixels a side, from 16 to 4096")
     if bands and sorted(bands) != sorted("rgbn"):
@@ -312,12 +284,12 @@ def _cut(spec: str, options: Mapping[str, str]) -> Cut:
             "(near infrared), for example bands=rgbn or bands=nrgb"
         )
     try:
-        share = float(options.get("nodata", "0"))
+        fraction = float(options.get("nodata", "0"))
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UserError(f"{spec}: nodata={options['nodata']}: give a share from 0 to 1")
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise UserError(f"{spec}: nodata={options['nodata']}: give a fraction from 0 to 1")
     urban = options.get("urban", "")
     if urban and not Path(urban).is_file():
         raise UserError(f"{spec}: urban={urban}: no such file")
-    return Cut(int(chip), bands, share, urban)
+    return Cut(int(chip), bands, fraction, urban)

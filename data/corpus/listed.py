@@ -14,34 +14,17 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from core.errors import UserError
-from data.corpus.base import Batch, Corpus, Location, Sample, key_of_path
+from core.stage import sha256_file
+from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path
 from data.corpus.folder import SHARD_FILES, is_folder, read_file
 
 DEPTH = 4  # levels of folders below the list that images are looked for in
 HEADERS = {"img_name", "image_name", "filename", "file_name", "image", "img"}
 FOLDERS = 256  # each is looked into for each name
-
-
-@dataclass(frozen=True, slots=True)
-class ListedBatch(Batch):
-    """Consecutive lines of a list."""
-
-    folders: tuple[str, ...]
-    shard: str
-    start: int
-    keys: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[Sample]:
-        for row, key in enumerate(self.keys, self.start):
-            yield _find(self.folders, key, self.shard, row)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
 
 class ListedCorpus(Corpus):
@@ -89,12 +72,12 @@ class ListedCorpus(Corpus):
         return [f"lines-{n:05d}" for n in range(len(self._starts[0]))]
 
     def count(self, shard: str) -> int:
-        return min(SHARD_FILES, self._starts[1] - self._number(shard) * SHARD_FILES)
+        return min(SHARD_FILES, self._starts[1] - self._index(shard) * SHARD_FILES)
 
-    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> ListedBatch:
+    def batch(self, shard: str, start: int = 0, stop: int | None = None) -> Rows:
         rows = range(self.count(shard))[start:stop]
-        keys = self._keys(self._number(shard))
-        return ListedBatch(self._folders, shard, rows.start, tuple(keys[rows.start : rows.stop]))
+        keys = self._keys(self._index(shard))[rows.start : rows.stop]
+        return Rows(partial(_read, self._folders, shard, rows.start, keys), len(keys))
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # As in a folder of images, the key is the place.
@@ -102,26 +85,19 @@ class ListedCorpus(Corpus):
             yield _find(self._folders, key, shard, row)
 
     def fingerprint(self) -> str:
-        with open(self._path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return hashlib.sha256(f"list {digest}".encode()).hexdigest()
+        return hashlib.sha256(f"list {sha256_file(self._path)}".encode()).hexdigest()
 
-    def listing(self) -> Iterator[tuple[str, int]]:
-        for shard in self.shards():
-            for sample in self.read(shard):
-                yield sample.key, len(sample.data or b"")
-
-    def _number(self, shard: str) -> int:
-        number = shard.removeprefix("lines-")
-        if not number.isdigit() or int(number) >= len(self._starts[0]):
+    def _index(self, shard: str) -> int:
+        index = shard.removeprefix("lines-")
+        if not index.isdigit() or int(index) >= len(self._starts[0]):
             raise UserError(f"{self._path}: no shard '{shard}' in this list")
-        return int(number)
+        return int(index)
 
-    def _keys(self, number: int) -> list[str]:
-        if self._cached[0] != number:
-            lines = _lines(self._path, self._starts[0][number])
+    def _keys(self, index: int) -> list[str]:
+        if self._cached[0] != index:
+            lines = _lines(self._path, self._starts[0][index])
             keys = [key for (_, key), _ in zip(lines, range(SHARD_FILES), strict=False)]
-            self._cached = number, keys
+            self._cached = index, keys
         return self._cached[1]
 
     _cached: tuple[int, list[str]] = (-1, [])
@@ -153,6 +129,14 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
                 f"{path}: not a CSV file ({error}, byte {place[0]:,}): is a quote left open there, "
                 "or the line ended by a carriage return alone? save it again as UTF-8 CSV"
             ) from None
+
+
+def _read(
+    folders: Sequence[str], shard: str, start: int, keys: Sequence[str]
+) -> Iterator[Sample]:
+    """Consecutive lines of a list."""
+    for row, key in enumerate(keys, start):
+        yield _find(folders, key, shard, row)
 
 
 def _find(folders: Sequence[str], key: str, shard: str, row: int) -> Sample:

@@ -44,7 +44,7 @@ REASONS: dict[str, str] = {
 
 NAIP_ORDER = "rgbn"
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
-MAX_BLOCK_BYTES = 1 << 30  # a strip or tile of a file is decoded as a whole
+MAX_BLOCK_BYTES = 1 << 30  # a strip or tile of a file is decoded at once
 CACHE_BYTES = 64 << 20  # of GDAL's decoded blocks: a row of chips of a wide raster
 _NAIP = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
 _LETTERS = {"red": "r", "green": "g", "blue": "b", "nir": "n", "near infrared": "n",
@@ -54,7 +54,7 @@ _DAMAGE = (RasterioError, OSError, ValueError, IndexError, MemoryError)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GeoTIFF's header says. With `error` the file is refused as a whole."""
+    """What a GeoTIFF's header says. With `error` none of the file is used."""
 
     error: Error | None = None
     width: int = 0
@@ -172,27 +172,27 @@ def _stated(raster: Any) -> list[str]:
         colours = [""] * raster.count
     names = []
     for colour, description in zip(colours, raster.descriptions, strict=True):
-        said = (description or "").strip().lower()
-        names.append(said if said in _LETTERS else colour if colour != "gray" else "")
+        own = (description or "").strip().lower()
+        names.append(own if own in _LETTERS else colour if colour != "gray" else "")
     return ["" if name in ("undefined", "palette") else name for name in names]
 
 
 def _band_order(stated: Sequence[str], name: str, bands: str) -> tuple[int, ...] | str:
     """Band numbers of red, green, blue and near infrared, or why they are not known."""
-    itself = "".join(_LETTERS.get(said, "?" if not said else "x") for said in stated)
+    itself = "".join(_LETTERS.get(colour, "?" if not colour else "x") for colour in stated)
     known = bands or (itself if sorted(itself) == sorted(NAIP_ORDER) else "")
     source = f"?bands={bands}" if bands else "its name"
     if not known and _NAIP.fullmatch(Path(name).stem):
         known = NAIP_ORDER
     if not known:
-        says = ", ".join(said or "undefined" for said in stated)
+        says = ", ".join(colour or "undefined" for colour in stated)
         return (
             f"nothing says that its four bands are red, green, blue and near infrared: it calls "
             f"them {says}, and its name is not a NAIP quarter quad's (m_<quad>_...); if you know "
             "the order, state it: SPEC?bands=rgbn"
         )
-    for place, (letter, said) in enumerate(zip(known, itself, strict=True), 1):
-        if said not in ("?", letter):
+    for place, (letter, own) in enumerate(zip(known, itself, strict=True), 1):
+        if own not in ("?", letter):
             says = stated[place - 1]
             return f"band {place} is '{letter}' by {source}, but the file calls it {says}"
     return tuple(known.index(letter) + 1 for letter in NAIP_ORDER)
@@ -221,7 +221,7 @@ def read_window(
     Args:
         path, header: the file.
         window: x, y, width, height in pixels, inside the file.
-        allowed: largest share of pixels without data, in [0, 1].
+        allowed: largest fraction of pixels without data, in [0, 1].
     """
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
@@ -235,9 +235,9 @@ def read_window(
                 void |= raster.dataset_mask(window=place) == 0
     except _DAMAGE as error:
         return "corrupt", f"this window cannot be read: {one_line(error)}"
-    share = float(void.mean())
-    if share > allowed:
-        return "nodata", f"{share:.2%} of its pixels have no data"
+    fraction = float(void.mean())
+    if fraction > allowed:
+        return "nodata", f"{fraction:.2%} of its pixels have no data"
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 

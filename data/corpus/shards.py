@@ -10,24 +10,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import stat
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from core.errors import UserError
-from data.corpus.base import Corpus, Location, Sample, key_of_path
+from data.corpus.base import Corpus, Location, Sample, fetch_windows, stat_files
 
 OPEN_SHARDS = 4  # indices of shards that a process keeps at a time
-WINDOW = 512  # images that `fetch` may hold to read them in the order of the disk
 
 REASONS: dict[str, str] = {
     "no-image": "a sample of a shard without an image, or with several to choose from",
     "unsafe-name": "a tar member whose name leads out of the tar",
-    "damaged-shard": "the shard file is cut short or damaged here; what follows is lost",
+    "damaged-shard": "the shard file is truncated or damaged here; what follows is lost",
     "duplicate-key": "an earlier sample of the corpus has the same name",
 }
 """Why a sample of a shard has no image, besides the reasons of data.images.decode."""
@@ -65,18 +61,7 @@ class ShardCorpus(Corpus):
         self.spec = spec
         self.options = dict(options)
         self._root = root
-        self._paths: dict[str, Path] = {}
-        self._sizes: dict[str, int] = {}
-        for path in files:
-            shard = key_of_path(os.path.relpath(path, base))
-            self._paths[shard] = path
-            try:
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):  # reading a named pipe would wait for ever
-                    raise UserError(f"{path}: not a regular file (a shard of {spec})")
-                self._sizes[shard] = status.st_size
-            except OSError as error:
-                raise UserError(f"{path}: {error.strerror} (a shard of {spec})") from None
+        self._paths, self._sizes = stat_files(base, files, f"a shard of {spec}")
         self._counts: dict[str, int] = {}
 
     @property
@@ -112,31 +97,27 @@ class ShardCorpus(Corpus):
             digest.update(f"{shard}\0{self._sizes[shard]}\n".encode())
         return digest.hexdigest()
 
-    def listing(self) -> Iterator[tuple[str, int]]:
-        for shard in self.shards():
-            for sample in self.read(shard):
-                yield sample.key, len(sample.data or b"")
-
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
-        remaining = iter(locations)
-        while window := list(islice(remaining, WINDOW)):
-            order = sorted(range(len(window)), key=lambda i: window[i][1:])
-            found: dict[int, Sample] = {i: self._fetch_one(window[i]) for i in order}
-            yield from (found[i] for i in range(len(window)))
+        return fetch_windows(locations, lambda location: location[1:], self._fetch_one)
 
     def _fetch_one(self, location: Location) -> Sample:
-        key, shard, row = location
-        self.path(shard)
-        if not 0 <= row < self.count(shard):
-            raise UserError(
-                f"{self.spec}: shard '{shard}' has {self.count(shard):,} rows, but row {row} "
-                f"('{key}') is asked for: the shard was cut or replaced since it was scored"
-            )
+        _, shard, row = location
+        self._require(location, self.count(shard))
         (sample,) = self.batch(shard, row, row + 1)
         self._verify(sample.key, location)
         return sample
 
+    def _require(self, location: Location, rows: int) -> None:
+        """Raise UserError unless the location is one of a shard's rows."""
+        key, shard, row = location
+        if not 0 <= row < rows:
+            raise UserError(
+                f"{self.spec}: shard '{shard}' has {rows:,} samples, but row {row} ('{key}') is "
+                "asked for: the shard was truncated or replaced since it was scored"
+            )
+
     def _verify(self, found: str, location: Location) -> None:
+        """Raise UserError unless the key found at a location is the one asked for."""
         key, shard, row = location
         if found != key:
             raise UserError(

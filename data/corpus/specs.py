@@ -9,8 +9,8 @@
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet; image=EXTENSION for tar; chip=PIXELS, bands=ORDER, nodata=SHARE and urban=POLYGONFILE
-for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
+and Parquet; image=EXTENSION for tar; chip=PIXELS, bands=ORDER, nodata=FRACTION and
+urban=POLYGONFILE for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from typing import Any
 
 from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
-from data.corpus.folder import FolderCorpus, is_folder, walk
+from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
 
 SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
 GEOTIFF = {".tif", ".tiff"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
-IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
 FORMS = (
     "FOLDER           a folder of image files, with all folders below it",
     "FOLDER           of *.tar, *.arrow or *.parquet shards; or made by datasets' save_to_disk",
@@ -51,7 +50,10 @@ def open_corpus(spec: Path | str) -> Corpus:
     prefix, colon, rest = place.partition(":")
     if colon and prefix in PRESETS and rest:
         # A shell leaves the tilde alone after a colon, in quotes and in --corpus=~/x.
-        return PRESETS[prefix][0](spec, Path(os.path.expanduser(rest)), options)  # noqa: PTH111
+        folder = Path(os.path.expanduser(rest))  # noqa: PTH111
+        if not folder.is_dir():
+            raise UserError(f"{spec}: {folder} is not a folder")
+        return PRESETS[prefix][0](spec, folder, options)
     place = os.path.expanduser(place)  # noqa: PTH111 (as a text: slashes at its end matter not)
     path = Path(place)
     if path.is_dir():
@@ -247,13 +249,7 @@ def _below(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder)))
 
 
-def _folder_of(spec: str, folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{spec}: {folder} is not a folder")
-
-
 def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
-    _folder_of(spec, folder)
     saved = _saved_files(folder)
     if saved is not None:
         return _open_files(spec, folder, saved, options, folder)
@@ -265,7 +261,6 @@ def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
 
 
 def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
-    _folder_of(spec, folder)
     if files := _below(folder, ".tar"):
         return _open_files(spec, folder, files, options, folder)
     lists = sorted(folder.glob("[!.]*.csv"))
@@ -278,16 +273,6 @@ def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
     return _images(spec, images if images.is_dir() else folder, options)
 
 
-def _usa1m(spec: str, folder: Path, options: Options) -> Corpus:
-    _folder_of(spec, folder)
-    return _open_geotiffs(spec, folder, options)
-
-
-def _plain_folder(spec: str, folder: Path, options: Options) -> Corpus:
-    _folder_of(spec, folder)
-    return _images(spec, folder, options)
-
-
 PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
     "git10m": (
         _git10m,
@@ -295,11 +280,11 @@ PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
     ),
     "rs5m": (_rs5m, "RS5M: its tars anywhere below, or a CSV list beside img_only/, or that"),
     "usa1m": (
-        _usa1m,
+        _open_geotiffs,
         "NAIP quarter quads (GeoTIFF: red, green, blue, near infrared) anywhere below, in chips of "
         "256 pixels",
     ),
-    "folder": (_plain_folder, "image files and nothing else, whatever lies between them"),
+    "folder": (_images, "image files and nothing else, whatever lies between them"),
 }
 """Name -> (reader, what it reads)."""
 

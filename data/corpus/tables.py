@@ -1,9 +1,9 @@
 """Open Arrow and Parquet files: their rows as samples.
 
 Arrow files (Hugging Face datasets keeps IPC streams; IPC files are read too) are mapped into
-memory, so that only the rows asked for are read from the disk. Of a file that was cut short the
+memory, so that only the rows asked for are read from the disk. Of a truncated file the
 record batches before the cut are read and what is lost is one more row, rejected. Parquet keeps
-its index at the end: cut short, nothing of it can be read. Its unit of reading is the row group,
+its index at the end: truncated, nothing of it can be read. Its unit of reading is the row group,
 and one or two of them are held at a time.
 """
 
@@ -37,7 +37,7 @@ class Table(ABC):
     def __init__(self) -> None:
         self.schema: pa.Schema | None = None
         self.damage: tuple[str, str] | None = None
-        """Why there are no more rows than these; None when the file is whole."""
+        """Why there are no more rows than these; None when the file is complete."""
         self.ends: list[int] = []
         """Rows up to the end of each chunk."""
 
@@ -46,7 +46,7 @@ class Table(ABC):
         return self.ends[-1] if self.ends else 0
 
     @abstractmethod
-    def chunk(self, number: int, columns: list[str]) -> pa.RecordBatch | pa.Table:
+    def chunk(self, index: int, columns: list[str]) -> pa.RecordBatch | pa.Table:
         """Some columns of one chunk."""
 
     def close(self) -> None:  # noqa: B027 (nothing to close in general)
@@ -65,14 +65,9 @@ class ArrowTable(Table):
             self.damage = _unopened(path, error)
             return
         try:
-            head = source.read(8)
-            whole = False
-            if head.startswith(b"ARROW1"):
-                whole = self._read_file(source)
-                source.seek(8)
-            else:
-                source.seek(0)
-            if not whole:
+            is_file = source.read(8).startswith(b"ARROW1")
+            if not (is_file and self._read_file(source)):
+                source.seek(8 if is_file else 0)
                 self._read_stream(source)
         except _ERRORS as error:
             detail = f"{_first_line(error)} after {sum(map(len, self.batches)):,} rows: cut short"
@@ -97,8 +92,8 @@ class ArrowTable(Table):
         if source.read(len(END_OF_STREAM)) != END_OF_STREAM:
             raise ValueError("no end mark")
 
-    def chunk(self, number: int, columns: list[str]) -> pa.RecordBatch:
-        return self.batches[number].select(columns)
+    def chunk(self, index: int, columns: list[str]) -> pa.RecordBatch:
+        return self.batches[index].select(columns)
 
 
 class ParquetTable(Table):
@@ -117,10 +112,10 @@ class ParquetTable(Table):
         groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         self.ends = list(accumulate(groups))
 
-    def chunk(self, number: int, columns: list[str]) -> pa.Table:
-        if self._last is None or self._last[:2] != (number, columns):
+    def chunk(self, index: int, columns: list[str]) -> pa.Table:
+        if self._last is None or self._last[:2] != (index, columns):
             self._last = None  # before the next one is read, not after
-            self._last = number, columns, self._file.read_row_group(number, columns=columns)
+            self._last = index, columns, self._file.read_row_group(index, columns=columns)
         return self._last[2]
 
 
@@ -157,11 +152,11 @@ def read_rows(
     """Rows [start, stop) of an open shard; the row after the last one stands for what is lost."""
     row = start
     while row < min(stop, table.rows) and layout is not None:
-        number = bisect_right(table.ends, row)
-        first = table.ends[number - 1] if number else 0
-        until = min(stop, table.ends[number], row + PIECE)
+        index = bisect_right(table.ends, row)
+        first = table.ends[index - 1] if index else 0
+        until = min(stop, table.ends[index], row + PIECE)
         try:
-            part = table.chunk(number, layout.columns).slice(row - first, until - row)
+            part = table.chunk(index, layout.columns).slice(row - first, until - row)
             samples = list(_samples(part, shard, layout, row))
         except _ERRORS as error:
             why = ("damaged-shard", _first_line(error))

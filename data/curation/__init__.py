@@ -1,4 +1,4 @@
 """What is set aside, filtered out or compared before pruning: hold-outs, rules, leakage.
 
-May import core and the other rooms of data.
+May import core, data.formats, data.pairs and data.reference.
 """

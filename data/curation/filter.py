@@ -1,8 +1,5 @@
 """Rules on a score table: a new table with more rows rejected, each with the rule it fails.
 
-    python -m prune.score --corpus rs5m:/data/RS5M --statistics --out scores-all
-    python -m data.filter --scores scores-all --out scores
-
 Nothing is decoded again, and nothing is thrown away: the table that comes out has the same rows,
 stands wherever a score table can stand, and its summary counts each rule. An image is counted
 under the first rule that it fails, in this order:
@@ -22,90 +19,43 @@ number and no rule, so these are this project's; change them in the open, by fla
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from core.errors import UserError
-from core.settings import parse, science, settings
-from core.stage import Stage, fingerprint, read_manifest
+from core.stage import Result, Stage, read_manifest
+from data.curation.config import FilterConfig
+from data.formats.tables import part_path, part_paths, read_part, write_part
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-RULES = {
-    "not-rgb": "one band",
-    "too-small": "shorter side below the minimum",
-    "too-long": "longer side too many times the shorter",
-    "saturated": "too many black or white pixels",
-    "blank": "entropy below the minimum",
-    "copy": "the same bytes as an image before it",
-}
+RULES = ("not-rgb", "too-small", "too-long", "saturated", "blank", "copy")
 
 
-@settings
-class FilterConfig:
-    """Settings of the filter. A negative limit turns its rule off."""
-
-    scores: Path
-    """Score table: a folder that prune.score --statistics made."""
-    out: Path
-    """Output folder: the filtered score table."""
-    rgb: bool = True
-    """Drop images of one band."""
-    min_side: int = 256
-    """Smallest side (pixels)."""
-    max_aspect: float = 2.0
-    """Largest ratio of longer to shorter side."""
-    max_clipped: float = 0.5
-    """Largest share of pixels whose grey is 0 or 255, in [0, 1]."""
-    min_entropy: float = 1.0
-    """Smallest entropy (bits): a nearly constant image is below it."""
-    copies: bool = False
-    """Keep exact copies."""
-
-
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """The command. Raises UserError for what the user can mend."""
-    config = parse(
-        FilterConfig,
-        argv,
-        prog="python -m data.filter",
-        description="Reject images of a score table by size, shape, blankness and copies.",
-    )
-    if config.out.suffix or config.out.resolve() == config.scores.resolve():
-        raise UserError(f"--out {config.out}: name a folder, another one than --scores")
-    inputs = {"scores": fingerprint(config.scores)}
-    stage = Stage(config.out, "data.filter", science(config), inputs)
-    if stage.done():
-        return 0
-    from data.formats.tables import part_path, part_paths, read_part, write_part
-
+def filter_scores(config: FilterConfig, stage: Stage) -> Result:
+    """Write the score table with the rules applied, part by part."""
     paths = part_paths(config.scores)
     _check_columns(config, read_part(paths[0]).schema.names)
     stage.open()
     seen: set[bytes] = set()
     counts: Counter[str] = Counter()
-    for number, path in enumerate(paths):
+    for index, path in enumerate(paths):
         part = read_part(path)
         filtered = apply(part, config, seen)
-        counts.update(_reasons(filtered))
-        write_part(config.out, number, filtered, part.schema)
+        counts.update(filtered["reason"].to_pylist())
+        write_part(config.out, index, filtered, part.schema)
     rows = sum(counts.values())
     ok = counts.pop("", 0)
     if not ok:
-        raise UserError(f"{config.scores}: no image passes ({_said(counts)})")
-    known = read_manifest(config.scores)["inputs"]
+        raise UserError(f"{config.scores}: no image passes ({_counted(counts)})")
     summary = {
         "n": rows,
         "ok": ok,
         "rejected": dict(sorted(counts.items())),
         "rules": {rule: counts[f"filter:{rule}"] for rule in RULES},
-        "corpus": known.get("corpus"),
+        "corpus": read_manifest(config.scores)["inputs"].get("corpus"),
     }
-    line = f"{rows:,} images: {ok:,} pass; {_said(counts)}"
-    stage.finish(summary, [part_path(config.out, n).name for n in range(len(paths))], line)
-    return 0
+    line = f"{rows:,} images: {ok:,} pass; {_counted(counts)}"
+    return stage.finish(summary, [part_path(config.out, n).name for n in range(len(paths))], line)
 
 
 def apply(part: pa.Table, config: FilterConfig, seen: set[bytes]) -> pa.Table:
@@ -116,8 +66,6 @@ def apply(part: pa.Table, config: FilterConfig, seen: set[bytes]) -> pa.Table:
         config: the rules.
         seen: digests (half of each) of images that passed so far; added to.
     """
-    import pyarrow as pa
-
     columns = {name: part[name].to_pylist() for name in part.column_names}
     for i, status in enumerate(columns["status"]):
         if status != "ok":
@@ -162,11 +110,7 @@ def _check_columns(config: FilterConfig, names: list[str]) -> None:
         )
 
 
-def _reasons(part: pa.Table) -> list[str]:
-    return part["reason"].to_pylist()
-
-
-def _said(counts: Counter[str]) -> str:
+def _counted(counts: Counter[str]) -> str:
     undecoded = sum(n for reason, n in counts.items() if not reason.startswith("filter:"))
     parts = [f"not decoded {undecoded:,}"]
     parts += [f"{rule} {counts[f'filter:{rule}']:,}" for rule in RULES]

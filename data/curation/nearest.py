@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from core.atomic import write_json
 from core.errors import UserError
 from core.progress import progress
+from data.curation.config import LeakageConfig
 from data.formats.embeddings import Embeddings, require_same_encoder
-
-if TYPE_CHECKING:
-    from data.curation.leakage import LeakageConfig
 
 BLOCK = 4096  # rows of either side that are multiplied at a time: 64 MB of cosines
 EXAMPLES = 5
@@ -36,59 +34,58 @@ class Blocks(Protocol):
 
 
 class PartBlocks:
-    """Embeddings on disk, of which `keep` says which rows of a part belong to the set."""
+    """Embeddings on disk without some keys, or only with those: what belongs to the set."""
 
     def __init__(self, embeddings: Embeddings, without: pa.Array | None, only: pa.Array | None):
         self._embeddings, self._without, self._only = embeddings, without, only
-        self.rows = sum(len(keys) for _, keys in self._rows())
+        self.rows = sum(len(self._places(table)) for _, table in embeddings.parts())
 
-    def _rows(self) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
-        for _, table in self._embeddings.parts():
-            yield self._mask(table)
-
-    def _mask(self, table: pa.Table) -> tuple[NDArray[np.int64], list[str]]:
+    def _places(self, table: pa.Table) -> NDArray[np.int64]:
+        """The rows of a part that belong to the set."""
         keys = table["key"].combine_chunks()
-        keep = pa.array(np.ones(len(keys), bool))
-        if self._without is not None:
-            keep = pc.and_(keep, pc.invert(pc.is_in(keys, value_set=self._without)))
-        if self._only is not None:
-            keep = pc.and_(keep, pc.is_in(keys, value_set=self._only))
-        places = np.flatnonzero(keep.to_numpy(zero_copy_only=False))
-        return places, keys.take(pa.array(places)).to_pylist()
+        keep = np.ones(len(keys), bool)
+        for chosen, wanted in ((self._without, False), (self._only, True)):
+            if chosen is not None:
+                inside = pc.is_in(keys, value_set=chosen).to_numpy(zero_copy_only=False)
+                keep &= inside == wanted
+        return np.flatnonzero(keep)
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], list[str]]]:
         for array, table in self._embeddings.parts():
-            places, keys = self._mask(table)
+            places = self._places(table)
             for start in range(0, len(places), BLOCK):
                 chosen = places[start : start + BLOCK]
-                yield np.asarray(array[chosen], np.float32), keys[start : start + BLOCK]
+                keys = table["key"].take(pa.array(chosen)).to_pylist()
+                yield np.asarray(array[chosen], np.float32), keys
 
 
 def compare_embeddings(
-    config: LeakageConfig, places: dict[str, Path]
+    config: LeakageConfig, held: pa.Array | None, chosen: pa.Array | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(a summary for each two sets with near images, the nearest pairs).
 
     From the embeddings called corpus come three sets: the corpus without what is held out, the
     hold-out, and (counted among the corpus's pairs) the index.
 
+    Args:
+        config: which embeddings, how near, where to keep what was found so far.
+        held, chosen: keys of the hold-out and of the index, if any.
+
     Raises UserError when the embeddings are of different encoders.
     """
-    found = {name: Embeddings(path) for name, path in places.items()}
+    found = {name: Embeddings(path) for name, path in config.spaces().items()}
     first = next(iter(found.values()))
-    for other in found.values():
-        require_same_encoder(first, other)
-    chosen = _keys(config.index, "index")
     sets: dict[str, Blocks] = {}
     for name, embeddings in found.items():
-        held = _keys(config.holdout, "holdout") if name == "corpus" else None
-        if held is not None and "holdout" not in found:
-            inner = PartBlocks(embeddings, None, held)
-            there = f"{inner.rows:,} of {len(held):,} held-out images have an embedding"
+        require_same_encoder(first, embeddings)
+        without = held if name == "corpus" else None
+        if without is not None and "holdout" not in found:
+            inner = PartBlocks(embeddings, None, without)
+            there = f"{inner.rows:,} of {len(without):,} held-out images have an embedding"
             print(f"[data.leakage] {there}", flush=True)
             if inner.rows:
                 sets["holdout"] = inner
-        sets[name] = PartBlocks(embeddings, held, None)
+        sets[name] = PartBlocks(embeddings, without, None)
     if len(sets) < 2:
         raise UserError("--embeddings: one set alone; give another, or a corpus= with --holdout")
     best = choose_best(config.device)
@@ -106,15 +103,6 @@ def compare_embeddings(
             if in_index:
                 summaries.append(near.summary("index", b, in_index))
     return summaries, pairs
-
-
-def _keys(path: Path | None, kind: str) -> pa.Array | None:
-    if path is None:
-        return None
-    from data.curation.holdout import read_holdout
-    from data.curation.leakage import _index_keys
-
-    return read_holdout(path)["key"].combine_chunks() if kind == "holdout" else _index_keys(path)
 
 
 Best = Callable[
@@ -138,7 +126,7 @@ def numpy_best(
 
 def torch_best(device: str) -> Best:
     """`numpy_best` on a device of torch's: a GPU does what takes one core an hour in seconds."""
-    import torch
+    import torch  # costs seconds, and the CPU does without
 
     def best(
         rows: NDArray[np.float32], others: NDArray[np.float32], threshold: float
@@ -176,7 +164,7 @@ class Near:
         self.kept: list[tuple[float, str, str]] = []
 
     def compare(
-        self, large: Blocks, small: Blocks, name: str, state: Path, best: Best | None = None
+        self, large: Blocks, small: Blocks, name: str, state: Path, best: Best
     ) -> None:
         """Go through the first set once, and for each block of it through the second.
 
@@ -184,10 +172,9 @@ class Near:
             large, small: the sets; memory does not depend on the size of either.
             name: of the progress bar.
             state: file in which what was found is kept from time to time, so that a stopped run
-                goes on from there.
-            best: the arithmetic; numpy by default.
+                continues from there.
+            best: the arithmetic.
         """
-        best = best or numpy_best
         done = self._load(state)
         bar = progress(total=large.rows, initial=done, name=f"near: {name}")
         seen, clock = 0, time.monotonic()

@@ -1,4 +1,4 @@
-"""The files that stages hand on: score table, embeddings, subset index.
+"""The files that stages hand on: tables of parts, the score table, embeddings, the subset index.
 
 May import core.
 """

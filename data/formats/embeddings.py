@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from core.atomic import atomic_path
@@ -22,43 +23,40 @@ from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.tables import count_rows, part_path, part_paths, read_part, write_part
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 BLOCK = 256  # rows whose float32 copy stays in the cache from one step to the next
 NORM_TOLERANCE = 5e-3  # of a row of float16 numbers that was normalised before rounding
 
 
-def array_path(folder: Path | str, number: int) -> Path:
-    """Where the array of part `number` (from 0) lives."""
-    return Path(folder) / f"part-{number:05d}.npy"
+def array_path(folder: Path | str, index: int) -> Path:
+    """Where the array of part `index` (from 0) lives."""
+    return Path(folder) / f"part-{index:05d}.npy"
 
 
 def write_embeddings(
-    folder: Path | str, number: int, rows: NDArray[np.float32], table: pa.Table
+    folder: Path | str, index: int, rows: NDArray[np.float32], table: pa.Table
 ) -> None:
     """Write one part atomically, the array first: a table means that its array is there.
 
     Args:
         folder: the embeddings' folder.
-        number: the part's number, from 0.
+        index: the part's index, from 0.
         rows: float n x d with unit rows; stored as float16.
         table: n rows that name them.
     """
     if rows.ndim != 2 or len(rows) != table.num_rows:
         raise ValueError(f"{table.num_rows} names for rows of shape {rows.shape}")
-    with atomic_path(array_path(folder, number)) as temporary, open(temporary, "wb") as stream:
+    with atomic_path(array_path(folder, index)) as temporary, open(temporary, "wb") as stream:
         np.save(stream, rows.astype(np.float16))
-    write_part(folder, number, table)
+    write_part(folder, index, table)
 
 
-def part_is_whole(folder: Path | str, number: int, dim: int) -> bool:
+def part_is_complete(folder: Path | str, index: int, dim: int) -> bool:
     """Whether array and table of a part are there, readable, of width `dim` and equally long."""
-    if not part_path(folder, number).exists():
+    if not part_path(folder, index).exists():
         return False
     try:
-        table = read_part(part_path(folder, number), ["key"])
-        open_array(array_path(folder, number), table.num_rows, dim)
+        table = read_part(part_path(folder, index), ["key"])
+        open_array(array_path(folder, index), table.num_rows, dim)
     except UserError:
         return False
     return True
@@ -104,22 +102,22 @@ class Embeddings:
         unit norm; also when the parts do not add up to `rows`.
         """
         seen = 0
-        for number in range(len(self._tables)):
-            array, table = self.part(number)
-            check_norms(array, array_path(self.folder, number))
+        for index in range(len(self._tables)):
+            array, table = self.part(index)
+            check_norms(array, array_path(self.folder, index))
             seen += table.num_rows
             yield array, table
         self.require_all(seen)
 
-    def part(self, number: int) -> tuple[NDArray[np.float16], pa.Table]:
+    def part(self, index: int) -> tuple[NDArray[np.float16], pa.Table]:
         """One part as `parts` gives it, its norms unchecked. Raises UserError when damaged."""
-        table = read_part(self._tables[number])
-        return open_array(array_path(self.folder, number), table.num_rows, self.dim), table
+        table = read_part(self._tables[index])
+        return open_array(array_path(self.folder, index), table.num_rows, self.dim), table
 
-    def prefetch(self, number: int) -> None:
+    def prefetch(self, index: int) -> None:
         """Have a part read from the disk in the background; nothing happens beyond the end."""
-        if number < len(self._tables):
-            with contextlib.suppress(OSError), open(array_path(self.folder, number), "rb") as file:
+        if index < len(self._tables):
+            with contextlib.suppress(OSError), open(array_path(self.folder, index), "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def require_all(self, seen: int) -> None:
@@ -141,18 +139,16 @@ class Embeddings:
 
     def matrix(self) -> NDArray[np.float32]:
         """All rows, float32 n x d, as stored (norms are 1 within float16's precision)."""
-        whole = np.empty((self.rows, self.dim), np.float32)
+        rows = np.empty((self.rows, self.dim), np.float32)
         start = 0
         for array, _ in self.parts():
             if start + len(array) <= self.rows:  # otherwise parts() is about to complain
-                widen(array, whole[start : start + len(array)])
+                upcast(array, rows[start : start + len(array)])
             start += len(array)
-        return whole
+        return rows
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The tables of all parts, in order."""
-        import pyarrow as pa
-
         tables = [read_part(path, columns) for path in self._tables]
         plain = [table.replace_schema_metadata(None) for table in tables]
         return pa.concat_tables(plain).combine_chunks()
@@ -217,7 +213,7 @@ def check_norms(array: NDArray[np.float16], path: Path) -> None:
     wide = np.empty((min(BLOCK, len(array)), array.shape[1]), np.float32)
     for start in range(0, len(array), BLOCK):
         block = array[start : start + BLOCK]
-        widen(block, wide[: len(block)])
+        upcast(block, wide[: len(block)])
         norms[start : start + BLOCK] = squared_norms(wide[: len(block)])
     np.sqrt(norms, out=norms)
     wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # ~ so that NaN is wrong
@@ -231,11 +227,11 @@ def check_norms(array: NDArray[np.float16], path: Path) -> None:
 
 
 def squared_norms(wide: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[n] squared norms of rows [n, d] that `widen` wrote; not finite ones come out above 65536."""
+    """[n] squared norms of rows [n, d] that `upcast` wrote; above 65536 where one is not finite."""
     return np.einsum("nd,nd->n", wide, wide)
 
 
-def widen(half: NDArray[np.float16], out: NDArray[np.float32]) -> None:
+def upcast(half: NDArray[np.float16], out: NDArray[np.float32]) -> None:
     """Write float16 numbers to `out` as float32, exactly, some five times as fast as a cast.
 
     The bits move to their places in a float32, where the exponent reads 112 too low; a product

@@ -1,7 +1,6 @@
 """Tables of parts: a folder of part-00000.parquet, part-00001.parquet, ..., one a shard.
 
-The score table (`python -m prune.score`) has the columns of SCORES; assignments use the same
-folder layout with columns of their own.
+Score tables (data.formats.scores), embeddings' names and assignments are kept so.
 """
 
 from __future__ import annotations
@@ -19,55 +18,18 @@ from core.atomic import atomic_path
 from core.errors import UserError
 from core.parallel import available_cpus
 
-SCORES = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),  # stable, unique name in the corpus
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),  # place in the shard
-        pa.field("digest", pa.string()),  # hex SHA-256 of the encoded bytes; null: unreadable
-        pa.field("bytes", pa.int64(), nullable=False),  # of the encoded image
-        pa.field("width", pa.int32()),  # pixels; null: could not be told
-        pa.field("height", pa.int32()),
-        pa.field("entropy", pa.float64()),  # bits in [0, 8]; null: rejected
-        pa.field("status", pa.string(), nullable=False),  # 'ok' or 'rejected'
-        pa.field("reason", pa.string(), nullable=False),  # '' or why it was rejected
-        pa.field("detail", pa.string(), nullable=False),  # one line; for 'ok' a note, or ''
-    ]
-)
-
-EXTRAS = {
-    # of the corpus itself, where it has them
-    "quality": pa.field("quality", pa.float64()),  # its own quality score
-    "resolution_m": pa.field("resolution_m", pa.float64()),  # metres a pixel
-    # of chips cut from larger rasters
-    "date": pa.field("date", pa.string()),  # of acquisition, YYYY-MM-DD
-    "window": pa.field("window", pa.list_(pa.int32())),  # x, y, width, height in its raster
-    "crs": pa.field("crs", pa.string()),  # 'EPSG:26914', or WKT
-    "bounds": pa.field("bounds", pa.list_(pa.float64())),  # left, bottom, right, top in that CRS
-    # of `prune.score --statistics`
-    "bands": pa.field("bands", pa.int32()),  # 1: grey, 3: colour, 4: with near infrared
-    "clipped": pa.field("clipped", pa.float64()),  # share of pixels whose grey is 0 or 255
-}
-"""Further columns of a score table; all are nullable and come after those of SCORES."""
-
-
-def scores_schema(extras: Sequence[str] = ()) -> pa.Schema:
-    """SCORES with some of EXTRAS after it."""
-    return pa.schema([*SCORES, *(EXTRAS[name] for name in extras)])
-
-
 _UNIQUE = ("key", "digest")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
-def part_path(folder: Path | str, number: int) -> Path:
-    """Where part `number` (from 0) of a table lives."""
-    return Path(folder) / f"part-{number:05d}.parquet"
+def part_path(folder: Path | str, index: int) -> Path:
+    """Where part `index` (from 0) of a table lives."""
+    return Path(folder) / f"part-{index:05d}.parquet"
 
 
 def write_part(
     folder: Path | str,
-    number: int,
+    index: int,
     table: pa.Table | Mapping[str, Sequence[Any]],
     schema: pa.Schema | None = None,
 ) -> Path:
@@ -75,7 +37,7 @@ def write_part(
 
     Args:
         folder: the table's folder.
-        number: the part's number, from 0.
+        index: the part's index, from 0.
         table: the rows, as a pyarrow Table or as columns.
         schema: names, types and order of the columns; needed when `table` is columns.
     """
@@ -83,12 +45,18 @@ def write_part(
         table = pa.table(dict(table), schema=schema)
     elif schema is not None:
         table = table.select(schema.names).cast(schema)
-    path = part_path(folder, number)
+    path = part_path(folder, index)
     # A dictionary of values that do not repeat costs time and space.
     repeating = [f.name for f in table.schema if f.type == pa.string() and f.name not in _UNIQUE]
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=repeating)
     return path
+
+
+def write_table(path: Path | str, table: pa.Table) -> None:
+    """Write a table that is a file of its own atomically, such as a hold-out."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def part_paths(folder: Path | str) -> list[Path]:
@@ -105,7 +73,7 @@ def part_paths(folder: Path | str) -> list[Path]:
     missing = sorted(set(range(max(found) + 1)) - set(found))
     if missing:
         raise UserError(f"{part_path(folder, missing[0])}: missing; run the command that makes it")
-    return [found[number] for number in sorted(found)]
+    return [found[index] for index in sorted(found)]
 
 
 def count_rows(path: Path) -> int:
@@ -173,7 +141,7 @@ def read_parts(
 
     with ThreadPoolExecutor(min(len(paths), available_cpus())) as threads:
         tables = list(threads.map(part, paths))
-    whole = pa.concat_tables(tables)
+    table = pa.concat_tables(tables)
     if dictionary:
-        whole = whole.unify_dictionaries()
-    return whole if chunked else whole.combine_chunks()
+        table = table.unify_dictionaries()
+    return table if chunked else table.combine_chunks()

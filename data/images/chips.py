@@ -36,7 +36,7 @@ def encode_chip(pixels: NDArray[np.uint8]) -> bytes:
 def chip_size(data: bytes) -> tuple[int, int]:
     """(width, height) that a PAM's header states.
 
-    Raises Reject: no whole header, or not four 8-bit bands in the order of ORDER.
+    Raises Reject: no complete header, or not four 8-bit bands in the order of ORDER.
     """
     match = _HEADER.match(data)
     if match is None:

@@ -1,6 +1,6 @@
 """Encoded bytes to pixels, or a Reject that says why not.
 
-What counts as an image here: one whole 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
+What counts as an image here: one complete 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
 or WebP, or a chip of four bands (data.images.chips), of which red, green and blue are taken unless
 `decode_rgbn` asks for all. Everything else raises Reject with a reason out of REASONS; nothing is
 ever decoded in part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the

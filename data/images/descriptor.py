@@ -2,7 +2,7 @@
 
 It stands in for a pretrained encoder where no weights can be had, and serves as a second,
 independent feature space for distances between sets of images. Nothing in it is learnt: every
-number comes from a histogram of local measurements, pooled over the whole image.
+number comes from a histogram of local measurements, pooled over the image.
 
     colour       150  joint histogram of luma and two opponent axes
     structure    128  at 4 scales: local gradient energy x coherence, from the structure tensor
@@ -178,7 +178,7 @@ def _orientation(across: Array, down: Array) -> Array:
 def _bins(
     values: NDArray[Any], low: float, high: float, count: int
 ) -> tuple[NDArray[np.intp], Array]:
-    """Lower bin of each value and the share of it that belongs to the next bin."""
+    """Lower bin of each value and the fraction of it that belongs to the next bin."""
     place = (values.ravel() - np.float32(low)) * np.float32((count - 1) / (high - low))
     np.clip(place, 0, count - 1, out=place)
     lower = np.minimum(place.astype(np.intp), count - 2)
@@ -189,13 +189,13 @@ def _joint(axes: Sequence[tuple[NDArray[np.intp], Array]], shape: tuple[int, ...
     """Joint histogram, multilinear between bins, summing to 1."""
     base: Any = 0
     corners: list[tuple[int, Any]] = [(0, np.float32(1))]  # distance from base, weights
-    for (lower, share), count in zip(axes, shape, strict=True):
+    for (lower, upper), count in zip(axes, shape, strict=True):
         base = base * count + lower
-        rest = 1 - share
+        rest = 1 - upper
         corners = [
             corner
             for offset, weight in corners
-            for corner in ((offset * count, weight * rest), (offset * count + 1, weight * share))
+            for corner in ((offset * count, weight * rest), (offset * count + 1, weight * upper))
         ]
     size = int(np.prod(shape))
     total = np.zeros(size)
@@ -247,7 +247,7 @@ def _halve(image: Array) -> Array:
 
 @functools.lru_cache(maxsize=1024)
 def _area_matrix(size: int) -> Array:
-    """(size + 1) / 2 x size: the average over each equal share of `size` pixels."""
+    """(size + 1) / 2 x size: the average over each of as many equal parts of `size` pixels."""
     half = (size + 1) // 2
     edges = np.linspace(0, size, half + 1)
     pixels = np.arange(size)

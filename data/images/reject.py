@@ -10,7 +10,7 @@ REASONS: dict[str, str] = {
     "not-an-image": "no image signature (text, HTML, an archive, zeros)",
     "unsupported": "an image in a format, or a variant of one, that is not read here",
     "misnamed": "content of another image format than the file name's extension",
-    "corrupt": "damaged or cut short",
+    "corrupt": "damaged or truncated",
     "cmyk": "CMYK or YCCK colour, not RGB",
     "16-bit": "9 to 16 bits a band",
     "not-8-bit": "32-bit integers, signed integers, floats or complex numbers",
@@ -27,7 +27,7 @@ class Reject(Exception):
     Attributes:
         reason: a key of REASONS.
         detail: one line for a human.
-        size: (width, height) in pixels, or None when it could not be told.
+        size: (width, height) in pixels, or None when it is not known.
     """
 
     def __init__(self, reason: str, detail: str, size: tuple[int, int] | None = None) -> None:

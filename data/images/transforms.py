@@ -1,4 +1,4 @@
-"""From a decoded image to the square that a model sees, in training and in evaluation alike."""
+"""From a decoded image to the square that a model sees, the same in training and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """Downstream pairs: super-resolution images and image-mask pairs, their layouts and palettes.
 
-May import core, data.corpus and data.images.
+May import core, data.corpus, data.formats and data.images.
 """

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.errors import UserError
-from data.pairs.listing import (
+from data.pairs.items import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     SUFFIXES,

@@ -156,28 +156,10 @@ PALETTES: dict[str, Palette] = {
     for palette in (
         Palette(
             "openearthmap",
-            (
-                "unknown",
-                "bareland",
-                "rangeland",
-                "developed",
-                "road",
-                "tree",
-                "water",
-                "cropland",
-                "building",
-            ),
-            (
-                "000000",
-                "800000",
-                "00FF24",
-                "949494",
-                "FFFFFF",
-                "226126",
-                "0045FF",
-                "4BB549",
-                "DE1F07",
-            ),
+            ("unknown", "bareland", "rangeland", "developed", "road", "tree", "water", "cropland",
+             "building"),
+            ("000000", "800000", "00FF24", "949494", "FFFFFF", "226126", "0045FF", "4BB549",
+             "DE1F07"),
         ),
         Palette(
             "dubai",

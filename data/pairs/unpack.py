@@ -1,7 +1,5 @@
 """Parquet copies of the downstream sets as the folders that they come in.
 
-    python -m data.unpack --parquet P --out FOLDER
-
 SECOND (EVER-Z/torchange_second: t1_image, t2_image, t1_mask, t2_mask, image_name) becomes
 im1 im2 label1 label2 and test/; OpenEarthMap (EVER-Z/open_earth_map: image, mask, image_name)
 becomes <region>/{images,labels} with train.txt, val.txt and test.txt. The split of a row is the
@@ -13,15 +11,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from core.atomic import atomic_path, write_text
 from core.errors import UserError
-from core.settings import parse, science, settings
-from core.stage import Stage, digest_of, require_folder
+from core.progress import progress
+from core.stage import Result, Stage
+from data.formats.tables import count_rows
 from data.images.decode import Reject, sniff
+from data.pairs.config import UnpackConfig
 
 SECOND = {"t1_image": "im1", "t2_image": "im2", "t1_mask": "label1", "t2_mask": "label2"}
 OEM = {"image": "images", "mask": "labels"}
@@ -29,36 +32,10 @@ SUFFIXES = {"PNG": ".png", "TIFF": ".tif", "JPEG": ".jpg", "BMP": ".bmp", "WEBP"
 ROWS = 16  # rows held at a time
 
 
-@settings
-class UnpackConfig:
-    """What to unpack, and where to."""
-
-    parquet: Path
-    """Folder of the Parquet files (anywhere below it)."""
-    out: Path
-    """Output folder: the set as it comes in folders."""
-
-
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """The command. Raises UserError for what the user can mend."""
-    config = parse(
-        UnpackConfig,
-        argv,
-        prog="python -m data.unpack",
-        description="Write a Parquet copy of SECOND or OpenEarthMap as folders of images.",
-    )
-    require_folder(config.out)
-    files = sorted(p for p in config.parquet.rglob("*.parquet") if "/." not in p.as_posix())
-    if not files:
-        raise UserError(f"{config.parquet}: no Parquet files in it")
-    inputs = {"parquet": digest_of([[path.name, path.stat().st_size] for path in files])}
-    stage = Stage(config.out, "data.unpack", science(config), inputs)
-    if stage.done():
-        return 0
+def unpack(config: UnpackConfig, stage: Stage) -> Result:
+    """Write every row's files. Raises UserError when two rows have one place, or one is no row."""
+    files = config.files()
     stage.open()
-    from core.progress import progress
-    from data.formats.tables import count_rows
-
     counts: Counter[str] = Counter()
     lists: dict[str, list[str]] = {}
     layout = ""
@@ -79,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
                     )
                 seen[place] = f"{name} of {path.name}"
                 if layout == "second":
-                    _second(row, name, config.out, folder, path)
+                    _write_row(row, name, config.out / folder, SECOND, path)
                 else:
-                    lists.setdefault(split, []).append(_oem(row, name, config.out, path))
+                    region = place[1].rpartition("_")[0] or place[1]
+                    written = _write_row(row, name, config.out / region, OEM, path)
+                    lists.setdefault(split, []).append(written)
                 counts[split] += 1
                 bar.update()
     if not seen:
@@ -89,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for split in ("train", "val", "test") if layout == "openearthmap" else ():
         write_text(config.out / f"{split}.txt", "".join(f"{n}\n" for n in lists.get(split, [])))
     line = f"{layout}: " + ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    stage.finish({"layout": layout, "rows": dict(counts)}, [], line)
-    return 0
+    return stage.finish({"layout": layout, "rows": dict(counts)}, [], line)
 
 
 def _split(path: Path) -> str:
@@ -102,9 +80,6 @@ def _split(path: Path) -> str:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(path) as file:
             wanted = [*SECOND, *OEM, "image_name"]
@@ -136,23 +111,18 @@ def _name(row: dict[str, Any], path: Path) -> str:
     return name
 
 
-def _second(row: dict[str, Any], name: str, out: Path, folder: str, path: Path) -> None:
-    for column, kind in SECOND.items():
+def _write_row(
+    row: dict[str, Any], name: str, folder: Path, columns: dict[str, str], path: Path
+) -> str:
+    """Write the files of a row, each in its column's folder. Returns the first one's name."""
+    first = ""
+    for column, kind in columns.items():
         if row.get(column) is not None:
             data, suffix = _bytes(row[column], column, name, path)
-            _write(out / folder / kind / (PurePosixPath(name).stem + suffix), data)
-
-
-def _oem(row: dict[str, Any], name: str, out: Path, path: Path) -> str:
-    stem = PurePosixPath(name).stem
-    region = stem.rpartition("_")[0] or stem
-    file_name = ""
-    for column, kind in OEM.items():
-        if row.get(column) is not None:
-            data, suffix = _bytes(row[column], column, name, path)
-            _write(out / region / kind / (stem + suffix), data)
-            file_name = file_name or stem + suffix
-    return file_name
+            file_name = PurePosixPath(name).stem + suffix
+            _write(folder / kind / file_name, data)
+            first = first or file_name
+    return first
 
 
 def _bytes(value: Any, column: str, name: str, path: Path) -> tuple[bytes, str]:

@@ -12,18 +12,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data.corpus.base import key_of_path, path_of_key
-from data.corpus.folder import is_folder
+from data.corpus.folder import is_folder, is_image_name
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-
-
-def is_image_name(key: str) -> bool:
-    """Whether a name ends as an image's does."""
-    return PurePosixPath(key).suffix.lower() in IMAGES
 
 
 def class_parents(keys: Iterable[str]) -> list[str]:

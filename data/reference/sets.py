@@ -1,4 +1,4 @@
-"""Reference sets: labelled scenes (D_ref), alone or as a union (`python -m data.scenes --help`).
+"""Reference sets: labelled scenes (D_ref), alone or as a union.
 
     FOLDER                 class folders, whatever lies above them (data/reference/folders.py)
     FOLDER or PATTERN      of Parquet or Arrow files with an image and a label column
@@ -8,10 +8,10 @@
     union3:  union5:       Table 4: ucm, nwpu, aid; and whurs19, rsd46 beside them, each where its
                            variable points to; union5:FOLDER looks for them in one folder first
 
-Several are given as several words, or in one with commas: ucm:/data/UCM,nwpu:/data/NWPU.
-`?n=1000&seed=0` after a place draws a stratified part: equally many of each class, the rest one
+Several are given one after another, or in one with commas: ucm:/data/UCM,nwpu:/data/NWPU.
+`?n=1000&seed=0` after a place draws a stratified sample: equally many of each class, the rest one
 by one in the order of their names, and within a class by a hash of seed and name. RSD46-WHU is
-drawn down to 11,000 of its 117,000 by itself, as the paper's counts ask; `?n=all` takes it whole.
+drawn down to 11,000 of its 117,000 by itself, as the paper's counts ask; `?n=all` takes all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,12 +26,11 @@ from itertools import groupby
 from pathlib import Path
 
 from core.errors import UserError
-from core.settings import parse, settings
 from core.stage import digest_of
 from data.corpus.base import Corpus, Location, Sample
-from data.corpus.folder import FolderCorpus, is_folder
-from data.reference.folders import class_parents, empty_classes, is_image_name, split_key
-from data.reference.specs import Place, compare, compare_union, open_place, resolve
+from data.corpus.folder import FolderCorpus, is_folder, is_image_name
+from data.reference.folders import class_parents, empty_classes, split_key
+from data.reference.specs import EXPECTED, Place, compare, compare_union, open_place, resolve
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Part:
         """Digest of the listing and of what was drawn."""
         name, n, seed = self.place.prefix, self.place.n, self.place.seed
         plain = not name and n is None
-        whole = self.corpus.fingerprint()
-        return whole if plain else digest_of([name, whole, n, seed, self.place.label])
+        corpus = self.corpus.fingerprint()
+        return corpus if plain else digest_of([name, corpus, n, seed, self.place.label])
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,9 @@ def stratified(keys: Sequence[str], labels: Sequence[str], n: int, seed: int) ->
     left = min(n, len(keys))
     while left:
         open_ = [label for label in ranked if taken[label] < len(ranked[label])]
-        share = left // len(open_)
-        for label in open_ if share else open_[:left]:
-            more = min(max(share, 1), len(ranked[label]) - taken[label])
+        each = left // len(open_)
+        for label in open_ if each else open_[:left]:
+            more = min(max(each, 1), len(ranked[label]) - taken[label])
             taken[label] += more
             left -= more
     return sorted(i for label, count in taken.items() for i in ranked[label][:count])
@@ -200,7 +198,7 @@ def _open(place: Place) -> Part:
         locations, labels, loose = table_scenes(corpus, place.label)  # type: ignore[arg-type]
         names, empty, listed = [key for key, _, _ in locations], [], len(locations)
     if not locations:
-        raise UserError(f"{place.where}: {_lacking(Path(place.where))}; {place.expected}")
+        raise UserError(f"{place.where}: {_lacking(Path(place.where))}; {EXPECTED}")
     notes = compare(place, listed, Counter(labels), len(locations) - listed)
     if place.n is not None:
         sizes = dict(corpus.listing()) if isinstance(corpus, FolderCorpus) else None
@@ -214,7 +212,7 @@ def _open(place: Place) -> Part:
         )  # fmt: skip
         kept = [usable[i] for i in drawn]
         locations, labels = [locations[i] for i in kept], [labels[i] for i in kept]
-        loose = []  # of a part that is drawn, what is not drawn is nobody's reject
+        loose = []  # where a sample is drawn, what is not drawn is no reject
     start = f"{place.prefix}/" if place.prefix else ""
     return Part(
         place, corpus, [(start + key, shard, row) for key, shard, row in locations],
@@ -247,7 +245,7 @@ def _folders(
     names: list[str] = []
     loose: list[str] = []
     for shard in corpus.shards():
-        for row, key in enumerate(corpus.batch(shard).keys):
+        for row, key in enumerate(corpus.keys(shard)):
             label, name = split_key(key, parents)
             if label:
                 locations.append((key, shard, row))
@@ -258,39 +256,21 @@ def _folders(
     return locations, labels, names, loose, empty_classes(corpus.root, parents, labels)
 
 
-@settings
-class ScenesConfig:
-    """A reference."""
-
-    reference: tuple[str, ...] = ()
-    """Reference sets: FOLDER, SET:PLACE, SET:, union3:, union5: (several together)."""
-
-
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """The command: print what a reference holds and what is not as published."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--reference")
-    config = parse(
-        ScenesConfig, arguments, prog="python -m data.scenes", description=(__doc__ or "").strip()
-    )
-    if not config.reference:
-        raise UserError("name a reference: FOLDER, ucm:FOLDER, nwpu:, union5: ...")
-    scenes = open_scenes(config.reference)
-    print(f"{'set':<10}{'images':>9}{'listed':>9}{'classes':>9}  a class      where")
+def describe(scenes: Scenes) -> str:
+    """What a reference holds and what is not as published, for the terminal."""
+    lines = [f"{'set':<10}{'images':>9}{'listed':>9}{'classes':>9}  a class      where"]
     for part in scenes.parts:
         counts = Counter(part.labels).values()
         span = f"{min(counts):,} to {max(counts):,}"
-        print(
+        lines.append(
             f"{part.place.prefix or '-':<10}{len(part.locations):>9,}{part.listed:>9,}"
             f"{len(counts):>9}  {span:<11}  {part.place.where}"
         )
-    print(f"{'all':<10}{len(scenes.locations):>9,}{'':>9}{len(scenes.classes):>9}")
+    lines.append(f"{'all':<10}{len(scenes.locations):>9,}{'':>9}{len(scenes.classes):>9}")
     for kind, names in (("without a class", scenes.loose), ("empty class folders", scenes.empty)):
         if names:
-            print(f"{kind}: {len(names):,}, for example {', '.join(names[:3])}")
-    for note in scenes.notes:
-        print(f"note: {note}")
+            lines.append(f"{kind}: {len(names):,}, for example {', '.join(names[:3])}")
+    lines += [f"note: {note}" for note in scenes.notes]
     if not scenes.notes and any(part.place.source for part in scenes.parts):
-        print("counts are as published")
-    return 0
+        lines.append("counts are as published")
+    return "\n".join(lines)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from core.errors import UserError
 from data.corpus.base import Corpus
-from data.corpus.folder import FolderCorpus, walk_folders
+from data.corpus.folder import FolderCorpus, is_image_name, walk_folders
 from data.corpus.specs import expand, split_options
-from data.reference.folders import is_image_name
 from data.sources.registry import Source, sources
 
 UNIONS = {"union3": ("ucm", "nwpu", "aid"), "union5": ("ucm", "nwpu", "aid", "whurs19", "rsd46")}
@@ -26,6 +25,7 @@ FOLDERS = {
     "rsd46": ("rsd46", "rsd46whu"),
 }
 """What people call their folders, without case and punctuation, for union5:FOLDER."""
+EXPECTED = "expected ROOT/CLASS/IMAGE, or Parquet files with an image and a label column"
 ABOUT = 0.1  # how far a count that is published as 'about' may be off
 
 
@@ -48,11 +48,6 @@ class Place:
     seed: int = 0
     image: str | None = None
     label: str | None = None
-
-    @property
-    def expected(self) -> str:
-        """What should be there, for messages."""
-        return "expected ROOT/CLASS/IMAGE, or Parquet files with an image and a label column"
 
     def __str__(self) -> str:
         options = {"n": "all" if self.n is None else self.n, "seed": self.seed,
@@ -172,7 +167,7 @@ def open_place(place: Place) -> Corpus:
         return _tables(place, path.parent, [path] if path.is_file() else expand(place.where))
     known = ", ".join([*known_sets(), *UNIONS])
     raise UserError(
-        f"{place.where}: no such folder; {place.expected} (sets that have a name: {known})"
+        f"{place.where}: no such folder; {EXPECTED} (sets that have a name: {known})"
     )
 
 

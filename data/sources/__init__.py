@@ -1,4 +1,4 @@
-"""Where data sets and weights come from: the list, downloads, and a look at what is here.
+"""Where data sets and weights come from: the list (sources.yaml), and how they are fetched.
 
-May import core and the other rooms of data.
+registry reads the list and needs no package beyond yaml. May import core.
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ class File:
     Attributes:
         url, name: where it is, and what it is called here.
         bytes: its size, where published.
-        checksum: 'md5:HEX' or 'sha256:HEX' (whole, or its beginning), where published.
+        checksum: 'md5:HEX' or 'sha256:HEX' (or its beginning), where published.
     """
 
     url: str
@@ -85,6 +87,18 @@ class Source:
     found: tuple[str, ...] = ()
     by_hand: str | None = None
     note: str | None = None
+    paper: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, or goes when nothing else is said: where its variable points to, the
+        place that its reader looks in, or downloads/NAME."""
+        if self.place == "TMP":
+            return Path(tempfile.gettempdir())
+        if self.place == "TORCH_HUB":
+            home = os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch"
+            return Path(home) / "hub" / "checkpoints"
+        return Path(os.environ.get(self.variable or "", "") or f"downloads/{self.name}")
 
     @property
     def fetchable(self) -> bool:
@@ -125,27 +139,17 @@ def find_source(name: str) -> Source:
 
 
 def _source(name: str, entry: dict[str, Any], path: Path) -> Source:
-    known = {f.name for f in fields(Source)} - {"name"}
-    unknown = sorted(set(entry) - known)
-    lacking = [key for key in ("title", "kind", "read_by", "published", "size", "licence")
-               if key not in entry]  # fmt: skip
-    if unknown or lacking:
-        what = f"unknown field '{unknown[0]}'" if unknown else f"no field '{lacking[0]}'"
-        raise UserError(f"{path}: {name}: {what}")
-    if entry["kind"] not in KINDS:
-        raise UserError(f"{path}: {name}: kind {entry['kind']}; expected {', '.join(KINDS)}")
     for key in ("published", "also_images", "per_class", "found"):
         if key in entry:
             entry[key] = tuple(entry[key])
-    if "hub" in entry:
-        hub = entry["hub"]
-        files = tuple(hub.get("files", ()))
-        entry["hub"] = Hub(hub["repo"], hub["type"], hub.get("revision"), files)
-    if "files" in entry:
-        entry["files"] = tuple(_file(value) for value in entry["files"])
-    return Source(name=name, **entry)
-
-
-def _file(value: Mapping[str, Any]) -> File:
-    checksum = next((f"{kind}:{value[kind]}" for kind in ("sha256", "md5") if kind in value), None)
-    return File(value["url"], value["name"], value.get("bytes"), checksum)
+    try:
+        if "hub" in entry:
+            hub = entry["hub"]
+            entry["hub"] = Hub(**{**hub, "files": tuple(hub.get("files", ()))})
+        entry["files"] = tuple(File(**value) for value in entry.get("files", ()))
+        source = Source(name=name, **entry)
+    except TypeError as error:  # a field that is missing, or has no such name
+        raise UserError(f"{path}: {name}: {error}") from None
+    if source.kind not in KINDS:
+        raise UserError(f"{path}: {name}: kind {source.kind}; expected {', '.join(KINDS)}")
+    return source

@@ -31,7 +31,7 @@ from data.formats.embeddings import (
     check_norms,
     require_same_encoder,
     squared_norms,
-    widen,
+    upcast,
 )
 from data.formats.tables import part_path, read_part, write_part
 from prune.cluster.centroids import origin, read_centroids, read_whitening_of
@@ -95,7 +95,7 @@ class Nearest:
         for start in range(0, len(part), len(self._wide)):
             block = part[start : start + len(self._wide)]
             wide, scores = self._wide[: len(block)], self._scores[: len(block)]
-            widen(block, wide)
+            upcast(block, wide)
             squares = squared_norms(wide)
             sound = (squares > 0) & (squares < 65536.0)  # above: infinity or NaN
             sound &= np.abs(np.sqrt(squares) - 1) <= self._tolerance

@@ -281,10 +281,10 @@ def _embed(
 
 def _finished(out: Path, number: int, names: pa.Table, dim: int) -> int | None:
     """Rows of a part that is there, whole, and about the right images; None otherwise."""
-    from data.formats.embeddings import part_is_whole
+    from data.formats.embeddings import part_is_complete
     from data.formats.tables import part_path, read_part
 
-    if not part_is_whole(out, number, dim):
+    if not part_is_complete(out, number, dim):
         return None
     keys = read_part(part_path(out, number), ["key"])["key"].to_pylist()
     expected = names["key"].slice(number * PART, PART).to_pylist()

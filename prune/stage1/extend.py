@@ -26,9 +26,8 @@ from core.errors import UserError
 from core.stage import Stage, read_manifest
 from data.corpus.base import Batch, Corpus, Sample
 from data.corpus.folder import FolderCorpus, read_file
+from data.formats.scores import EXTRAS, SCORES
 from data.formats.tables import (
-    EXTRAS,
-    SCORES,
     part_path,
     part_paths,
     read_part,

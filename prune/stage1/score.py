@@ -86,7 +86,7 @@ class Settings:
     """What a worker needs to know to score one image; the fields are ScoreConfig's."""
 
     extras: tuple[str, ...] = ()
-    """Columns after COLUMNS: names of data.formats.tables.EXTRAS."""
+    """Columns after COLUMNS: names of data.formats.scores.EXTRAS."""
 
     entropy: Measure = "grey"
     luma: Luma = "jpeg"
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 def _write_parts(config: ScoreConfig, corpus: Corpus, reused: Reuse | None) -> tuple[int, float]:
     """Score the shards that are not done. Returns images scored and seconds taken."""
-    from data.formats.tables import scores_schema
+    from data.formats.scores import scores_schema
     from prune.stage1.extend import write
 
     own = corpus.extras if reused is None else reused.extras

@@ -13,7 +13,7 @@ import pytest
 
 from core.command import execute
 from core.errors import UserError
-from core.settings import machine, parse, science
+from core.settings import AtLeast1, Fraction, machine, parse, science, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,3 +158,21 @@ def test_yaml_values_are_what_the_command_line_would_have_read(tmp_path: Path) -
 def test_yaml_values_of_another_type_are_refused_by_name(tmp_path: Path, line: str) -> None:
     with pytest.raises(UserError, match=rf"c\.yaml: {line.split(':')[0]}: .* is not "):
         typed(tmp_path, line + "\n")
+
+
+def test_help_shows_the_range_of_a_setting(capsys) -> None:
+    @settings
+    class Ranged:
+        """A stage with ranges."""
+
+        workers: AtLeast1 = machine(2)
+        """Processes."""
+        keep: Fraction = 0.5
+        """Kept."""
+
+    with pytest.raises(SystemExit):
+        parse(Ranged, ["--help"], prog="test", description="")
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(default: 2; at least 1)" in shown and "(default: 0.5; above 0, at most 1)" in shown
+    with pytest.raises(UserError, match="--workers 0: input should be greater than or equal to 1"):
+        parse(Ranged, ["--workers", "0"], prog="test", description="")

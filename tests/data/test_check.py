@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from data.sources.check import check, main
+from core.errors import UserError
+from data.check import main
+from data.setup.check import check, count_images
+from data.setup.paper import check_weights
 from data.sources.registry import find_source, sources
 from tests.data.shards import write_tar
 
@@ -52,7 +55,7 @@ def test_it_imports_little():
         [sys.executable, "-c", code], text=True, capture_output=True, cwd=ROOT, check=True
     )
     loaded = done.stdout.splitlines()[-1]
-    for heavy in ("torch", "numpy", "pyarrow", "huggingface_hub", "tyro"):
+    for heavy in ("torch", "numpy", "pyarrow", "huggingface_hub", "tyro", "pydantic"):
         assert f"'{heavy}'" not in loaded
 
 
@@ -118,6 +121,48 @@ def test_weights(tmp_path, monkeypatch):
     assert check(find_source("sd-vae")).state == "found"
     monkeypatch.setenv("GIT_RSCLIP", "lcybuaa/Git-RSCLIP")
     assert "fetched when first used" in check(find_source("git-rsclip")).there
+
+
+def test_weights_of_the_paper_profile_need_a_folder_a_cache_or_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    source = find_source("sd-vae")
+    there = check_weights(source, reachable=True)
+    assert there.state == "found" and "fetched when first used (335 MB)" in there.there
+    absent = check_weights(source, reachable=False)
+    assert absent.state == "missing" and "the network does not answer" in absent.notes[0]
+    assert "download.sh sd-vae --out FOLDER and set SD_VAE=DIR" in absent.notes[1]
+    monkeypatch.setenv("SD_VAE", str(touch(tmp_path / "vae", "config.json")))
+    assert check_weights(source, reachable=True).state == "missing"
+    touch(tmp_path / "vae", "diffusion_pytorch_model.bin")
+    assert check_weights(source, reachable=False).state == "found"
+    assert check_weights(find_source("lpips"), reachable=False).state == "missing"
+
+
+def test_a_corpus_of_any_form_is_counted_as_far_as_needed(tmp_path, monkeypatch):
+    def corpus(value, least=5):
+        monkeypatch.setenv("GIT10M_ROOT", value)
+        return check(find_source("git10m"), least)
+
+    for n in range(2):
+        write_tar(tmp_path / f"{n}.tar", {f"{i}.jpg": b"x" for i in range(4)})
+    assert count_images(f"{tmp_path}/{{0,1}}.tar", 5) == 8
+    assert corpus(f"{tmp_path}/{{0,1}}.tar").ready
+    few = corpus(f"{tmp_path}/0.tar")
+    assert not few.ready and few.notes[0] == "4 images; at least 5 are needed"
+    absent = corpus(f"{tmp_path}/{{0..4}}.tar")
+    assert not absent.ready and "2.tar: no such file (3 missing, 2 there)" in absent.notes[0]
+    (tmp_path / "images").mkdir()
+    assert "no images" in corpus(f"{tmp_path}/images").notes[0]
+    assert not corpus("").ready
+
+
+def test_flags_of_the_profile(capsys):
+    with pytest.raises(UserError, match=r"--experiment world_85: on which corpus.*git10m"):
+        main(["--profile", "paper", "--experiment", "world_85"])
+    with pytest.raises(UserError, match="--holdout 0: must be at least 1"):
+        main(["--profile", "paper", "--holdout", "0"])
+    with pytest.raises(SystemExit):
+        main(["--profile", "huge"])
 
 
 def test_the_experiments_reference(tmp_path, monkeypatch, capsys):

@@ -21,6 +21,11 @@ FILES = {"config.json": b'{"a": 1}', "diffusion_pytorch_model.safetensors": WEIG
 REPO = "stabilityai/sd-vae-ft-ema"
 
 
+def blob(data: bytes) -> str:
+    """The name that git gives to a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class Hub(http.server.ThreadingHTTPServer):
     """One repository, as huggingface.co answers for it."""
 
@@ -31,6 +36,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.served = dict(FILES)
         self.cut: int | None = None
         self.gets: list[tuple[str, str | None]] = []
+        self.asked: list[str] = []  # paths of the hub's own questions
+        self.refused = 0
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass
@@ -48,8 +55,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
+        if path.startswith("/api"):
+            self.server.asked.append(path)
+        if self.server.refused:
+            return self.send(b"", {"X-Error-Code": "GatedRepo"}, self.server.refused)
         if "/tree/" in path:
-            tree = [{"type": "file", "path": s["rfilename"], "oid": "0" * 40, "size": s["size"],
+            tree = [{"type": "file", "path": s["rfilename"], "oid": s["blobId"], "size": s["size"],
                      **({"lfs": {"oid": s["lfs"]["sha256"], "size": s["size"], "pointerSize": 134}}
                         if "lfs" in s else {})} for s in self.info()["siblings"]]  # fmt: skip
             return self.send(json.dumps(tree).encode(), {"Content-Type": "application/json"})
@@ -67,7 +78,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def info(self) -> dict:
         siblings = [
             {
-                "rfilename": name, "size": len(data), "blobId": "0" * 40,
+                "rfilename": name, "size": len(data), "blobId": blob(data),
                 **({"lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data),
                             "pointerSize": 134}} if len(data) > 1000 else {}),
             }
@@ -105,10 +116,10 @@ def hub() -> Iterator[Hub]:
         one.shutdown()
 
 
-def download(hub: Hub, out: Path) -> subprocess.CompletedProcess[str]:
+def download(hub: Hub, out: Path, name: str = "sd-vae") -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     return subprocess.run(
-        [sys.executable, "-m", "data.download", "sd-vae", "--out", str(out)],
+        [sys.executable, "-m", "data.download", name, "--out", str(out)],
         text=True, capture_output=True, cwd=ROOT, check=False, timeout=120,
         env={**kept, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
              "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(out.parent / "home"),
@@ -142,3 +153,35 @@ def test_wrong_bytes_of_the_right_length_are_refused(hub, tmp_path):
     hub.served[name] = WEIGHTS
     assert download(hub, tmp_path / "vae").returncode == 0
     assert (tmp_path / "vae" / name).read_bytes() == WEIGHTS
+
+
+def test_a_small_file_is_checked_as_well(hub, tmp_path):
+    hub.served["config.json"] = b'{"b": 1}'
+    done = download(hub, tmp_path / "vae")
+    assert done.returncode == 2 and "config.json: git-sha1:" in done.stderr
+    assert not (tmp_path / "vae" / "config.json").exists()
+
+
+def test_the_commit_of_the_first_call_stays(hub, tmp_path):
+    out = tmp_path / "vae"
+    assert download(hub, out).returncode == 0
+    assert hub.asked[0] == f"/api/models/{REPO}"
+    (out / "config.json").unlink()
+    before = len(hub.asked)
+    assert download(hub, out).returncode == 0 and (out / "config.json").exists()
+    assert hub.asked[before] == f"/api/models/{REPO}/revision/{COMMIT}"
+
+
+def test_what_the_hub_refuses_is_said_with_the_step_by_hand(hub, tmp_path):
+    hub.refused = 403
+    done = download(hub, tmp_path / "vae")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"hf download {REPO} --local-dir FOLDER" in done.stderr
+    assert len(hub.asked) == 1  # not tried again
+    hub.refused, files = 0, dict(FILES)
+    FILES.clear()
+    try:
+        done = download(hub, tmp_path / "vae")
+    finally:
+        FILES.update(files)
+    assert done.returncode == 2 and "no file named config.json" in done.stderr

@@ -252,7 +252,7 @@ def test_which_folders_are_cut_and_which_are_images(tmp_path):
         f"{tmp_path}/naip?chip=x": "chip=x: give pixels a side",
         f"{tmp_path}/naip?bands=rgb": "bands=rgb: give the order",
         f"{tmp_path}/naip?bands=rgbb": "bands=rgbb: give the order",
-        f"{tmp_path}/naip?nodata=2": "nodata=2: give a share",
+        f"{tmp_path}/naip?nodata=2": "nodata=2: give a fraction",
         f"{tmp_path}/naip?urban=/no/such.gpkg": "urban=/no/such.gpkg: no such file",
         f"{tmp_path}/naip?size=3": "unknown option 'size'",
     }.items():

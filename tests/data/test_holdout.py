@@ -9,8 +9,10 @@ import pytest
 
 from core.errors import UserError
 from core.stage import Stage, read_manifest
-from data.curation.holdout import draw, main, pool, read_holdout
-from data.formats.tables import SCORES, read_parts, write_part
+from data.curation.holdout import draw, pool, read_holdout
+from data.formats.scores import SCORES
+from data.formats.tables import read_parts, write_part
+from data.holdout import main
 
 
 def scores(folder, rows):
@@ -118,14 +120,14 @@ def with_column(folder, rows, values, name="quality"):
 
 
 @pytest.mark.parametrize("choice", ["quality", "entropy"])
-def test_the_best_beside_the_random_ones(tmp_path, choice):
+def test_the_best_beside_the_random_ones(tmp_path, choice, capsys):
     rows = [(f"k{n}", f"d{n}", "rejected" if n == 49 else "ok") for n in range(50)]
     rows[7] = ("k7", "d48", "ok")  # a copy of the best usable one
     values = [float(n // 2) if n != 46 else None for n in range(50)]
     with_column(tmp_path / "s", rows, values, choice)
     first, best, both = (tmp_path / f"{n}.parquet" for n in ("first", "best", "both"))
     main(["--scores", str(tmp_path / "s"), "--n", "25", "--out", str(first)])
-    flags = ["--choice", choice, "--besides", str(first), "--n", "5", "--out", str(best)]
+    flags = ["--choice", choice, "--exclude", str(first), "--n", "5", "--out", str(best)]
     main(["--scores", str(tmp_path / "s"), *flags])
     drawn, chosen = (read_holdout(path)["key"].to_pylist() for path in (first, best))
     left = [n for n in range(49) if f"k{n}" not in drawn and n != 46]
@@ -133,6 +135,12 @@ def test_the_best_beside_the_random_ones(tmp_path, choice):
         left = [n for n in left if n not in (7, 48)]
     ranked = sorted(left, key=lambda n: (-values[n], hashed(f"k{n}")))
     assert chosen == [f"k{n}" for n in ranked[:5]]
+    # A file that was made with the flag's former name is still the same, and so is the flag.
+    record = best.with_suffix(".manifest.json")
+    record.write_text(record.read_text().replace('"exclude"', '"besides"'))
+    main(["--scores", str(tmp_path / "s"), *flags[:2], "--besides", *flags[3:]])
+    shown = capsys.readouterr()
+    assert "--besides is now called --exclude" in shown.err and "already done" in shown.out
     summary = read_manifest(best)["summary"]
     assert summary["mean"] > summary["mean_of_all"] and summary["held"] == 5
     assert main(["--join", str(first), str(best), str(first), "--out", str(both)]) == 0

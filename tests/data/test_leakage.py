@@ -16,12 +16,14 @@ from PIL import Image
 import data.curation.nearest as nearest
 from core.errors import UserError
 from core.stage import Stage
-from data.curation.holdout import main as holdout
 from data.curation.holdout import pool, read_holdout
-from data.curation.leakage import held_in_index, main
+from data.curation.leakage import held_in_index
 from data.formats.embeddings import write_embeddings
 from data.formats.index import read_index, write_index
-from data.formats.tables import SCORES, read_parts, write_part
+from data.formats.scores import SCORES
+from data.formats.tables import read_parts, write_part
+from data.holdout import main as holdout
+from data.leakage import main
 
 N = 40  # corpus images, in parts of 16
 
@@ -285,7 +287,8 @@ def test_flags_that_make_no_sense(world, tmp_path):
     for flags, message in (
         (["--embeddings", "corpus"], "expected NAME=FOLDER"),
         (["--embeddings", one, one], "given twice"),
-        (["--embeddings", one, "--threshold", "2"], "a cosine"),
+        (["--embeddings", one, "--threshold", "2"], "--threshold 2.0: input should be less"),
+        (["--embeddings", one, "--most", "0"], "--most 0: input should be greater"),
         (["--drop", str(tmp_path / "x.parquet")], "--drop needs"),
         (["--reference", str(tmp_path / "nowhere")], "no such folder"),
     ):

@@ -14,7 +14,7 @@ from PIL import Image
 from core.errors import UserError
 from data.pairs.listing import open_sis, open_sr
 from data.pairs.palettes import PALETTES, decode_mask
-from data.pairs.unpack import main as unpack
+from data.unpack import main as unpack
 from downstream.tasks.dataset import choose_palette, read_image, read_mask
 
 

@@ -125,7 +125,9 @@ def test_a_list_of_images(tmp_path):
     assert found[3].error[0] == "unreadable" and found[4].error[0] == "unsafe-name"
     places = [(s.key, s.shard, s.row) for s in found[:3]]
     assert [s.data for s in corpus.fetch(places[::-1])] == [s.data for s in found[2::-1]]
-    assert len(corpus) == 6 and corpus.batch("lines-00000", 1, 3).keys == ("a.png", "fmow/a.png")
+    some = corpus.batch("lines-00000", 1, 3)
+    assert len(corpus) == 6 and len(some) == 2
+    assert [sample.key for sample in some] == ["a.png", "fmow/a.png"]
     before = corpus.fingerprint()
     path.write_text("c.png,x\n")
     assert open_corpus(path).fingerprint() != before

@@ -130,7 +130,7 @@ def test_batches_chunks_and_fetch(tmp_path):
         assert [s.data for s in found] == [str(i).encode() for i in order]
         with pytest.raises(UserError, match=r"is 'a.*#4', not 'other'"):
             list(corpus.fetch([("other", shard, 4)]))
-        with pytest.raises(UserError, match="has 950 rows, but row 950"):
+        with pytest.raises(UserError, match="has 950 samples, but row 950"):
             list(corpus.fetch([("x", shard, 950)]))
 
 

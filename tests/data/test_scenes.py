@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import UserError
-from data.reference.sets import main, open_reader, open_scenes, stratified
+from data.reference.sets import open_reader, open_scenes, stratified
 from data.reference.specs import resolve
+from data.scenes import main
 from tests.data.shards import jpeg, write_arrow
 
 

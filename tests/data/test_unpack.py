@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import UserError
-from data.pairs.unpack import main
+from data.unpack import main
 from tests.data.shards import images, jpeg
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from core.errors import UserError
 from core.stage import fingerprint, read_manifest
-from data.formats.tables import SCORES, write_part
+from data.formats.scores import SCORES
+from data.formats.tables import write_part
 from dit.training.order import picks
 from dit.vae import train as train_vae
 from dit.vae.autoencoder import load_vae, to_unit

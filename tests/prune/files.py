@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.stage import Stage, fingerprint
-from data.formats.tables import SCORES, part_path, write_part
+from data.formats.scores import SCORES
+from data.formats.tables import part_path, write_part
 
 SHARD = 40  # rows a shard
 

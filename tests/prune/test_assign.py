@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import UserError
 from core.stage import read_manifest
-from data.formats.embeddings import widen
+from data.formats.embeddings import upcast
 from data.formats.tables import read_parts
 from prune import assign as assign_command
 from prune.cluster import centroids as centroids_command
@@ -120,7 +120,7 @@ def test_ties_go_to_the_lower_cluster():
 def test_widen_is_exact_for_every_finite_number():
     half = np.arange(65536, dtype=np.uint16).view(np.float16)
     out = np.empty(65536, np.float32)
-    widen(half, out)
+    upcast(half, out)
     with np.errstate(invalid="ignore"):
         cast = half.astype(np.float32)
     finite = np.isfinite(cast)

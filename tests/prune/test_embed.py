@@ -15,10 +15,10 @@ from PIL import Image
 import prune.encoders.embed as embed
 from core.errors import UserError
 from core.stage import read_manifest
-from data.curation.holdout import main as holdout
 from data.curation.holdout import pool, read_holdout
 from data.formats.embeddings import Embeddings, require_same_encoder, write_embeddings
 from data.formats.tables import read_parts
+from data.holdout import main as holdout
 from data.images.descriptor import describe
 from prune.stage1.score import main as score
 from prune.stage1.threshold import stage1

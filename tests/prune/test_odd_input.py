@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,10 +14,11 @@ import pytest
 
 from core.errors import UserError
 from data.corpus.specs import open_corpus
-from data.curation.holdout import main as holdout
 from data.formats.tables import read_parts
+from data.holdout import main as holdout
 from data.pairs.listing import open_sr
 from data.reference.sets import open_scenes
+from data.setup.check import count_images
 from prune.assign import main as assign
 from prune.cluster.centroids import main as centroids
 from prune.encoders.embed import main as embed
@@ -218,7 +218,7 @@ def test_the_long_commands_say_at_once_what_is_wrong(corpus, tmp_path):
         judge(["--seeds", "--out", str(tmp_path / "z")])
 
 
-def test_linked_folders_count_everywhere_and_once(corpus, tmp_path, monkeypatch):
+def test_linked_folders_count_everywhere_and_once(corpus, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     (root / "one").symlink_to(corpus / "class")
@@ -231,12 +231,7 @@ def test_linked_folders_count_everywhere_and_once(corpus, tmp_path, monkeypatch)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "t.parquet").rename(tmp_path / "elsewhere" / "t.parquet")
     assert open_scenes(tmp_path / "tables").classes == ["0"]
-    monkeypatch.setenv("GIT10M_ROOT", str(root))
-    spec = importlib.util.spec_from_file_location("preflight", ROOT / "scripts" / "preflight.py")
-    preflight = importlib.util.module_from_spec(spec)
-    sys.modules["preflight"] = preflight
-    spec.loader.exec_module(preflight)
-    assert preflight.count_images(root, 100) == 6
+    assert count_images(str(root), 100) == 6
 
 
 def test_a_pipe_among_shards_is_refused_and_not_waited_for(tmp_path):

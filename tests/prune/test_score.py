@@ -17,7 +17,8 @@ from PIL import Image
 import data.corpus.folder
 from core.errors import UserError
 from core.stage import fingerprint, read_manifest
-from data.formats.tables import SCORES, read_parts
+from data.formats.scores import SCORES
+from data.formats.tables import read_parts
 from prune.stage1.score import main
 from tests.data.pictures import bad, encode, good, scene
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
+import data.filter as rules
 from core.errors import UserError
 from core.stage import read_manifest
-from data.curation import filter as rules
 from data.formats.index import read_index
 from data.formats.tables import read_parts
 from prune.stage1.score import main

@@ -11,8 +11,8 @@ import pytest
 from data.corpus.specs import open_corpus
 from data.pairs.listing import open_sis, open_sr
 from data.pairs.palettes import PALETTES
-from data.pairs.unpack import main as unpack
 from data.reference.sets import open_reader, open_scenes
+from data.unpack import main as unpack
 from downstream.tasks.dataset import choose_palette, read_mask
 from world.build import main as make_world
 from world.write.convert_sets import main as convert

@@ -1,0 +1,155 @@
+"""Settings of data.holdout, data.filter and data.leakage. Light to import: no array library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.errors import UserError
+from core.settings import AtLeast1, Seed, machine, place, renamed, science, settings
+from core.stage import Stage, fingerprint, require_folder
+from data.curation.images import ImageSet, image_sets
+
+Choice = Literal["random", "quality", "entropy"]
+Limit = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@settings
+class HoldoutConfig:
+    """Settings of the hold-out."""
+
+    out: Path
+    """Output file: a Parquet table, for example holdout.parquet."""
+    scores: Path | None = None
+    """Score table: a folder that prune.score made."""
+    n: AtLeast1 = 5000
+    """Images to hold out (the paper computes FID against 5,000 real images)."""
+    seed: Seed = 0
+    """Seed of the draw: the N images with the smallest SHA-256 of 'seed|key'."""
+    choice: Choice = "random"
+    """random: uniformly. quality: the highest of the corpus's own quality scores, as Git-10M has
+    them. entropy: the highest entropy. Both for a second hold-out; equal values go by the hash."""
+    exclude: Path | None = renamed(None, "besides")
+    """Hold-out whose images, and copies of them, are not chosen again."""
+    join: tuple[Path, ...] = ()
+    """Instead of drawing: hold-outs to put together into one file, each image once."""
+
+    def stage(self) -> Stage:
+        """What the command makes of what."""
+        if self.out.suffix != ".parquet" or self.out.is_dir():
+            raise UserError(f"--out {self.out}: name a file, such as {self.out.stem}.parquet")
+        if self.join:
+            if self.scores is not None or self.exclude is not None or self.choice != "random":
+                raise UserError(
+                    "--join puts files together and draws nothing: leave out the other flags"
+                )
+            inputs = {f"holdout-{n}": fingerprint(path) for n, path in enumerate(self.join)}
+            return Stage(self.out, "data.holdout", {"join": len(inputs)}, inputs)
+        if self.scores is None:
+            raise UserError("give --scores, the folder that prune.score made (or --join)")
+        params, inputs = science(self), {"scores": fingerprint(self.scores)}
+        if self.choice == "random":
+            del params["choice"]
+        if self.exclude is not None:
+            inputs["exclude"] = fingerprint(self.exclude)
+        return Stage(self.out, "data.holdout", params, inputs)
+
+
+@settings
+class FilterConfig:
+    """Settings of the filter. A negative limit turns its rule off."""
+
+    scores: Path
+    """Score table: a folder that prune.score --statistics made."""
+    out: Path
+    """Output folder: the filtered score table."""
+    rgb: bool = True
+    """Drop images of one band."""
+    min_side: int = 256
+    """Smallest side (pixels)."""
+    max_aspect: Limit = 2.0
+    """Largest ratio of longer to shorter side."""
+    max_clipped: Limit = 0.5
+    """Largest fraction of pixels whose grey is 0 or 255, in [0, 1]."""
+    min_entropy: Limit = 1.0
+    """Smallest entropy (bits): a nearly constant image is below it."""
+    copies: bool = False
+    """Keep exact copies."""
+
+    def stage(self) -> Stage:
+        """What the command makes of what."""
+        if self.out.suffix or self.out.resolve() == self.scores.resolve():
+            raise UserError(f"--out {self.out}: name a folder, another one than --scores")
+        return Stage(
+            self.out, "data.filter", science(self), {"scores": fingerprint(self.scores)}
+        )
+
+
+@settings
+class LeakageConfig:
+    """Settings. Give the sets that there are; every pair of them is compared."""
+
+    out: Path
+    """Output folder: leakage.json, pairs.parquet."""
+    scores: Path | None = None
+    """Score table of the corpus (prune.score): its digests."""
+    holdout: Path | None = None
+    """Hold-out (data.holdout)."""
+    index: Path | None = None
+    """Subset index (prune.select)."""
+    reference: tuple[str, ...] = place(())
+    """Reference sets, as prune.embed --reference takes them."""
+    sr: Path | None = None
+    """Super-resolution set (SECOND, or a folder)."""
+    sis: Path | None = None
+    """Semantic-synthesis set (OpenEarthMap, or groups)."""
+    embeddings: tuple[str, ...] = place(())
+    """Embeddings to compare as well, NAME=FOLDER each: corpus=E reference=R, and others by any
+    name. All of one encoder. Images of the hold-out and the index are found in corpus= by key."""
+    threshold: Annotated[float, Field(gt=-1, le=1)] = 0.98
+    """Cosine from which two images are near. It depends on the encoder: look at the examples."""
+    most: AtLeast1 = 100_000
+    """Near pairs kept, the nearest first (all are counted)."""
+    device: Literal["auto", "cpu", "cuda"] = machine("auto")
+    """Where cosines are computed (machine setting). auto: a GPU if there is one."""
+    drop: Path | None = None
+    """Also write the corpus images near a held-out one to this file, in a hold-out's form, so that
+    data.holdout --join can take them out of the pool too."""
+
+    def images(self) -> dict[str, ImageSet]:
+        """The sets that are images on disk, by name. They are listed, and not read."""
+        return image_sets(self.reference, self.sr, self.sis)
+
+    def spaces(self) -> dict[str, Path]:
+        """Folder of each set of embeddings by its name."""
+        found: dict[str, Path] = {}
+        for word in self.embeddings:
+            name, equals, folder = word.partition("=")
+            if not equals or not name or not folder:
+                raise UserError(f"--embeddings {word}: expected NAME=FOLDER, for example corpus=E")
+            if name in found:
+                raise UserError(f"--embeddings: '{name}' is given twice")
+            found[name] = Path(folder)
+        return found
+
+    def stage(self) -> Stage:
+        """What the command makes of what."""
+        require_folder(self.out)
+        spaces = self.spaces()
+        if self.drop is not None:
+            if "corpus" not in spaces or self.holdout is None or self.scores is None:
+                raise UserError("--drop needs --holdout, --scores and --embeddings corpus=FOLDER")
+            if not self.drop.suffix:
+                raise UserError(f"--drop {self.drop}: name a file, such as near.parquet")
+        if self.index is not None and self.scores is None:
+            raise UserError("--index has no digests of its own; give the --scores it was made from")
+        made = {"scores": self.scores, "index": self.index, "holdout": self.holdout}
+        inputs = {name: fingerprint(path) for name, path in made.items() if path is not None}
+        inputs |= {name: found.fingerprint for name, found in self.images().items()}
+        if len(inputs) < 2 and not spaces:
+            raise UserError("give at least two sets: --scores, --holdout, --reference, --sr, --sis")
+        inputs |= {f"embeddings-{name}": fingerprint(path) for name, path in spaces.items()}
+        params = {**science(self), "drop": self.drop is not None}
+        return Stage(self.out, "data.leakage", params, inputs)
