@@ -14,9 +14,9 @@ from core.stage import read_manifest
 from data.formats.embeddings import widen
 from data.formats.tables import read_parts
 from prune import assign as assign_command
-from prune.cluster import centroids as centroids_command
-from prune.cluster.assign import Nearest
+from prune import centroids as centroids_command
 from prune.cluster.centroids import read_centroids
+from prune.cluster.cosine import Nearest
 from tests.prune.files import make_embeddings, places
 
 DIM, K = 16, 5
@@ -71,7 +71,7 @@ def test_centroids(reference, tmp_path):
 
 
 def test_centroids_errors(reference, tmp_path, pool):
-    with pytest.raises(UserError, match="only 100 distinct points"):
+    with pytest.raises(UserError, match="there are 100 embeddings"):
         centroids_command.main(
             ["--embeddings", str(reference), "--out", str(tmp_path / "c"), "--clusters", "101"]
         )
@@ -86,7 +86,7 @@ def test_centroids_errors(reference, tmp_path, pool):
         read_centroids(pool)
 
 
-def test_assignment_is_the_nearest_prototype(reference, pool, tmp_path):
+def test_assignment_is_the_nearest_centroid(reference, pool, tmp_path):
     centroids = cluster(reference, tmp_path / "centroids")
     out = assign(pool, centroids, tmp_path / "assigned")
     table = read_parts(out)

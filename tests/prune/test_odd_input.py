@@ -20,9 +20,9 @@ from data.formats.tables import read_parts
 from data.pairs.listing import open_sr
 from data.reference.sets import open_scenes
 from prune.assign import main as assign
-from prune.cluster.centroids import main as centroids
-from prune.encoders.embed import main as embed
-from prune.stage1.score import main as score_main
+from prune.centroids import main as centroids
+from prune.embed import main as embed
+from prune.score import main as score_main
 from prune.studies.compare import main as compare
 from prune.studies.judge import main as judge
 from prune.studies.stability import main as stability
