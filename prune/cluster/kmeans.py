@@ -14,7 +14,7 @@ input gives the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,7 +116,7 @@ def _starts(
 ) -> list[Floats]:
     """The first centroids [K, d] of each restart."""
     units = _all_rows(source) if sample is None else source.sample(sample, seed)
-    distinct = _distinct(units, clusters)
+    distinct = len(_distinct(units, clusters))
     if distinct < clusters:
         among = f"the {source.rows:,}" if len(units) == source.rows else f"{len(units):,} sampled"
         raise UserError(
@@ -149,7 +149,7 @@ def plus_plus(units: Floats, clusters: int, random: np.random.Generator) -> NDAr
     while len(chosen) < clusters:
         cumulative = np.cumsum(weights)
         if cumulative[-1] <= 0.0:  # what is left differs from the chosen by rounding alone
-            chosen.extend(_other_rows(units, chosen, clusters - len(chosen)))
+            chosen.extend(_distinct(units, clusters - len(chosen), chosen))
             break
         batch = min(16, clusters - len(chosen))
         drawn = np.searchsorted(cumulative, random.random(batch) * cumulative[-1], side="right")
@@ -275,25 +275,16 @@ def _refill(
     return changed
 
 
-def _distinct(units: Floats, enough: int) -> int:
-    """The number of distinct rows, counted no further than `enough`."""
-    seen: set[bytes] = set()
-    for row in units:
-        seen.add((row + 0.0).tobytes())  # + 0.0: a negative zero is the same number
-        if len(seen) >= enough:
-            break
-    return len(seen)
-
-
-def _other_rows(units: Floats, chosen: list[int], count: int) -> list[int]:
-    """The first `count` rows that equal none of the chosen rows and none of each other."""
+def _distinct(units: Floats, count: int, chosen: Sequence[int] = ()) -> list[int]:
+    """The first rows, at most `count`, that equal no chosen one and no other of them."""
+    # + 0.0: a negative zero is the same number
     seen = {(units[row] + 0.0).tobytes() for row in chosen}
     found: list[int] = []
-    for row in range(len(units)):
-        name = (units[row] + 0.0).tobytes()
+    for row, unit in enumerate(units):
+        if len(found) == count:
+            break
+        name = (unit + 0.0).tobytes()
         if name not in seen:
             seen.add(name)
             found.append(row)
-            if len(found) == count:
-                break
     return found

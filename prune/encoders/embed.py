@@ -32,7 +32,7 @@ from data.formats.tables import part_path, read_part, read_parts
 from data.reference.sets import Scenes
 from prune.encoders.base import Encoder
 from prune.encoders.config import EmbedConfig
-from prune.encoders.passes import Opened, Part, Rejected, Work, embed_part, embed_parts
+from prune.encoders.passes import Part, Rejected, Work, embed_part, embed_parts
 from prune.stage1.threshold import stage1, threshold
 
 PART = 4096  # images a part
@@ -159,8 +159,7 @@ def _make_parts(
                 yield index, (rows, rejects)
             return
         core = json.dumps(encoder.core(), sort_keys=True)
-        place = (config.encoder, config.weights, config.revision, config.device, config.precision)
-        tasks = ((n, (Opened(*place, core), work, load(n), config.batch)) for n in left)
+        tasks = ((index, (config, core, work, load(index))) for index in left)
         gpus = config.device != "cpu" and config.encoder != "descriptor"
         for index, made in ray_parts(embed_part, tasks, config.ray_address, gpus=gpus):
             tick(len(made[1]))

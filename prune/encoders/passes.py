@@ -24,7 +24,7 @@ from data.corpus.verified import verified
 from data.images.decode import MAX_PIXELS, Reject, decode_rgb
 from data.reference.sets import SceneReader, open_reader
 from prune.encoders.base import Encoder, Prepare, open_encoder
-from prune.encoders.config import Device, Precision
+from prune.encoders.config import EmbedConfig
 
 Rejected = tuple[str, str]  # reason (a key of decode.REASONS), detail
 Part = tuple[Sequence[Location], Sequence[str | None]]  # images and their bytes' digests
@@ -47,23 +47,15 @@ class Work:
     lenient: bool = False
 
 
-@dataclass(frozen=True)
-class Task:
-    """A few images, by place, and the digests of their bytes where those are known."""
-
-    locations: tuple[Location, ...]
-    digests: tuple[str | None, ...]
-
-
-def prepare_task(task: Task, work: Work) -> list[NDArray[Any] | Rejected]:
+def prepare_task(task: Part, work: Work) -> list[NDArray[Any] | Rejected]:
     """Prepared images of a task in order, a Rejected in place of each that cannot be used.
 
     Raises UserError, unless `work.lenient`, for an image that is gone, broken, or no longer the
     bytes whose digest was recorded.
     """
     prepared: list[NDArray[Any] | Rejected] = []
-    samples = _corpus(work.corpus).fetch(task.locations)
-    for sample in verified(samples, task.digests):
+    locations, digests = task
+    for sample in verified(_corpus(work.corpus).fetch(locations), digests):
         try:
             if sample.data is None:
                 raise Reject(*(sample.error or ("unreadable", "")))
@@ -105,13 +97,12 @@ def embed_parts(
     """
     sizes: dict[int, int] = {}
 
-    def tasks() -> Iterator[Task]:
+    def tasks() -> Iterator[Part]:
         for index in indices:
             locations, digests = load(index)
             sizes[index] = len(locations)
             for start in range(0, len(locations), batch):
-                stop = start + batch
-                yield Task(tuple(locations[start:stop]), tuple(digests[start:stop]))
+                yield locations[start : start + batch], digests[start : start + batch]
 
     prepared = ordered_map(functools.partial(prepare_task, work=work), tasks(), workers)
     for index in indices:
@@ -125,38 +116,28 @@ def embed_parts(
         yield index, np.concatenate(rows), rejects
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An encoder by what opens it, for a process that has none of its own yet."""
-
-    name: str
-    weights: str | None
-    revision: str | None
-    device: Device
-    precision: Precision
-    core: str
-    """Its `core` as JSON: another machine's weights must be the same ones."""
-
-
 def embed_part(
-    opened: Opened, work: Work, part: Part, batch: int
+    config: EmbedConfig, core: str, work: Work, part: Part
 ) -> tuple[NDArray[np.float32], list[Rejected | None]]:
-    """Rows and rejects of one part, as `embed_parts` yields them, on any machine."""
-    encoder = _encoder(opened)
-    passes = embed_parts(encoder, work, [0], lambda index: part, batch=batch, workers=1)
-    _, rows, rejects = next(passes)
+    """Rows and rejects of one part, as `embed_parts` yields them, on any machine.
+
+    `core` is the encoder's `core` as JSON: another machine's weights must be the same ones.
+    """
+    encoder = _encoder(config, core)
+    made = embed_parts(encoder, work, [0], lambda index: part, batch=config.batch, workers=1)
+    _, rows, rejects = next(made)
     return rows, rejects
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(opened: Opened) -> Encoder:
-    encoder = open_encoder(opened.name, opened.weights, opened.revision)
-    if json.dumps(encoder.core(), sort_keys=True) != opened.core:
+def _encoder(config: EmbedConfig, core: str) -> Encoder:
+    encoder = open_encoder(config.encoder, config.weights, config.revision)
+    if json.dumps(encoder.core(), sort_keys=True) != core:
         raise UserError(
-            f"encoder {opened.name} is another one on {platform.node()} (weights "
+            f"encoder {config.encoder} is another one on {platform.node()} (weights "
             f"{encoder.core()['weights'][:12]}): give --weights that all machines see"
         )
-    encoder.load(opened.device, opened.precision)
+    encoder.load(config.device, config.precision)
     return encoder
 
 

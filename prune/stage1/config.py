@@ -60,7 +60,8 @@ class ScoreConfig:
 
         Raises UserError, saying what changed, for a table made from another listing of the corpus.
         """
-        corpus = corpus or open_corpus(self.corpus)
+        if corpus is None:
+            corpus = open_corpus(self.corpus)
         require_folder(self.out)
         keep_apart(self.out, corpus, self.corpus)
         stage = Stage(self.out, "prune.score", science(self), {"corpus": corpus.fingerprint()})

@@ -43,7 +43,7 @@ class Reuse:
         extras: columns after those of SCORES, without those of --statistics.
         old: rows of the old table (folders only), by their places in it.
         rows: shard -> positions in `old` of its old rows (folders only).
-        places: shard -> their row numbers in the new listing (folders only).
+        places: shard -> their rows in the new listing (folders only).
         images: old rows in use.
         source: fingerprint of the old table.
     """
@@ -130,7 +130,7 @@ def _parts(old: Path) -> dict[str, Path]:
 
 
 def _copy_parts(corpus: Corpus, parts: dict[str, Path], out: Path) -> int:
-    """Copy the old shards' parts to their new numbers. Returns their rows."""
+    """Copy the old shards' parts to their new places. Returns their rows."""
     rows = 0
     for index, shard in enumerate(corpus.shards()):
         if shard in parts:

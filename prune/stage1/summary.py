@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.hashing import hash_keys
 from data.corpus.base import Corpus
 from data.formats.tables import part_paths, read_part, write_part
 
@@ -95,7 +95,7 @@ def mark_duplicate_keys(folder: Path | str) -> int:
     """
     paths = part_paths(folder)
     hashes = [np.empty(0, dtype=np.uint64)]
-    hashes += [_hashes(read_part(path, ["key"])["key"].to_pylist()) for path in paths]
+    hashes += [hash_keys(read_part(path, ["key"])["key"], "duplicate keys") for path in paths]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     twice = values[counts > 1]
     if not len(twice):
@@ -117,11 +117,6 @@ def mark_duplicate_keys(folder: Path | str) -> int:
             write_part(folder, index, _rejected(part, again), part.schema)
             marked += len(again)
     return marked
-
-
-def _hashes(keys: list[str]) -> np.ndarray:
-    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
-    return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _rejected(part: pa.Table, again: dict[int, str]) -> pa.Table:

@@ -140,7 +140,7 @@ def test_what_a_worker_refuses_is_said_here(made: Path, cluster: Any, tmp_path: 
     before = tar.read_bytes()
     tar.write_bytes(before.replace(b"IDAT", b"IDAX"))
     try:
-        with pytest.raises(UserError, match=r"part-03.*score the corpus again"):
+        with pytest.raises(UserError, match=r"part-03.*score this one again"):
             run(made, "embed", tmp_path / "embeddings", *ray)
     finally:
         tar.write_bytes(before)

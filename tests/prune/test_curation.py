@@ -190,6 +190,31 @@ def test_hierarchical_end_to_end(tmp_path):
     assert main([*flags, "--levels", "12", "4", "--out", str(tree)]) == 0  # done
 
 
+def test_a_stopped_hierarchy_continues_after_its_last_finished_level(tmp_path, monkeypatch):
+    points, _ = concepts([60, 20, 20])
+    corpus = Corpus(tmp_path, points)
+    flags = ["--embeddings", str(corpus.embeddings), "--levels", "12", "6", "3", "--resamplings"]
+    assert main([*flags, "2", "--out", str(tmp_path / "calm")]) == 0
+    real, levels = hierarchy.resampled, []
+
+    def stops_at_the_last(source: Any, clusters: int, **more: Any) -> Any:
+        levels.append(clusters)
+        if levels == [12, 6, 3]:
+            raise KeyboardInterrupt
+        return real(source, clusters, **more)
+
+    monkeypatch.setattr(hierarchy, "resampled", stops_at_the_last)
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        main([*flags, "2", "--out", str(out)])
+    (out / ".level-1.npz").write_bytes((out / ".level-1.npz").read_bytes()[:-9])  # damaged
+    assert main([*flags, "2", "--out", str(out)]) == 0
+    assert levels == [12, 6, 3, 6, 3]
+    for path in (tmp_path / "calm").glob("pa*"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert not list(out.glob(".level*"))
+
+
 def test_hierarchies_that_cannot_be(tmp_path):
     corpus = Corpus(tmp_path, np.eye(6))
     flags = ["--embeddings", str(corpus.embeddings), "--out", str(tmp_path / "x"), "--levels"]

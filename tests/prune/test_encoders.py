@@ -248,6 +248,22 @@ def test_offline_hub_says_the_way_out(tmp_path, monkeypatch):
         locate("nobody/no-such-model")
 
 
+def test_pickled_weights_are_fetched_where_a_repository_has_no_others(models, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(repository, *, allow_patterns, local_files_only, **_):
+        asked.append((local_files_only, "pytorch_model*" in allow_patterns))
+        if local_files_only:
+            raise OSError("not in the cache")
+        return str(models / "pickle" if asked[-1][1] else models / "pickle" / "..")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert locate("owner/model") == models / "pickle"
+    assert asked == [(True, False), (False, False), (False, True)]
+
+
 def test_weights_that_are_not_there_or_of_another_kind(models, tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         open_encoder("git-rsclip", str(tmp_path / "nowhere"))

@@ -83,6 +83,18 @@ def test_a_streamed_clustering_finds_the_blobs_and_repeats_itself(tmp_path):
     )
 
 
+def test_rows_from_disk_cluster_as_rows_in_memory(tmp_path, monkeypatch):
+    """The same start, and blocks read in the same order: the same bytes."""
+    monkeypatch.setattr(kmeans, "CHUNK", 16)
+    points = directions(130, 12)
+    features = Features(make_embeddings(tmp_path / "e", points, part=37))
+    held = Held(features.take(np.arange(130)))
+    one, other = spherical_kmeans(held, 9, seed=3), cluster_pool(features, 9, seed=3)
+    assert one.centroids.tobytes() == other.centroids.tobytes()
+    assert np.array_equal(one.labels, other.labels) and one.iterations == other.iterations > 1
+    assert one.objective == pytest.approx(other.objective, rel=1e-12)
+
+
 def test_empty_clusters_are_refilled(monkeypatch):
     points, _ = blobs(40, noise=0.02)
     units = unit_rows(points)

@@ -152,7 +152,7 @@ def test_an_input_of_another_kind_and_numbers_that_are_none(corpus, tmp_path):
         select(["--scores", reference, "--method", "random", *out])
     with pytest.raises(UserError, match=r"made by prune\.score, not by prune\.assign"):
         select(["--scores", scores, "--assignments", scores, *out])
-    with pytest.raises(UserError, match=r"--keep 30\.0 is outside"):
+    with pytest.raises(UserError, match=r"--keep 30\.0: .*less than or equal to 1"):
         embed(["--corpus", str(corpus), "--scores", scores, "--keep", "30", *out[:1], "y"])
     with pytest.raises(UserError, match="--seed -1"):
         centroids(["--embeddings", reference, "--clusters", "2", "--seed", "-1", "--out", "y"])
