@@ -52,12 +52,29 @@ def embed(config: EmbedConfig, encoder: Encoder, scenes: Scenes | None, stage: S
     # Before the output is begun: with other weights, or another --keep, it could not go on.
     if config.engine == "local":
         encoder.load(config.device, config.precision)
-    if scenes is not None:
-        return _embed_reference(config, encoder, scenes, stage)
-    return _embed_pool(config, encoder, stage)
+    if scenes is None:
+        counts, timing, summary, line = _embed_pool(config, encoder, stage)
+    else:
+        counts, timing, summary, line = _embed_reference(config, encoder, scenes, stage)
+    outputs = [f"part-{n:05d}.{kind}" for n in range(len(counts)) for kind in ("npy", "parquet")]
+    return stage.finish(
+        {
+            "encoder": encoder.fingerprint(),
+            "dim": encoder.dim,
+            "rows": sum(counts),
+            "parts": len(counts),
+            **summary,
+            "timing": timing,
+        },
+        outputs if scenes is None else [*outputs, "rejects.parquet"],
+        line=f"{line}, {encoder.dim}-d {encoder.name}{Throughput.text(timing)}",
+    )
 
 
-def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Result:
+Parts = tuple[list[int], dict[str, Any], dict[str, Any], str]  # rows; timing; summary; in words
+
+
+def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
     assert config.corpus is not None and config.scores is not None
     keep_apart(config.out, open_corpus(config.corpus), config.corpus)
     scores = read_parts(config.scores, ["key", "shard", "row", "digest", "entropy", "status"])
@@ -71,14 +88,18 @@ def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Result:
     images = kept.select(["key", "shard", "row", "entropy", "digest"])
     counts, timing = _make_parts(config, encoder, work, images)
     summary = {"pool": everything.num_rows, "keep": config.keep, "tau": threshold(kept)}
-    line = (
-        f"{kept.num_rows:,} of {everything.num_rows:,} images (entropy at least "
-        f"{summary['tau']:.3f} bits)"
+    return (
+        counts,
+        timing,
+        summary,
+        (
+            f"{kept.num_rows:,} of {everything.num_rows:,} images (entropy at least "
+            f"{summary['tau']:.3f} bits)"
+        ),
     )
-    return _finish(stage, encoder, counts, timing, summary, [], line)
 
 
-def _embed_reference(config: EmbedConfig, encoder: Encoder, scenes: Scenes, stage: Stage) -> Result:
+def _embed_reference(config: EmbedConfig, encoder: Encoder, scenes: Scenes, stage: Stage) -> Parts:
     process_group().open(stage)
     columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
     images = pa.table({**columns, "label": scenes.labels}, schema=_REFERENCE)
@@ -105,33 +126,9 @@ def _embed_reference(config: EmbedConfig, encoder: Encoder, scenes: Scenes, stag
         "notes": scenes.notes,
     }
     line = f"{sum(counts):,} images of {classes} classes, {len(rejects):,} rejected"
-    end = f"; no image in class {', '.join(scenes.empty)}" if scenes.empty else ""
-    return _finish(stage, encoder, counts, timing, summary, ["rejects.parquet"], line, end)
-
-
-def _finish(
-    stage: Stage,
-    encoder: Encoder,
-    counts: list[int],
-    timing: dict[str, Any],
-    summary: dict[str, Any],
-    outputs: list[str],
-    line: str,
-    end: str = "",
-) -> Result:
-    parts = [f"part-{n:05d}.{kind}" for n in range(len(counts)) for kind in ("npy", "parquet")]
-    return stage.finish(
-        {
-            "encoder": encoder.fingerprint(),
-            "dim": encoder.dim,
-            "rows": sum(counts),
-            "parts": len(counts),
-            **summary,
-            "timing": timing,
-        },
-        [*parts, *outputs],
-        line=f"{line}, {encoder.dim}-d {encoder.name}{Throughput.text(timing)}{end}",
-    )
+    if scenes.empty:
+        line += f", no image in class {', '.join(scenes.empty)}"
+    return counts, timing, summary, line
 
 
 def _make_parts(

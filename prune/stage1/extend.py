@@ -14,7 +14,7 @@ which new files shift, so there the old rows move to their new places.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Reuse:
         source: fingerprint of the old table.
     """
 
-    corpus: Corpus
+    corpus: Corpus | NewFiles
     extras: tuple[str, ...]
     old: pa.Table | None = None
     rows: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -163,36 +163,23 @@ def _new_files(corpus: Corpus, old: Path, recorded: str, extras: tuple[str, ...]
         found.places[shard] = np.flatnonzero(known)
         fresh[shard] = tuple((int(i), keys[start + i]) for i in np.flatnonzero(~known))
         start += count
-    found.corpus = NewFiles(corpus, fresh)
+    found.corpus = NewFiles(corpus.root, fresh)
     return found
 
 
-class NewFiles(Corpus):
+class NewFiles:
     """The new files of a folder, at the places that they have in its complete listing."""
 
-    unique_keys = True
-
-    def __init__(self, corpus: Corpus, files: dict[str, tuple[tuple[int, str], ...]]) -> None:
-        assert corpus.root is not None
-        self._corpus, self._files, self._root = corpus, files, str(corpus.root)
-
-    def shards(self) -> list[str]:
-        return list(self._files)
+    def __init__(self, root: Path | None, files: dict[str, tuple[tuple[int, str], ...]]) -> None:
+        self._root, self._files = str(root), files
 
     def count(self, shard: str) -> int:
+        """Number of new files in a shard."""
         return len(self._files[shard])
 
     def batch(self, shard: str, start: int = 0, stop: int | None = None) -> NewBatch:
+        """New files [start, stop) of a shard."""
         return NewBatch(self._root, shard, self._files[shard][start:stop])
-
-    def fetch(self, locations: Sequence[tuple[str, str, int]]) -> Iterator[Sample]:
-        return self._corpus.fetch(locations)
-
-    def fingerprint(self) -> str:
-        return self._corpus.fingerprint()
-
-    def listing(self) -> Iterator[tuple[str, int]]:
-        return self._corpus.listing()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from data.formats.tables import SCORES, part_path, read_part, scores_schema, wri
 from data.images.decode import Reject, bands, decode
 from prune.stage1.config import ScoreConfig
 from prune.stage1.entropy import MEASURES
-from prune.stage1.extend import STATISTICS, Reuse, extend
+from prune.stage1.extend import STATISTICS, NewFiles, Reuse, extend
 from prune.stage1.summary import first_reject, mark_duplicate_keys, one_line, refusals, summarise
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
@@ -79,7 +79,8 @@ def _make_parts(
     config: ScoreConfig, corpus: Corpus, reused: Reuse | None, throughput: Throughput
 ) -> None:
     """Score the shards that are not done."""
-    new, extras = (corpus, corpus.extras) if reused is None else (reused.corpus, reused.extras)
+    new: Corpus | NewFiles = corpus if reused is None else reused.corpus
+    extras = corpus.extras if reused is None else reused.extras
     extras += STATISTICS if config.statistics else ()
     schema = scores_schema(extras)
     shards = corpus.shards()
@@ -122,7 +123,10 @@ def _finished(out: Path, index: int, shard: str) -> int | None:
 
 
 def score_shards(
-    corpus: Corpus, shards: Sequence[str], config: ScoreConfig, extras: tuple[str, ...] = ()
+    corpus: Corpus | NewFiles,
+    shards: Sequence[str],
+    config: ScoreConfig,
+    extras: tuple[str, ...] = (),
 ) -> Scored:
     """Columns of consecutive batches of `shards`: (place in `shards`, last of it, columns).
 
@@ -147,7 +151,7 @@ def score_shards(
 
 
 def _score_on_ray(
-    corpus: Corpus, shards: Sequence[str], config: ScoreConfig, extras: tuple[str, ...]
+    corpus: Corpus | NewFiles, shards: Sequence[str], config: ScoreConfig, extras: tuple[str, ...]
 ) -> Scored:
     """As `score_shards`, a shard at a time, in the order in which they become ready."""
     tasks = ((n, (corpus.batch(shard), config, extras)) for n, shard in enumerate(shards))
