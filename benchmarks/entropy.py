@@ -82,11 +82,13 @@ def decode_all(images: list[bytes]) -> np.ndarray:
 def score_all(folder: Path) -> np.ndarray:
     """Seconds (wall, processor) of Stage I's pass in this process."""
     from data.corpus.specs import open_corpus
-    from prune.stage1.score import Settings, score_shards
+    from prune.stage1.config import ScoreConfig
+    from prune.stage1.score import score_shards
 
     start = made.clocks()
     corpus = open_corpus(folder)
-    for _ in score_shards(corpus, corpus.shards(), Settings(), 1):
+    config = ScoreConfig(corpus=str(folder), out=folder, workers=1)
+    for _ in score_shards(corpus, corpus.shards(), config):
         pass
     return made.clocks() - start
 
@@ -105,7 +107,7 @@ def plain_all(folder: Path) -> np.ndarray:
 
 def command(folder: Path, out: Path, workers: int) -> np.ndarray:
     """Seconds (wall, processor) of prune.score."""
-    from prune.stage1.score import main
+    from prune.score import main
 
     shutil.rmtree(out, ignore_errors=True)
     start = made.clocks()

@@ -23,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import made
 from core.parallel import available_cpus
-from prune.cluster.kmeans import assign, plus_plus, spherical_kmeans, unit_rows
+from prune.cluster.cosine import nearest
+from prune.cluster.features import Held, unit_rows
+from prune.cluster.kmeans import plus_plus, spherical_kmeans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def points(config: KmeansConfig) -> np.ndarray:
 
 def objective(units: np.ndarray, centroids: np.ndarray) -> float:
     """Mean of 1 - cosine to the nearest centroid."""
-    return float(np.mean(1 - assign(units, unit_rows(centroids))[1].astype(np.float64)))
+    return float(np.mean(1 - nearest(units, unit_rows(centroids))[1].astype(np.float64)))
 
 
 def timed(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
@@ -81,7 +83,7 @@ def main() -> None:
 
     def ours() -> np.ndarray:
         return spherical_kmeans(
-            units, config.clusters, initial=start, iterations=config.iterations
+            Held(units), config.clusters, initial=start, iterations=config.iterations
         ).centroids
 
     def bare() -> np.ndarray:

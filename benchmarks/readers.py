@@ -36,7 +36,7 @@ FORMS = ("folder", "webdataset", "rs5m", "arrow", "arrow-early", "parquet", "nai
 QUALITY = 95
 _CHILD = """
 import re, sys
-from prune.stage1.score import main
+from prune.score import main
 main(["--corpus", sys.argv[1], "--out", sys.argv[2], "--workers", "1"])
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
@@ -143,7 +143,7 @@ def read_windows(folder: Path, chip: int) -> np.ndarray:
 def score(corpus: str, out: Path) -> np.ndarray:
     """Seconds (wall, processor) an image of the whole pass."""
     from core.stage import read_manifest
-    from prune.stage1.score import main
+    from prune.score import main
 
     shutil.rmtree(out, ignore_errors=True)
     quiet = io.StringIO()

@@ -53,26 +53,31 @@ def hub_folder(
     complete: Callable[[Path], bool],
     flag: str,
     revision: str | None = None,
+    *,
+    otherwise: Sequence[str] = (),
 ) -> Path:
     """A snapshot of a hub repository's files of these patterns, from the cache or fetched.
 
     `complete` says whether a folder has what is needed: a cache may hold a part of it.
+    `otherwise` are the patterns to take where those files are not all that is needed.
     Raises UserError when it cannot be had, or lacks what is needed.
     """
     from huggingface_hub import snapshot_download
 
     def fetch(offline: bool) -> Path:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(patterns),
-                local_files_only=offline,
+        for chosen in filter(None, (patterns, otherwise)):
+            folder = Path(
+                snapshot_download(
+                    repository,
+                    revision=revision,
+                    allow_patterns=list(chosen),
+                    local_files_only=offline,
+                )
             )
-        )
-        if not complete(folder):
-            raise FileNotFoundError(f"it has none of the files {', '.join(patterns)} that are read")
-        return folder
+            if complete(folder):
+                return folder
+        names = ", ".join(dict.fromkeys([*patterns, *otherwise]))
+        raise FileNotFoundError(f"it lacks some of the files {names} that are read")
 
     found: Path = _cached_or_fetched(
         repository, f"hf download {repository} --local-dir FOLDER", flag, fetch
@@ -80,9 +85,7 @@ def hub_folder(
     return found
 
 
-def _cached_or_fetched(
-    what: str, by_hand: str, flag: str, fetch: Callable[[bool], Any]
-) -> Any:
+def _cached_or_fetched(what: str, by_hand: str, flag: str, fetch: Callable[[bool], Any]) -> Any:
     why = ""
     for offline in (True, False):  # what the cache holds is used without asking the hub
         try:

@@ -7,7 +7,9 @@ they may be made anywhere, in any order, by anyone, and a stopped run continues 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from core.engines import ProcessGroup
 from core.progress import progress
@@ -16,10 +18,30 @@ Made = TypeVar("Made")
 Found = TypeVar("Found")
 
 
+class Tick:
+    """The progress of a pass: call it with what was done, in units of the progress bar."""
+
+    def __init__(self, bar: tqdm[Any], sizes: Sequence[int | None]) -> None:
+        self._bar, self._sizes = bar, list(sizes)
+
+    def __call__(self, count: int) -> None:
+        self._bar.update(count)
+
+    def expect(self, index: int, size: int) -> None:
+        """Say the size of a part that was not known; the total is estimated from those known."""
+        self._sizes[index] = size
+        self._bar.total = _total(self._sizes)
+
+
+def _total(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return round(sum(known) / len(known) * len(sizes)) if known else None
+
+
 def make_parts(
-    sizes: Sequence[int],
+    sizes: Sequence[int | None],
     finished: Callable[[int], Found | None],
-    make: Callable[[list[int], Callable[[int], object]], Iterator[tuple[int, Made]]],
+    make: Callable[[list[int], Tick], Iterator[tuple[int, Made]]],
     write: Callable[[int, Made], Found],
     *,
     name: str,
@@ -29,7 +51,7 @@ def make_parts(
     """Make the parts that are left. Returns what is known of every part, in order.
 
     Args:
-        sizes: of the parts, in units of the progress bar.
+        sizes: of the parts, in units of the progress bar; None: known when it is made (see Tick).
         finished: what is known of a part that is there and complete, else None.
         make: (indices, tick) -> (index, made) of each of the indices, in any order; it calls
             `tick(count)` as it goes on.
@@ -41,11 +63,11 @@ def make_parts(
     group = group or ProcessGroup()
     found = [finished(index) for index in range(len(sizes))]
     left = group.mine([index for index, known in enumerate(found) if known is None])
-    done = sum(size for size, known in zip(sizes, found, strict=True) if known is not None)
+    done = sum(size or 0 for size, known in zip(sizes, found, strict=True) if known is not None)
     with progress(
-        total=sum(sizes), initial=done, name=name, unit=unit, disable=not group.main
+        total=_total(sizes), initial=done, name=name, unit=unit, disable=not group.main
     ) as bar:
-        for index, made in make(left, bar.update):
+        for index, made in make(left, Tick(bar, sizes)):
             found[index] = write(index, made)
     group.gather()
     complete: list[Found] = []

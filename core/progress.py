@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,3 +34,26 @@ def progress(
         smoothing=0.05,
         leave=terminal,
     )
+
+
+class Throughput:
+    """Images that a pass has done, and how fast.
+
+    Attributes: images: done so far, to be counted up by the pass.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._clock = time.monotonic()
+
+    def summary(self) -> dict[str, Any]:
+        """images, seconds and images_per_second (None where none was done), for a manifest."""
+        seconds = time.monotonic() - self._clock
+        rate = round(self.images / seconds, 1) if self.images else None
+        return {"images": self.images, "seconds": round(seconds, 3), "images_per_second": rate}
+
+    @staticmethod
+    def text(summary: dict[str, Any]) -> str:
+        """' at 1,234 images/s', '' where no image was done."""
+        rate = summary["images_per_second"]
+        return f" at {rate:,.0f} images/s" if rate else ""

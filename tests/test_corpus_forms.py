@@ -21,9 +21,9 @@ from dit.latents.images import read_images
 from dit.latents.store import LatentStore
 from eval.judges.images import read_holdout
 from prune.assign import main as assign
-from prune.cluster.centroids import main as centroids
-from prune.encoders.embed import main as embed
-from prune.stage1.score import main as score
+from prune.centroids import main as centroids
+from prune.embed import main as embed
+from prune.score import main as score
 from prune.subsets.select import main as select
 from world.build import main as make_world
 from world.write.convert import main as convert
@@ -219,7 +219,9 @@ def test_every_command_keeps_a_specification_as_it_is_written():
     code = (
         "import dataclasses, importlib, sys\n"
         "for name in sys.argv[1:]:\n"
-        "    module = sys.modules[importlib.import_module(name).main.__module__]\n"
+        "    module = importlib.import_module(name)\n"
+        "    if not any(k.endswith('Config') for k in vars(module)):\n"
+        "        module = sys.modules[module.main.__module__]\n"
         "    configs = [v for k, v in vars(module).items() if k.endswith('Config')]\n"
         "    fields = {f.name: f for c in configs for f in dataclasses.fields(c)}\n"
         "    field = fields['corpus']\n"

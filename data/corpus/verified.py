@@ -24,7 +24,7 @@ def verified(samples: Iterable[Sample], digests: Sequence[str | None]) -> Iterat
             if found != digest:
                 raise UserError(
                     f"'{sample.key}': its bytes (SHA-256 {found[:12]}) are not those that were "
-                    f"scored ({digest[:12]}); give the --corpus that the subset was made from, or "
-                    "score this one"
+                    f"scored ({digest[:12]}); give the --corpus that was scored, or "
+                    "score this one again into another folder"
                 )
         yield sample

@@ -27,7 +27,6 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -35,17 +34,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.images import chips, tiff
-from data.images.reject import REASONS, Reject
+from data.images.reject import MAX_PIXELS, REASONS, Luma, Reject
 
 __all__ = [
     "MAX_PIXELS", "REASONS", "Luma", "Reject", "bands", "decode", "decode_grey", "decode_rgb",
     "decode_rgbn", "sniff",
 ]  # fmt: skip
 
-Luma = Literal["jpeg", "rgb"]
 Pixels = NDArray[np.uint8]
-
-MAX_PIXELS = 100_000_000  # width x height; an RGB image of this size takes 300 MB
 
 _EXTENSIONS = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),

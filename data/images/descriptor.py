@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Array = NDArray[np.float32]
 
@@ -115,6 +114,8 @@ def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     target = min(max(side, MIN_SIDE), MAX_SIDE)
     if side == target:
         return image
+    from PIL import Image  # only here: what the descriptor is should be known without Pillow
+
     size = (round(width * target / side), round(height * target / side))
     how = Image.Resampling.BOX if side > target else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize(size, how))

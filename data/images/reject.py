@@ -1,8 +1,11 @@
-"""Why encoded bytes are no usable image."""
+"""Why encoded bytes are no usable image, and what may be asked of one. Light to import."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+Luma = Literal["jpeg", "rgb"]
+MAX_PIXELS = 100_000_000  # width x height; an RGB image of this size takes 300 MB
 
 REASONS: dict[str, str] = {
     "unreadable": "the file could not be read (gone, no permission, not a regular file)",

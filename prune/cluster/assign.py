@@ -13,7 +13,7 @@ its own length here. Where the centroids were made with --whiten, z is the white
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.parallel import available_cpus, ordered_map
-from core.parts import make_parts
+from core.parts import Tick, make_parts
 from core.stage import Result, Stage
 from data.formats.embeddings import (
     NORM_TOLERANCE,
@@ -30,90 +30,15 @@ from data.formats.embeddings import (
     array_path,
     check_norms,
     require_same_encoder,
-    squared_norms,
-    upcast,
 )
 from data.formats.tables import part_path, read_part, write_part
 from prune.cluster.centroids import origin, read_centroids, read_whitening_of
 from prune.cluster.config import AssignConfig
-from prune.cluster.whitening import Whitening
+from prune.cluster.cosine import Nearest
 
-ROWS = 256  # rows a step: their float32 copy stays in the cache between upcast and product
 TASK = 16  # parts that a process takes at a time
 
 Sums = tuple[NDArray[np.int64], float]  # of a part: sizes of the clusters [K], sum of the cosines
-
-
-class Nearest:
-    """Finds nearest centroids, a block of rows at a time, in buffers that are used again.
-
-    Args:
-        centroids: [K, d] float32, unit rows; [K, D] with a whitening.
-        ram: bytes for the buffers.
-        whitening: map from embeddings [d] to the space [D] of the centroids, if any.
-        tolerance: how far from 1 the length of an embedding may be; any length by default.
-    """
-
-    def __init__(
-        self,
-        centroids: NDArray[np.float32],
-        ram: float = 1 << 30,
-        whitening: Whitening | None = None,
-        tolerance: float = float("inf"),
-    ) -> None:
-        self._tolerance = tolerance
-        clusters, dim = centroids.shape
-        self.clusters = clusters
-        a_row, fixed = 4 * (dim + clusters), centroids.nbytes
-        if whitening is not None:
-            fixed += whitening.matrix.nbytes
-            dim = len(whitening.mean)
-            a_row += 4 * dim
-        rows = min(ROWS, int((ram - fixed) // a_row))
-        if rows < 1:
-            raise UserError(
-                f"--ram {ram / 2**30:.3g}: {clusters} centroids of {dim} numbers need at least "
-                f"{(fixed + a_row) / 2**30:.3g} GiB"
-            )
-        self._whitening = whitening
-        if whitening is not None:
-            self._projected = np.empty((rows, whitening.dims), np.float32)
-        self._transposed = np.ascontiguousarray(centroids.T)
-        self._wide = np.empty((rows, dim), np.float32)
-        self._scores = np.empty((rows, clusters), np.float32)
-
-    def __call__(
-        self, part: NDArray[np.float16]
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], int]:
-        """Assign the rows of `part` [n, d] float16.
-
-        Returns clusters [n] int32 (ties: the lower), cosines [n] float32 in [-1, 1], and the
-        first row that is zero, not finite or of another length than it should be, or -1.
-        """
-        clusters = np.empty(len(part), np.int32)
-        similarities = np.empty(len(part), np.float32)
-        for start in range(0, len(part), len(self._wide)):
-            block = part[start : start + len(self._wide)]
-            wide, scores = self._wide[: len(block)], self._scores[: len(block)]
-            upcast(block, wide)
-            squares = squared_norms(wide)
-            sound = (squares > 0) & (squares < 65536.0)  # above: infinity or NaN
-            sound &= np.abs(np.sqrt(squares) - 1) <= self._tolerance
-            bad = np.flatnonzero(~sound)
-            if bad.size:
-                return clusters, similarities, start + int(bad[0])
-            if self._whitening is not None:
-                wide /= np.sqrt(squares)[:, None]
-                wide = self._whitening.project(wide, self._projected[: len(block)])
-                squares = np.einsum("ij,ij->i", wide, wide)
-                # The reference's mean itself has no direction: similarity 0 to every prototype.
-                np.maximum(squares, np.finfo(np.float32).tiny, out=squares)
-            np.matmul(wide, self._transposed, out=scores)
-            nearest = scores.argmax(axis=1)
-            best = scores[np.arange(len(block)), nearest] / np.sqrt(squares)
-            clusters[start : start + len(block)] = nearest
-            similarities[start : start + len(block)] = np.clip(best, -1.0, 1.0)
-        return clusters, similarities, -1
 
 
 def assign(config: AssignConfig, stage: Stage) -> Result:
@@ -127,9 +52,7 @@ def assign(config: AssignConfig, stage: Stage) -> Result:
     nearest = _nearest(config)  # says what is wrong before anything is begun
     stage.open()
 
-    def make(
-        left: list[int], tick: Callable[[int], object]
-    ) -> Iterator[tuple[int, Sums]]:
+    def make(left: list[int], tick: Tick) -> Iterator[tuple[int, Sums]]:
         tasks = [left[n : n + TASK] for n in range(0, len(left), TASK)]
         workers = max(1, min(config.workers, len(tasks)))
         work = functools.partial(_assign_parts, config=config)
@@ -201,11 +124,25 @@ def _assign(nearest: Nearest, embeddings: Embeddings, index: int) -> pa.Table:
             f"{embeddings.folder}: the embedding of '{table.column('key')[bad].as_py()}' (row "
             f"{bad} of its part) is zero or not finite; embed this corpus again"
         )
+    return assignment(table, clusters, similarities)
+
+
+def assignment(
+    table: pa.Table, clusters: NDArray[np.int32], similarities: NDArray[np.float32]
+) -> pa.Table:
+    """Rows of a part of embeddings with their clusters [n] and the cosines [n] to them.
+
+    The column entropy (bits) is null where the embeddings have none.
+    """
     columns = {name: table.column(name) for name in ("key", "shard", "row")}
-    none = pa.nulls(len(matrix), pa.float64())  # entropy (bits), where the embeddings have it
+    none = pa.nulls(table.num_rows, pa.float64())
     columns["entropy"] = table.column("entropy") if "entropy" in table.column_names else none
     return pa.table(
-        {**columns, "cluster": pa.array(clusters), "similarity": pa.array(similarities)}
+        {
+            **columns,
+            "cluster": pa.array(clusters, pa.int32()),
+            "similarity": pa.array(similarities, pa.float32()),
+        }
     )
 
 

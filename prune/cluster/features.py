@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,30 @@ BLOCK = 4096  # rows that become float32 at a time
 OPEN = 64  # parts held open at a time: each takes a file descriptor
 
 Floats = NDArray[np.float32]
+
+
+def unit_rows(points: NDArray[np.floating], names: Sequence[str] | None = None) -> Floats:
+    """A float32 copy of `points` [N, d] with rows of length one.
+
+    Raises UserError naming the first row (by `names` where given) that is zero or not finite.
+    """
+    points = np.asarray(points)
+    if points.ndim != 2:
+        raise ValueError(f"expected points of shape [N, d], got {points.shape}")
+    units = np.array(points, dtype=np.float32, order="C")
+    lengths = np.sqrt(np.einsum("ij,ij->i", units, units, dtype=np.float64))
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if bad.size:
+        row = int(bad[0])
+        what = "zero" if lengths[row] == 0 else "not finite"
+        name = f" ({names[row]})" if names is not None else ""
+        more = f", and {bad.size - 1:,} more" if bad.size > 1 else ""
+        raise UserError(
+            f"row {row}{name} of the embeddings is {what}{more}: it has no direction on the unit "
+            "sphere; make the embeddings again"
+        )
+    units /= lengths[:, None].astype(np.float32)
+    return units
 
 
 class Source(ABC):
@@ -48,7 +72,7 @@ class Source(ABC):
         """A source of the given rows alone."""
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """All rows in order, a block at a time: (their numbers, float32 unit rows)."""
+        """All rows in order, a block at a time: (where they are, float32 unit rows)."""
         for start in range(0, self.rows, size):
             rows = np.arange(start, min(start + size, self.rows))
             yield rows, self.take(rows)
@@ -72,6 +96,11 @@ class Held(Source):
     def take(self, rows: NDArray[np.int64]) -> Floats:
         return self._units[rows]
 
+    def blocks(self, size: int = BLOCK) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        for start in range(0, self.rows, size):  # not copied
+            units = self._units[start : start + size]
+            yield np.arange(start, start + len(units)), units
+
     def subset(self, rows: NDArray[np.int64]) -> Held:
         return Held(self._units[rows])
 
@@ -84,8 +113,6 @@ class Projected(Source):
         self.rows, self.dim = source.rows, dim
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
-        from prune.cluster.kmeans import unit_rows  # imports scipy, which selection can do without
-
         return unit_rows(self._project(self._source.take(rows)))
 
     def subset(self, rows: NDArray[np.int64]) -> Projected:
@@ -122,9 +149,9 @@ class Features(Source):
         self.rows = len(self._at)
         self._part = functools.lru_cache(maxsize=OPEN)(self._open)
 
-    def _open(self, number: int) -> NDArray[np.float16]:
-        rows = int(self._starts[number + 1] - self._starts[number])
-        return open_array(array_path(self.embeddings.folder, number), rows, self.dim)
+    def _open(self, index: int) -> NDArray[np.float16]:
+        rows = int(self._starts[index + 1] - self._starts[index])
+        return open_array(array_path(self.embeddings.folder, index), rows, self.dim)
 
     def stored(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """The given rows [m] as they are stored, float16 [m, d], in the given order."""
@@ -134,10 +161,10 @@ class Features(Source):
             return out
         order = np.argsort(at, kind="stable")
         in_order = at[order]
-        number = np.searchsorted(self._starts, in_order, side="right") - 1
-        bounds = np.flatnonzero(np.concatenate([[True], number[1:] != number[:-1], [True]]))
+        index = np.searchsorted(self._starts, in_order, side="right") - 1
+        bounds = np.flatnonzero(np.concatenate([[True], index[1:] != index[:-1], [True]]))
         for first, last in itertools.pairwise(bounds):
-            part = int(number[first])
+            part = int(index[first])
             wanted = in_order[first:last] - self._starts[part]
             out[order[first:last]] = self._part(part)[wanted]
         return out

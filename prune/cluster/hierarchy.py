@@ -1,8 +1,5 @@
 """Hierarchical k-means of a pool: clusters, clusters of their centroids, and so on.
 
-    python -m prune.hierarchy --embeddings pool --levels 20000 2000 200 --out tree
-    python -m prune.select --method hierarchical --scores S --assignments tree --out X
-
 Follows the description in Vo et al., "Automatic Data Curation for Self-Supervised Learning: A
 Clustering-Based Approach" (arXiv 2405.15613). k-means puts more centroids where data are dense.
 Clustering the centroids again, and clustering again only what is closest to the centroids
@@ -14,45 +11,98 @@ Deviations: directions and cosines (spherical k-means) in place of Euclidean dis
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from core.atomic import atomic_path
 from core.errors import UserError
-from core.settings import parse, science, settings
-from core.stage import Stage, fingerprint, read_manifest, require_folder
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from prune.cluster.features import Source
+from core.parts import Tick, make_parts
+from core.stage import Result, Stage, fingerprint, read_manifest
+from data.formats.tables import write_part
+from prune.cluster.assign import assignment
+from prune.cluster.config import HierarchyConfig
+from prune.cluster.cosine import nearest_of
+from prune.cluster.features import Features, Floats, Held, Projected, Source
+from prune.cluster.kmeans import sample_size, spherical_kmeans
+from prune.cluster.whitening import fit_whitening
 
 TREE = "parents.npz"
 
+Level = tuple[Floats, NDArray[np.int32], Floats]  # centroids [K, d], labels [n], cosines [n]
 
-@settings
-class HierarchyConfig:
-    """Settings of prune.hierarchy."""
 
-    embeddings: Path
-    """Embeddings of the whole pool: a folder made by prune.embed --keep 1."""
-    out: Path
-    """Output folder: assignments to the smallest clusters, and the tree above them."""
-    levels: tuple[int, ...] = ()
-    """Clusters of each level, the smallest clusters first, each number below the one before.
-    Default: N/500, N/5,000 and N/50,000, but at least 100, 20 and 5 (10 million images: 20,000,
-    2,000 and 200)."""
-    resamplings: int = 10
-    """Rounds of resampling at each level; 0: none."""
-    iterations: int = 50
-    """Limit on the iterations of each k-means."""
-    seed: int = 0
-    """Seed of the k-means starts."""
-    whiten: int = 0
-    """Whiten the embeddings to D dimensions first, see prune.centroids; 0: take them as they
-    are."""
+def hierarchy(config: HierarchyConfig, stage: Stage) -> Result:
+    """Cluster a pool level by level; write assignments to the smallest clusters, and the tree.
+
+    A stopped run continues after its last finished level. Raises UserError when there are fewer
+    embeddings than clusters.
+    """
+    features = Features(config.embeddings)
+    sizes = config.levels or default_levels(features.rows)
+    if sizes[0] > features.rows:
+        raise UserError(
+            f"--levels {sizes[0]}: there are only {features.rows:,} embeddings to cluster"
+        )
+    stage.open()
+
+    def make(left: list[int], tick: Tick) -> Iterator[tuple[int, Level]]:
+        for level in left:
+            below = _read_level(config.out, level - 1)
+            source = _pool(config, features, sizes[0]) if below is None else Held(below[0])
+            yield (
+                level,
+                resampled(
+                    source,
+                    sizes[level],
+                    seed=config.seed + 1000 * level,
+                    iterations=config.iterations,
+                    resamplings=config.resamplings,
+                    watch=lambda _: tick(1),
+                ),
+            )
+
+    def finished(level: int) -> Level | None:
+        return _read_level(config.out, level)
+
+    def write(level: int, made: Level) -> Level:
+        _save(_level_path(config.out, level), *made)
+        return made
+
+    found = make_parts(
+        [config.resamplings] * len(sizes), finished, make, write, name="k-means", unit="round"
+    )
+    _, leaves, similarity = found[0]
+    parts, start = [], 0
+    for index, (_, table) in enumerate(features.embeddings.parts()):
+        here = slice(start, start + table.num_rows)
+        start += table.num_rows
+        assigned = assignment(table, leaves[here], similarity[here])
+        parts.append(write_part(config.out, index, assigned).name)
+    parents = {f"level_{n}": above[1].astype(np.int64) for n, above in enumerate(found[1:])}
+    _save(config.out / TREE, **parents)
+    images = np.bincount(leaves, minlength=sizes[0])
+    result = stage.finish(
+        {
+            "rows": features.rows,
+            "clusters": sizes[0],
+            "levels": list(sizes),
+            "sizes": images.tolist(),
+            "encoder": features.embeddings.encoder,
+            "centroids": {"embeddings": stage.inputs["embeddings"], "levels": list(sizes)},
+        },
+        [*parts, TREE],
+        line=(
+            f"{features.rows:,} images into {' and '.join(f'{n:,}' for n in sizes)} clusters, the "
+            f"smallest of {images.min():,} to {images.max():,} images"
+        ),
+    )
+    for level in range(len(sizes)):
+        _level_path(config.out, level).unlink()
+    return result
 
 
 def default_levels(rows: int) -> tuple[int, ...]:
@@ -67,8 +117,8 @@ def resampled(
     seed: int,
     iterations: int,
     resamplings: int,
-    watch: Callable[[int], None] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    watch: Callable[[int], object] = lambda round_: None,
+) -> Level:
     """k-means, then rounds of k-means of the rows closest to each centroid.
 
     A round takes the r rows closest to each centroid, r being half the mean size of a cluster,
@@ -76,37 +126,58 @@ def resampled(
 
     Returns centroids [K, d], labels [n] and cosines [n].
     """
-    import numpy as np
-
-    from prune.cluster.pool_kmeans import cluster_pool
-
     closest = max(1, source.rows // clusters // 2)
-    found = cluster_pool(source, clusters, seed=seed, iterations=iterations).centroids
+    sample = sample_size(clusters)
+    first = spherical_kmeans(source, clusters, seed=seed, iterations=iterations, sample=sample)
+    found, labels, cosines = first.centroids, first.labels, first.similarities
     for round_ in range(resamplings):
-        if watch is not None:
-            watch(round_)
-        labels, cosines = _nearest(source, found)
+        watch(round_)
         order = np.lexsort((-cosines, labels))
         sizes = np.bincount(labels, minlength=clusters)
         turn = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         rows = np.sort(order[turn < closest])
         if len(rows) < clusters:  # empty clusters: nothing to start the next round with
             break
-        part = source.subset(rows)
-        again = cluster_pool(part, clusters, seed=seed + 1 + round_, iterations=iterations)
-        found = again.centroids
-    return found, *_nearest(source, found)
+        found = spherical_kmeans(
+            source.subset(rows),
+            clusters,
+            seed=seed + 1 + round_,
+            iterations=iterations,
+            sample=sample,
+        ).centroids
+        labels, cosines = nearest_of(source, found)
+    return found, labels, cosines
 
 
-def _nearest(
-    source: Source, centroids: NDArray[np.float32]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    import numpy as np
+def _pool(config: HierarchyConfig, features: Features, clusters: int) -> Source:
+    if not config.whiten:
+        return features
+    fitted = fit_whitening(features.sample(sample_size(clusters), config.seed), config.whiten)
+    return Projected(features, fitted, fitted.dims)
 
-    from prune.cluster.kmeans import assign
 
-    found = [assign(block, centroids) for _, block in source.blocks()]
-    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+def _level_path(out: Path, level: int) -> Path:
+    """Where a finished level waits for the others: its arrays are large, and not part of the
+    output."""
+    return out / f".level-{level}.npz"
+
+
+def _save(path: Path, *arrays: Any, **named: Any) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, *arrays, **named)
+
+
+def _read_level(out: Path, level: int) -> Level | None:
+    """What was saved of a level; None where nothing was, or not all of it."""
+    path = _level_path(out, level)
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            centroids, labels, cosines = (arrays[f"arr_{n}"] for n in range(3))
+            return centroids, labels, cosines
+    except Exception:  # a damaged archive is met with errors of every type
+        return None
 
 
 def read_parents(folder: Path | str) -> list[NDArray[np.int64]]:
@@ -114,115 +185,11 @@ def read_parents(folder: Path | str) -> list[NDArray[np.int64]]:
 
     Raises UserError when the folder is no output of prune.hierarchy.
     """
-    import numpy as np
-
-    manifest = read_manifest(folder)
-    if manifest["stage"] != "prune.hierarchy":
-        raise UserError(f"{folder}: made by {manifest['stage']}, not by prune.hierarchy")
+    fingerprint(folder, "prune.hierarchy")
     path = Path(folder) / TREE
+    levels = read_manifest(folder)["summary"]["levels"]
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return [arrays[f"level_{n}"] for n in range(len(manifest["summary"]["levels"]) - 1)]
+            return [arrays[f"level_{n}"] for n in range(len(levels) - 1)]
     except Exception as error:  # a damaged archive is met with errors of every type
         raise UserError(f"{path}: unreadable ({error}); make the hierarchy again") from None
-
-
-def _levels(config: HierarchyConfig, rows: int) -> tuple[int, ...]:
-    levels = config.levels or default_levels(rows)
-    if min(levels) < 1 or any(b >= a for a, b in itertools.pairwise(levels)):
-        raise UserError(f"--levels {' '.join(map(str, levels))}: each must be below the one before")
-    if levels[0] > rows:
-        raise UserError(f"--levels {levels[0]}: there are only {rows:,} embeddings to cluster")
-    return levels
-
-
-def main(argv: Sequence[str] | None = None) -> int | None:
-    config = parse(
-        HierarchyConfig,
-        argv,
-        prog="python -m prune.hierarchy",
-        description="Cluster a pool hierarchically.",
-    )
-    if min(config.resamplings, config.seed) < 0 or config.iterations < 1:
-        raise UserError("--resamplings and --seed must be at least 0, --iterations at least 1")
-    require_folder(config.out)
-    ids = {"embeddings": fingerprint(config.embeddings, "prune.embed")}
-    stage = Stage(config.out, "prune.hierarchy", science(config), ids)
-    if stage.done():
-        return 0
-    import numpy as np
-
-    from core.atomic import atomic_path
-    from core.progress import progress
-    from prune.cluster.features import Features, Held, Projected
-    from prune.cluster.pool_kmeans import sample_size
-    from prune.cluster.whitening import fit_whitening
-
-    features = Features(config.embeddings)
-    levels = _levels(config, features.rows)
-    stage.open()
-    source: Source = features
-    if config.whiten:
-        fitted = fit_whitening(features.sample(sample_size(levels[0]), config.seed), config.whiten)
-        source = Projected(features, fitted, fitted.dims)
-    parents: list[NDArray[np.int64]] = []
-    with progress(total=len(levels) * config.resamplings, name="k-means", unit="round") as bar:
-
-        def watch(_: int) -> None:
-            bar.update()
-
-        for level, clusters in enumerate(levels):
-            centroids, labels, cosines = resampled(
-                source,
-                clusters,
-                seed=config.seed + 1000 * level,
-                iterations=config.iterations,
-                resamplings=config.resamplings,
-                watch=watch,
-            )
-            if level == 0:
-                leaves, similarity = labels, cosines
-            else:
-                parents.append(labels.astype(np.int64))
-            source = Held(centroids)
-    parts = _write(config.out, features, leaves, similarity)
-    named: dict[str, Any] = {f"level_{n}": array for n, array in enumerate(parents)}
-    with atomic_path(config.out / TREE) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **named)
-    sizes = np.bincount(leaves, minlength=levels[0])
-    summary: dict[str, Any] = {
-        "rows": features.rows,
-        "clusters": levels[0],
-        "levels": list(levels),
-        "sizes": sizes.tolist(),
-        "encoder": features.embeddings.encoder,
-        "centroids": {"embeddings": ids["embeddings"], "levels": list(levels)},
-    }
-    line = (
-        f"{features.rows:,} images into {' and '.join(f'{n:,}' for n in levels)} clusters, the "
-        f"smallest of {sizes.min():,} to {sizes.max():,} images"
-    )
-    stage.finish(summary, [*parts, TREE], line=line)
-    return 0
-
-
-def _write(
-    out: Path, features: Any, leaves: NDArray[np.int32], similarity: NDArray[np.float32]
-) -> list[str]:
-    """Write assignments to the smallest clusters, as prune.assign does. Returns the parts."""
-    import pyarrow as pa
-
-    from data.formats.tables import write_part
-
-    names = []
-    start = 0
-    for number, (_, table) in enumerate(features.embeddings.parts()):
-        here = slice(start, start + table.num_rows)
-        columns = {name: table.column(name) for name in ("key", "shard", "row")}
-        none = pa.nulls(table.num_rows, pa.float64())
-        columns["entropy"] = table.column("entropy") if "entropy" in table.column_names else none
-        columns["cluster"] = pa.array(leaves[here], pa.int32())
-        columns["similarity"] = pa.array(similarity[here], pa.float32())
-        names.append(write_part(out, number, pa.table(columns)).name)
-        start += table.num_rows
-    return names

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from prune.cluster.features import Source
-from prune.cluster.kmeans import assign
-from prune.cluster.pool_kmeans import cluster_pool
+from prune.cluster.cosine import cosines
+from prune.cluster.features import BLOCK, Floats, Source
+from prune.cluster.kmeans import sample_size, spherical_kmeans
 
 EXACT = 50_000  # pools up to this size are compared with themselves exactly
 CELL = 25_000  # rows of a cell, on average, in larger ones
 SCORES = 1 << 25  # cosines held at a time (float32: 128 MiB)
 
 Rows = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 
 def copies(
@@ -39,18 +40,15 @@ def copies(
     left, right = [], []
     for rows in cells(source, seed, exact):
         held = source.take(rows)
-        step = max(1, SCORES // max(1, len(rows)))
-        for start in range(0, len(rows), step):
-            cosines = held[start : start + step] @ held.T
-            size = len(cosines)
-            cosines[np.arange(size), np.arange(start, start + size)] = -2.0  # not itself
-            some = np.flatnonzero(cosines.max(axis=1) > threshold)  # most have no copy
-            cosines = cosines[some]
-            crowded = np.flatnonzero(np.count_nonzero(cosines > threshold, axis=1) > k)
+        for part, found in cosines(held, held.T, max(1, SCORES // max(1, len(rows)))):
+            found[np.arange(len(found)), np.arange(part.start, part.stop)] = -2.0  # not itself
+            some = np.flatnonzero(found.max(axis=1) > threshold)  # most have no copy
+            near = found[some]
+            crowded = np.flatnonzero(np.count_nonzero(near > threshold, axis=1) > k)
             for row in crowded:
-                cosines[row, np.argsort(-cosines[row], kind="stable")[k:]] = -2.0
-            one, other = np.nonzero(cosines > threshold)
-            left.append(rows[start + some[one]])
+                near[row, np.argsort(-near[row], kind="stable")[k:]] = -2.0
+            one, other = np.nonzero(near > threshold)
+            left.append(rows[part.start + some[one]])
             right.append(rows[other])
     none = [np.empty(0, np.int64)]
     return np.concatenate(left or none), np.concatenate(right or none)
@@ -61,18 +59,15 @@ def cells(source: Source, seed: int, exact: int = EXACT) -> list[Rows]:
     if source.rows <= exact:
         return [np.arange(source.rows)]
     count = -(-source.rows // CELL)
-    centroids = cluster_pool(source, count, seed=seed, iterations=10).centroids
-    labels = np.concatenate([assign(block, centroids)[0] for _, block in source.blocks()])
+    sample = sample_size(count)
+    labels = spherical_kmeans(source, count, seed=seed, iterations=10, sample=sample).labels
     order = np.argsort(labels, kind="stable")
     bounds = np.cumsum(np.bincount(labels, minlength=count))[:-1]
     return [rows for rows in np.split(order, bounds) if len(rows)]
 
 
 def components(pairs: tuple[Rows, Rows], count: int) -> NDArray[np.int32]:
-    """[count] number of the connected component that each row belongs to."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
+    """[count] index of the connected component that each row belongs to."""
     graph = coo_array((np.ones(len(pairs[0]), bool), pairs), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int32)
 
@@ -80,11 +75,8 @@ def components(pairs: tuple[Rows, Rows], count: int) -> NDArray[np.int32]:
 def best_cosine(source: Source, queries: Floats) -> Floats:
     """[n] greatest cosine of each row to any of the unit `queries` [q, d]."""
     best = np.full(source.rows, -1.0, np.float32)
-
-    def take(rows: Rows, cosines: Floats, _: slice) -> None:
-        best[rows] = np.maximum(best[rows], cosines.max(axis=1))
-
-    _products(source, queries, take)
+    for rows, found, _ in _products(source, queries):
+        best[rows] = np.maximum(best[rows], found.max(axis=1))
     return best
 
 
@@ -98,37 +90,33 @@ def retrieved(source: Source, queries: Floats, k: int) -> NDArray[np.bool_]:
         return np.ones(source.rows, bool)
     top = np.full((len(queries), k), -2.0, np.float32)
     where = np.full((len(queries), k), -1, np.int64)
-
-    def take(rows: Rows, cosines: Floats, part: slice) -> None:
+    for rows, found, part in _products(source, queries):
         # After a few blocks little gets past the k-th best so far: merge only what does.
         least = top[part].min(axis=1)
-        query, row = np.nonzero((cosines > least).T)
+        query, row = np.nonzero((found > least).T)
         active, counts = np.unique(query, return_counts=True)
         if not len(active):
-            return
+            continue
         line = np.repeat(np.arange(len(active)), counts)
         spot = k + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
         values = np.full((len(active), k + int(counts.max())), -2.0, np.float32)
         numbers = np.full(values.shape, -1, np.int64)
         at = active + part.start
         values[:, :k], numbers[:, :k] = top[at], where[at]
-        values[line, spot], numbers[line, spot] = cosines[row, query], rows[row]
+        values[line, spot], numbers[line, spot] = found[row, query], rows[row]
         order = np.argpartition(-values, k - 1, axis=1)[:, :k]
         top[at] = np.take_along_axis(values, order, 1)
         where[at] = np.take_along_axis(numbers, order, 1)
-
-    _products(source, queries, take)
-    found = np.zeros(source.rows, bool)
-    found[where[where >= 0]] = True
-    return found
+    chosen = np.zeros(source.rows, bool)
+    chosen[where[where >= 0]] = True
+    return chosen
 
 
-def _products(
-    source: Source, queries: Floats, take: Callable[[Rows, Floats, slice], None]
-) -> None:
-    """Call take(rows, cosines [rows, queries], which queries) for blocks of both."""
-    step = max(1, SCORES // (4 * 4096))
+def _products(source: Source, queries: Floats) -> Iterator[tuple[Rows, Floats, slice]]:
+    """(rows, cosines [rows, queries], which queries) for blocks of both."""
+    step = max(1, SCORES // (4 * BLOCK))
     for rows, block in source.blocks():
         for start in range(0, len(queries), step):
             part = slice(start, min(start + step, len(queries)))
-            take(rows, block @ queries[part].T, part)
+            for _, found in cosines(block, queries[part].T):
+                yield rows, found, part

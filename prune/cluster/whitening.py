@@ -2,7 +2,7 @@
 
 Spherical k-means compares directions. Where all embeddings share a large common part (hand-made
 descriptors: cosines of 0.9 between any two images), their directions hardly differ and the
-prototypes follow what little is left of the largest variance. For unit rows z of the reference
+centroids follow what little is left of the largest variance. For unit rows z of the reference
 with mean m and covariance C = V diag(l) V^T, l in descending order,
 
     w = (z - m) V_D diag(l_D)^(-1/2),    then w / |w|,
@@ -23,7 +23,7 @@ from core.atomic import atomic_path
 from core.errors import UserError
 
 CHUNK = 4096  # rows widened to float64 at a time
-FLAT = 1e-10  # variance, as a share of the largest, below which a direction is rounding alone
+FLAT = 1e-10  # variance, as a fraction of the largest, below which a direction is rounding alone
 MEAN, MATRIX = "whitening_mean.npy", "whitening_matrix.npy"
 
 Floats = NDArray[np.float32]

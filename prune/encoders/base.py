@@ -15,15 +15,15 @@ import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from data.images import descriptor
+from prune.encoders.config import Device, Precision
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Pixels = NDArray[np.uint8]
 Prepare = Callable[[Pixels], NDArray[Any]]
 
@@ -45,10 +45,12 @@ class Encoder(ABC):
     Attributes:
         name: its name in ENCODERS.
         dim: width d of a feature.
+        libraries: distributions whose versions can move features by rounding.
     """
 
     name: str
     dim: int
+    libraries: tuple[str, ...]
 
     @abstractmethod
     def __init__(self, weights: str | None, revision: str | None, digests: Path | None) -> None:
@@ -57,11 +59,6 @@ class Encoder(ABC):
     @abstractmethod
     def core(self) -> dict[str, Any]:
         """name, dim, weights (a digest) and preprocessing: what features depend on."""
-
-    @property
-    @abstractmethod
-    def libraries(self) -> tuple[str, ...]:
-        """Distributions whose versions can move features by rounding."""
 
     @property
     @abstractmethod
@@ -88,7 +85,7 @@ class Encoder(ABC):
         if not (np.isfinite(norms) & (norms > 0)).all():
             bad = norms[~(np.isfinite(norms) & (norms > 0))][0]
             raise UserError(
-                f"encoder {self.name} gave a feature of norm {bad}; are its weights whole? "
+                f"encoder {self.name} gave a feature of norm {bad}; are its weights complete? "
                 "(with --precision fp16, try bf16 or fp32)"
             )
         return (features / norms[:, None]).astype(np.float32)
@@ -132,6 +129,8 @@ class DescriptorEncoder(Encoder):
     """The training-free descriptor of colour and texture (data/images/descriptor.py)."""
 
     name = "descriptor"
+    dim = descriptor.DIM
+    libraries = ("numpy", "pillow")
 
     def __init__(
         self,
@@ -139,26 +138,19 @@ class DescriptorEncoder(Encoder):
         revision: str | None = None,
         digests: Path | None = None,
     ) -> None:
-        from data.images import descriptor
-
         if weights is not None or revision is not None:
             raise UserError(
                 "--encoder descriptor has no weights; leave --weights and --revision out"
             )
-        self._what = descriptor.fingerprint()
-        self.dim = descriptor.DIM
 
     def core(self) -> dict[str, Any]:
+        what = descriptor.fingerprint()
         return {
             "name": self.name,
             "dim": self.dim,
-            "weights": f"none ({self._what['version']})",
-            "preprocessing": self._what["sizes"],
+            "weights": f"none ({what['version']})",
+            "preprocessing": what["sizes"],
         }
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        return ("numpy", "pillow")
 
     @property
     def prepare(self) -> Prepare:
@@ -173,6 +165,4 @@ class DescriptorEncoder(Encoder):
 
 def describe_one(image: Pixels) -> NDArray[np.float32]:
     """The descriptor of one image, float32 d."""
-    from data.images.descriptor import describe
-
-    return describe([image])[0]
+    return descriptor.describe([image])[0]

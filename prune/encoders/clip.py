@@ -1,6 +1,6 @@
 """RemoteCLIP and GeoRSCLIP: CLIP models fine-tuned on remote-sensing pairs, through open_clip.
 
-Both are published as state dicts of a whole CLIP model; the file's name says its architecture
+Both are published as state dicts of a complete CLIP model; the file's name says its architecture
 (a folder of open_clip's own format says it in open_clip_config.json, which then counts). Every
 tensor must be there. The feature is the projected image embedding.
 
@@ -13,21 +13,19 @@ plain GELU; `remoteclip-quickgelu` is the other reading of weights that come fro
 
 from __future__ import annotations
 
-from functools import partial
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
 from core.errors import UserError
-from prune.encoders.base import Prepare
 from prune.encoders.vision import (
     CLIP,
     VisionEncoder,
+    cropped,
     digest_files,
     find_file,
-    load_strictly,
     read_json,
-    read_tensors,
-    resize_crop,
 )
 
 CONFIG = "open_clip_config.json"
@@ -38,10 +36,11 @@ ARCHITECTURES = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "RN50")
 class ClipEncoder(VisionEncoder):
     """Image embedding of a CLIP model in open_clip's naming."""
 
+    libraries = ("open_clip_torch", "torch", "pillow")
     repo: str
     file: str
     quick_gelu: ClassVar[dict[str, bool]] = {}
-    """Architectures whose activation is QuickGELU; a configuration file's own word counts more."""
+    """Architectures whose activation is QuickGELU; what a configuration file says counts more."""
 
     def __init__(
         self,
@@ -55,25 +54,16 @@ class ClipEncoder(VisionEncoder):
         self.quick = bool(self.settings.get("quick_gelu", plain))
         self.dim = int(self.settings["embed_dim"])
         self.image_size = int(self.settings["vision_cfg"].get("image_size", 224))
-        self.pixels = {
-            "resize": f"shorter side to {self.image_size}, centre crop, Pillow bicubic",
-            "scale": 1 / 255,
-            **CLIP,
-            "architecture": self.architecture,
-            "activation": "QuickGELU" if self.quick else "GELU",
-        }
+        activation = "QuickGELU" if self.quick else "GELU"
+        self.pixels = cropped(
+            self.image_size, CLIP, architecture=self.architecture, activation=activation
+        )
         self.digest = digest_files([self.path], digests)
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        return ("open_clip_torch", "torch", "pillow")
-
-    @property
-    def prepare(self) -> Prepare:
-        return partial(resize_crop, size=self.image_size)
 
     def build(self) -> Any:
         from open_clip.model import CLIP as ClipModel
+
+        from prune.encoders.network import load_strictly, read_tensors
 
         settings = {k: v for k, v in self.settings.items() if k != "quick_gelu"}
         try:
@@ -109,9 +99,6 @@ def architecture(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _known(name: str) -> dict[str, Any]:
-    import json
-    from importlib.resources import files
-
     # open_clip keeps a file for each; read here, for importing open_clip takes seconds.
     config = files("open_clip").joinpath("model_configs", f"{name}.json")
     return json.loads(config.read_text(encoding="utf-8"))

@@ -7,21 +7,17 @@ as timm does it.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from prune.encoders.base import Prepare
 from prune.encoders.vision import (
     IMAGENET,
     VisionEncoder,
+    cropped,
     digest_files,
     find_file,
-    load_strictly,
     read_json,
-    read_tensors,
-    resize_crop,
 )
 
 REPO, FILE = "timm/vit_large_patch14_dinov2.lvd142m", "model.safetensors"
@@ -32,6 +28,7 @@ class DINOv2(VisionEncoder):
     """Class token of a DINOv2 vision transformer; ViT-L/14 by default."""
 
     name = "dinov2"
+    libraries = ("timm", "torch", "pillow")
 
     def __init__(
         self,
@@ -55,25 +52,14 @@ class DINOv2(VisionEncoder):
             )
         self.dim = int(self.settings["num_features"])
         self.image_size = int(self.settings.get("model_args", {}).get("img_size", IMAGE_SIZE))
-        self.pixels = {
-            "resize": f"shorter side to {self.image_size}, centre crop, Pillow bicubic",
-            "scale": 1 / 255,
-            **IMAGENET,
-            "architecture": self.architecture,
-        }
+        self.pixels = cropped(self.image_size, IMAGENET, architecture=self.architecture)
         self.digest = digest_files([self.path], digests)
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        return ("timm", "torch", "pillow")
-
-    @property
-    def prepare(self) -> Prepare:
-        return partial(resize_crop, size=self.image_size)
 
     def build(self) -> Any:
         import timm
         from timm.models.vision_transformer import checkpoint_filter_fn
+
+        from prune.encoders.network import load_strictly, read_tensors
 
         arguments = {**self.settings.get("model_args", {}), "img_size": self.image_size}
         try:
@@ -87,6 +73,3 @@ class DINOv2(VisionEncoder):
             ) from None
         state = {name: tensor for name, tensor in state.items() if name != "mask_token"}
         return load_strictly(model, state, self.path)
-
-    def forward(self, model: Any, pixels: Any) -> Any:
-        return model(pixels)

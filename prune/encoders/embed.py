@@ -1,145 +1,80 @@
-"""Embed what Stage I keeps, or a reference set (`python -m prune.embed --help`).
+"""The embedding of what Stage I keeps, or of a reference set.
 
-Stage II compares the images of D_p%, the share of the pool that the entropy pre-filter keeps,
-with centroids of a labelled reference set, in the space of one encoder (Eq. 2). This command
-writes the features of either. Every part holds the images at the same 4,096 places whenever it
-is made, so a stopped run continues after its last whole part and ends in the same bytes.
+Stage II compares the images of D_p%, the fraction of the pool that the entropy pre-filter keeps,
+with centroids of a labelled reference set, in the space of one encoder (Eq. 2). This writes the
+features of either. Every part holds the images at the same 4,096 places whenever it is made, so
+a stopped run continues after its last finished part and ends in the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from core.engines import Engine, process_group, quiet_unless_main, ray_parts
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from core.atomic import atomic_path
+from core.engines import process_group, ray_parts
 from core.errors import UserError
-from core.parallel import available_cpus
-from core.settings import machine, parse, place, science, settings
-from core.stage import Stage, digest_of, fingerprint, read_manifest, require_folder
+from core.parts import Tick, make_parts
+from core.progress import Throughput
+from core.stage import Result, Stage, read_manifest
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
-from prune.encoders.base import Device, Encoder, Precision, open_encoder
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
-    from data.reference.sets import Scenes
-    from prune.encoders.passes import Part, Rejected, Work
+from data.curation.holdout import pool, read_holdout
+from data.formats.embeddings import part_is_complete, write_embeddings
+from data.formats.tables import part_path, read_part, read_parts
+from data.reference.sets import Scenes
+from prune.encoders.base import Encoder
+from prune.encoders.config import EmbedConfig
+from prune.encoders.passes import Part, Rejected, Work, embed_part, embed_parts
+from prune.stage1.threshold import stage1, threshold
 
 PART = 4096  # images a part
-DIGESTS = ".weights.json"  # in the output folder: weight digests, so as to hash large files once
+_TEXT = pa.string()
+_REFERENCE = pa.schema([("key", _TEXT), ("shard", _TEXT), ("row", pa.int64()), ("label", _TEXT)])
+_REJECTS = pa.schema([(name, _TEXT) for name in ("key", "reason", "detail")])
+
+Made = tuple[NDArray[np.float32], list[Rejected | None]]  # rows; of each image, why it has none
 
 
-@settings
-class EmbedConfig:
-    """Settings of an embedding. Give --corpus with --scores, or --reference."""
+def embed(config: EmbedConfig, encoder: Encoder, scenes: Scenes | None, stage: Stage) -> Result:
+    """Write the embeddings of the pool, or of the reference set `scenes`.
 
-    out: Path
-    """Output folder: the embeddings, parts of 4,096 rows."""
-    corpus: str | None = place(None)
-    """Corpus that was scored, as prune.score takes it. It is only read."""
-    scores: Path | None = None
-    """Score table of that corpus: a folder that prune.score made."""
-    holdout: Path | None = None
-    """Hold-out file of data.holdout; its images and their exact copies leave the pool."""
-    reference: tuple[str, ...] = place(())
-    """Reference set instead of a corpus (D_ref): class folders or Parquet with labels, FOLDER or
-    ucm:FOLDER, several together, or union5: as in Table 4; python -m data.scenes lists them."""
-    keep: float = 0.30
-    """Stage I: share of the pool kept, by entropy, in (0, 1] (Sec. 4.4.1; the paper's best is
-    0.30). 1 embeds the whole pool, as baselines without Stage I need. Not used by --reference."""
-    encoder: str = "descriptor"
-    """descriptor: colour and texture, training-free, nothing to download. git-rsclip: the paper's
-    encoder."""
-    weights: str | None = machine(None)
-    """Weights of the encoder: local folder, or Hugging Face repository. Default: the encoder's own
-    repository. (Their digest, not their place, is part of the result's fingerprint.)"""
-    revision: str | None = machine(None)
-    """Commit, tag or branch of the Hugging Face repository."""
-    workers: int = machine(available_cpus())
-    """Processes that decode (machine setting)."""
-    batch: int = machine(64)
-    """Images a batch (machine setting; may move features by rounding)."""
-    device: Device = machine("auto")
-    """Where the encoder runs (machine setting). auto: a GPU if there is one."""
-    precision: Precision = machine("auto")
-    """Arithmetic of the encoder (machine setting). auto: fp32 on CPU, bf16 on GPU."""
-    engine: Engine = machine("local")
-    """Where parts are made (machine setting). local: here, or by all processes of an `accelerate
-    launch`, each on its GPU. ray: on a Ray cluster."""
-    ray_address: str | None = machine(None)
-    """The cluster's head: auto, host:port. Default: Ray started on this machine."""
-
-
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """The command. Raises UserError for what the user can mend."""
-    config = parse(
-        EmbedConfig,
-        argv,
-        prog="python -m prune.embed",
-        description="Embed the images that Stage I keeps, or a labelled reference set.",
-    )
-    _check(config)
-    require_folder(config.out)
-    quiet_unless_main()
-    encoder = open_encoder(config.encoder, config.weights, config.revision, config.out / DIGESTS)
-    inputs = {"encoder": digest_of(encoder.core())}
-    params = science(config)
-    scenes = None
-    if config.reference:
-        from data.reference.sets import open_scenes
-
-        scenes = open_scenes(config.reference)
-        _check_outside(config.out, *(Path(part.place.where) for part in scenes.parts))
-        for note in scenes.notes:
-            print(f"[prune.embed] note: {note}", file=sys.stderr)
-        inputs["reference"] = scenes.fingerprint
-        del params["keep"]
-    else:
-        inputs["scores"] = fingerprint(config.scores)  # type: ignore[arg-type]
-        inputs["holdout"] = "none" if config.holdout is None else fingerprint(config.holdout)
-    stage = Stage(config.out, "prune.embed", params, inputs)
-    if stage.done():
-        return 0
-    # Before the output is begun: with mended weights, or another --keep, it could not go on.
+    Raises UserError for weights that cannot be used, and for images of the pool that are gone or
+    changed since they were scored.
+    """
+    # Before the output is begun: with other weights, or another --keep, it could not go on.
     if config.engine == "local":
         encoder.load(config.device, config.precision)
-    if scenes is not None:
-        _embed_reference(config, scenes, encoder, stage)
+    if scenes is None:
+        counts, timing, summary, line = _embed_pool(config, encoder, stage)
     else:
-        _embed_corpus(config, encoder, stage)
-    return 0
+        counts, timing, summary, line = _embed_reference(config, encoder, scenes, stage)
+    outputs = [f"part-{n:05d}.{kind}" for n in range(len(counts)) for kind in ("npy", "parquet")]
+    return stage.finish(
+        {
+            "encoder": encoder.fingerprint(),
+            "dim": encoder.dim,
+            "rows": sum(counts),
+            "parts": len(counts),
+            **summary,
+            "timing": timing,
+        },
+        outputs if scenes is None else [*outputs, "rejects.parquet"],
+        line=f"{line}, {encoder.dim}-d {encoder.name}{Throughput.text(timing)}",
+    )
 
 
-def _check(config: EmbedConfig) -> None:
-    if bool(config.reference) == (config.corpus is not None):
-        raise UserError("give either --corpus with --scores, or --reference")
-    if config.reference and (config.scores or config.holdout):
-        raise UserError("--scores and --holdout belong to --corpus; a reference set has neither")
-    if config.corpus is not None and config.scores is None:
-        raise UserError("--corpus needs --scores: run python -m prune.score first")
-    if config.workers < 1 or config.batch < 1:
-        raise UserError("--workers and --batch must be at least 1")
+Parts = tuple[list[int], dict[str, Any], dict[str, Any], str]  # rows; timing; summary; in words
 
 
-def _check_outside(out: Path, *images: Path) -> None:
-    for folder in images:
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"--out {out} lies inside {folder}, among its images; move it out")
-
-
-def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
-    from data.curation.holdout import pool, read_holdout
-    from data.formats.tables import read_parts
-    from prune.encoders.passes import Work
-    from prune.stage1.threshold import stage1, threshold
-
+def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
     assert config.corpus is not None and config.scores is not None
     keep_apart(config.out, open_corpus(config.corpus), config.corpus)
     scores = read_parts(config.scores, ["key", "shard", "row", "digest", "entropy", "status"])
@@ -148,176 +83,120 @@ def _embed_corpus(config: EmbedConfig, encoder: Encoder, stage: Stage) -> None:
     kept = stage1(everything, config.keep)
     del scores
     process_group().open(stage)
-    names = kept.select(["key", "shard", "row", "entropy"])
-
-    def load(number: int) -> Part:
-        part = kept.slice(number * PART, PART)
-        columns = (part[name].to_pylist() for name in ("key", "shard", "row"))
-        return list(zip(*columns, strict=True)), part["digest"].to_pylist()
-
     limit = read_manifest(config.scores)["params"]["max_pixels"]
     work = Work(config.corpus, encoder.prepare, max_pixels=limit)
-    counts, timing = _embed(config, encoder, work, names, load)
-    summary = {
-        **_summary(encoder, sum(counts), len(counts)),
-        "pool": everything.num_rows,
-        "keep": config.keep,
-        "tau": threshold(kept),
-        "timing": timing,
-    }
-    line = (
-        f"{kept.num_rows:,} of {everything.num_rows:,} images (entropy at least "
-        f"{summary['tau']:.3f} bits), {encoder.dim}-d {encoder.name}{_rate(timing)}"
+    images = kept.select(["key", "shard", "row", "entropy", "digest"])
+    counts, timing = _make_parts(config, encoder, work, images)
+    summary = {"pool": everything.num_rows, "keep": config.keep, "tau": threshold(kept)}
+    return (
+        counts,
+        timing,
+        summary,
+        (
+            f"{kept.num_rows:,} of {everything.num_rows:,} images (entropy at least "
+            f"{summary['tau']:.3f} bits)"
+        ),
     )
-    stage.finish(summary, _outputs(len(counts)), line=line)
 
 
-def _embed_reference(config: EmbedConfig, scenes: Scenes, encoder: Encoder, stage: Stage) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from core.atomic import atomic_path
-    from prune.encoders.passes import Work
-
+def _embed_reference(config: EmbedConfig, encoder: Encoder, scenes: Scenes, stage: Stage) -> Parts:
     process_group().open(stage)
     columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
-    names = pa.table({**columns, "label": scenes.labels}, schema=_reference_schema())
-    locations = scenes.locations
-
-    def load(number: int) -> Part:
-        part = locations[number * PART : (number + 1) * PART]
-        return part, [None] * len(part)
-
+    images = pa.table({**columns, "label": scenes.labels}, schema=_REFERENCE)
     work = Work(scenes.specs, encoder.prepare, lenient=True)
-    counts, timing = _embed(config, encoder, work, names, load)
+    counts, timing = _make_parts(config, encoder, work, images)
     rejects = [
         *({"key": key, "reason": "no-class", "detail": "not in a class folder"}
           for key in scenes.loose),
-        *(reject for number in range(len(counts)) for reject in _rejects(config.out, number)),
+        *(reject for index in range(len(counts)) for reject in _rejects(config.out, index)),
     ]  # fmt: skip
     if not sum(counts):
         raise UserError(
-            f"{' '.join(config.reference)}: none of its {len(locations):,} files is an image that "
+            f"{' '.join(config.reference)}: none of its {images.num_rows:,} files is an image that "
             f"can be read; the first: {rejects[0]['key']} ({rejects[0]['reason']})"
         )
-    schema = pa.schema([(name, pa.string()) for name in ("key", "reason", "detail")])
     with atomic_path(config.out / "rejects.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(rejects, schema), temporary)
+        pq.write_table(pa.Table.from_pylist(rejects, _REJECTS), temporary)
+    classes = len(scenes.classes)
     summary = {
-        **_summary(encoder, sum(counts), len(counts)),
-        "classes": len(scenes.classes),
+        "classes": classes,
         "rejected": len(rejects),
         "empty_classes": scenes.empty,
         "sets": scenes.describe(),
         "notes": scenes.notes,
-        "timing": timing,
     }
-    line = (
-        f"{sum(counts):,} images of {len(scenes.classes)} classes, {len(rejects):,} rejected, "
-        f"{encoder.dim}-d {encoder.name}{_rate(timing)}"
-    )
+    line = f"{sum(counts):,} images of {classes} classes, {len(rejects):,} rejected"
     if scenes.empty:
-        line += f"; no image in class {', '.join(scenes.empty)}"
-    stage.finish(summary, [*_outputs(len(counts)), "rejects.parquet"], line=line)
+        line += f", no image in class {', '.join(scenes.empty)}"
+    return counts, timing, summary, line
 
 
-def _embed(
-    config: EmbedConfig, encoder: Encoder, work: Work, names: pa.Table, load: Any
+def _make_parts(
+    config: EmbedConfig, encoder: Encoder, work: Work, images: pa.Table
 ) -> tuple[list[int], dict[str, Any]]:
     """Write the parts that are not there yet. Returns rows of every part, and the timing."""
-    import pyarrow as pa
+    places = range(0, images.num_rows, PART)
+    sizes = [min(PART, images.num_rows - start) for start in places]
+    names = images.drop_columns(["digest"]) if "digest" in images.column_names else images
+    throughput = Throughput()
 
-    from core.progress import progress
-    from data.formats.embeddings import write_embeddings
-    from prune.encoders.passes import Opened, embed_part, embed_parts
+    def load(index: int) -> Part:
+        part = images.slice(index * PART, PART)
+        locations = zip(*(part[name].to_pylist() for name in ("key", "shard", "row")), strict=True)
+        known = "digest" in part.column_names
+        return list(locations), part["digest"].to_pylist() if known else [None] * len(part)
 
-    total = names.num_rows
-    counts = {n: _finished(config.out, n, names, encoder.dim) for n in range(-(-total // PART))}
-    left = [n for n, rows in counts.items() if rows is None]
-    left = process_group().mine(left)
-    todo = sum(min(PART, total - n * PART) for n in left)
-    workers = min(config.workers, -(-todo // config.batch) or 1)
-    clock = time.monotonic()
-    quiet = not process_group().main
-    bar = progress(total=total, initial=total - todo, name="embed", disable=quiet)
-
-    def made() -> Iterator[tuple[int, NDArray[np.float32], list[Rejected | None]]]:
+    def make(left: list[int], tick: Tick) -> Iterator[tuple[int, Made]]:
+        throughput.images = sum(sizes[index] for index in left)
         if config.engine == "local":
-            yield from embed_parts(
-                encoder, work, left, load, batch=config.batch, workers=workers, on_batch=bar.update
-            )
+            workers = min(config.workers, -(-throughput.images // config.batch) or 1)
+            for index, rows, rejects in embed_parts(
+                encoder, work, left, load, batch=config.batch, workers=workers, on_batch=tick
+            ):
+                yield index, (rows, rejects)
             return
         core = json.dumps(encoder.core(), sort_keys=True)
-        place = (config.encoder, config.weights, config.revision, config.device, config.precision)
-        tasks = ((n, (Opened(*place, core), work, load(n), config.batch)) for n in left)
+        tasks = ((index, (config, core, work, load(index))) for index in left)
         gpus = config.device != "cpu" and config.encoder != "descriptor"
-        for number, (rows, rejects) in ray_parts(embed_part, tasks, config.ray_address, gpus=gpus):
-            bar.update(len(rejects))
-            yield number, rows, rejects
+        for index, made in ray_parts(embed_part, tasks, config.ray_address, gpus=gpus):
+            tick(len(made[1]))
+            yield index, made
 
-    with bar:
-        for number, rows, rejects in made():
-            place = names.slice(number * PART, PART)
-            bad = [
-                {"key": place["key"][i].as_py(), "reason": why[0], "detail": why[1]}
-                for i, why in enumerate(rejects)
-                if why is not None
-            ]
-            part = place.filter(pa.array([why is None for why in rejects]))
-            part = part.replace_schema_metadata({"rejects": json.dumps(bad)} if bad else None)
-            write_embeddings(config.out, number, rows, part)
-            counts[number] = part.num_rows
-    process_group().gather()
-    for number, known in counts.items():  # what the others of a group made
-        if known is None:
-            counts[number] = _finished(config.out, number, names, encoder.dim)
-    seconds = time.monotonic() - clock
-    if process_group().size > 1:
-        todo = total
-    rate = round(todo / seconds, 1) if todo else None
-    timing = {"images": todo, "seconds": round(seconds, 3), "images_per_second": rate}
-    return [rows or 0 for rows in counts.values()], timing
+    def write(index: int, made: Made) -> int:
+        rows, rejects = made
+        here = names.slice(index * PART, PART)
+        bad = [
+            {"key": here["key"][i].as_py(), "reason": why[0], "detail": why[1]}
+            for i, why in enumerate(rejects)
+            if why is not None
+        ]
+        part = here.filter(pa.array([why is None for why in rejects]))
+        part = part.replace_schema_metadata({"rejects": json.dumps(bad)} if bad else None)
+        write_embeddings(config.out, index, rows, part)
+        return int(part.num_rows)
+
+    def finished(index: int) -> int | None:
+        keys = names["key"].slice(index * PART, PART).to_pylist()
+        return _finished(config.out, index, keys, encoder.dim)
+
+    group = process_group()
+    counts = make_parts(sizes, finished, make, write, name="embed", group=group)
+    if group.size > 1:
+        throughput.images = images.num_rows
+    return counts, throughput.summary()
 
 
-def _finished(out: Path, number: int, names: pa.Table, dim: int) -> int | None:
-    """Rows of a part that is there, whole, and about the right images; None otherwise."""
-    from data.formats.embeddings import part_is_complete
-    from data.formats.tables import part_path, read_part
-
-    if not part_is_complete(out, number, dim):
+def _finished(out: Path, index: int, keys: list[str], dim: int) -> int | None:
+    """Rows of a part that is there, complete, and of the images named `keys`; None otherwise."""
+    if not part_is_complete(out, index, dim):
         return None
-    keys = read_part(part_path(out, number), ["key"])["key"].to_pylist()
-    expected = names["key"].slice(number * PART, PART).to_pylist()
-    rejected = {reject["key"] for reject in _rejects(out, number)}
-    return len(keys) if keys == [key for key in expected if key not in rejected] else None
+    found = read_part(part_path(out, index), ["key"])["key"].to_pylist()
+    rejected = {reject["key"] for reject in _rejects(out, index)}
+    return len(found) if found == [key for key in keys if key not in rejected] else None
 
 
-def _rejects(out: Path, number: int) -> list[dict[str, str]]:
+def _rejects(out: Path, index: int) -> list[dict[str, str]]:
     """What a part of a reference set left out: it is kept with the part, as a part may be the
     last thing that a killed run wrote."""
-    import pyarrow.parquet as pq
-
-    from data.formats.tables import part_path
-
-    metadata = pq.read_schema(part_path(out, number)).metadata or {}
+    metadata = pq.read_schema(part_path(out, index)).metadata or {}
     return json.loads(metadata.get(b"rejects", b"[]"))
-
-
-def _reference_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    text = pa.string()
-    return pa.schema([("key", text), ("shard", text), ("row", pa.int64()), ("label", text)])
-
-
-def _summary(encoder: Encoder, rows: int, parts: int) -> dict[str, Any]:
-    return {"encoder": encoder.fingerprint(), "dim": encoder.dim, "rows": rows, "parts": parts}
-
-
-def _outputs(parts: int) -> list[str]:
-    return [f"part-{n:05d}.{suffix}" for n in range(parts) for suffix in ("npy", "parquet")]
-
-
-def _rate(timing: dict[str, Any]) -> str:
-    rate = timing["images_per_second"]
-    return f" at {rate:,.0f} images/s" if rate else ""

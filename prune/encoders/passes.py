@@ -7,7 +7,6 @@ the rows of one part, whatever the size of the corpus.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,11 @@ from core.errors import UserError
 from core.parallel import ordered_map
 from data.corpus.base import Corpus, Location
 from data.corpus.specs import open_corpus
+from data.corpus.verified import verified
 from data.images.decode import MAX_PIXELS, Reject, decode_rgb
 from data.reference.sets import SceneReader, open_reader
-from prune.encoders.base import Device, Encoder, Precision, Prepare, open_encoder
+from prune.encoders.base import Encoder, Prepare, open_encoder
+from prune.encoders.config import EmbedConfig
 
 Rejected = tuple[str, str]  # reason (a key of decode.REASONS), detail
 Part = tuple[Sequence[Location], Sequence[str | None]]  # images and their bytes' digests
@@ -46,31 +47,18 @@ class Work:
     lenient: bool = False
 
 
-@dataclass(frozen=True)
-class Task:
-    """A few images, by place, and the digests of their bytes where those are known."""
-
-    locations: tuple[Location, ...]
-    digests: tuple[str | None, ...]
-
-
-def prepare_task(task: Task, work: Work) -> list[NDArray[Any] | Rejected]:
+def prepare_task(task: Part, work: Work) -> list[NDArray[Any] | Rejected]:
     """Prepared images of a task in order, a Rejected in place of each that cannot be used.
 
     Raises UserError, unless `work.lenient`, for an image that is gone, broken, or no longer the
     bytes whose digest was recorded.
     """
     prepared: list[NDArray[Any] | Rejected] = []
-    samples = _corpus(work.corpus).fetch(task.locations)
-    for sample, digest in zip(samples, task.digests, strict=True):
+    locations, digests = task
+    for sample in verified(_corpus(work.corpus).fetch(locations), digests):
         try:
             if sample.data is None:
                 raise Reject(*(sample.error or ("unreadable", "")))
-            if digest is not None and hashlib.sha256(sample.data).hexdigest() != digest:
-                raise UserError(
-                    f"{work.corpus}: {sample.key} is not the file that was scored (its bytes "
-                    "changed); put it back, or score the corpus again into a new folder"
-                )
             # Without a name: a misleading extension is for Stage I to judge, not for this pass.
             prepared.append(work.prepare(decode_rgb(sample.data, max_pixels=work.max_pixels)))
         except Reject as reject:
@@ -86,7 +74,7 @@ def prepare_task(task: Task, work: Work) -> list[NDArray[Any] | Rejected]:
 def embed_parts(
     encoder: Encoder,
     work: Work,
-    numbers: Sequence[int],
+    indices: Sequence[int],
     load: Callable[[int], Part],
     *,
     batch: int,
@@ -98,69 +86,58 @@ def embed_parts(
     Args:
         encoder: a loaded encoder.
         work: see Work; its `prepare` is the encoder's.
-        numbers: the parts to embed, none of them empty.
-        load: gives a part's images by its number, when their turn comes.
+        indices: of the parts to embed, none of them empty.
+        load: gives a part's images by its index, when their turn comes.
         batch: images a batch.
         workers: processes that decode; 1 decodes in this one.
         on_batch: called with the number of images after each batch.
 
     Yields:
-        (part number, unit rows of its usable images, for each image None or why it was not).
+        (part index, unit rows of its usable images, for each image None or why it was not).
     """
     sizes: dict[int, int] = {}
 
-    def tasks() -> Iterator[Task]:
-        for number in numbers:
-            locations, digests = load(number)
-            sizes[number] = len(locations)
+    def tasks() -> Iterator[Part]:
+        for index in indices:
+            locations, digests = load(index)
+            sizes[index] = len(locations)
             for start in range(0, len(locations), batch):
-                stop = start + batch
-                yield Task(tuple(locations[start:stop]), tuple(digests[start:stop]))
+                yield locations[start : start + batch], digests[start : start + batch]
 
     prepared = ordered_map(functools.partial(prepare_task, work=work), tasks(), workers)
-    for number in numbers:
+    for index in indices:
         rows: list[NDArray[np.float32]] = []
         rejects: list[Rejected | None] = []
-        while number not in sizes or len(rejects) < sizes[number]:
+        while index not in sizes or len(rejects) < sizes[index]:
             results = next(prepared)
             rows.append(encoder.finish([item for item in results if not isinstance(item, tuple)]))
             rejects += [item if isinstance(item, tuple) else None for item in results]
             on_batch(len(results))
-        yield number, np.concatenate(rows), rejects
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An encoder by what opens it, for a process that has none of its own yet."""
-
-    name: str
-    weights: str | None
-    revision: str | None
-    device: Device
-    precision: Precision
-    core: str
-    """Its `core` as JSON: another machine's weights must be the same ones."""
+        yield index, np.concatenate(rows), rejects
 
 
 def embed_part(
-    opened: Opened, work: Work, part: Part, batch: int
+    config: EmbedConfig, core: str, work: Work, part: Part
 ) -> tuple[NDArray[np.float32], list[Rejected | None]]:
-    """Rows and rejects of one part, as `embed_parts` yields them, on any machine."""
-    encoder = _encoder(opened)
-    passes = embed_parts(encoder, work, [0], lambda number: part, batch=batch, workers=1)
-    _, rows, rejects = next(passes)
+    """Rows and rejects of one part, as `embed_parts` yields them, on any machine.
+
+    `core` is the encoder's `core` as JSON: another machine's weights must be the same ones.
+    """
+    encoder = _encoder(config, core)
+    made = embed_parts(encoder, work, [0], lambda index: part, batch=config.batch, workers=1)
+    _, rows, rejects = next(made)
     return rows, rejects
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(opened: Opened) -> Encoder:
-    encoder = open_encoder(opened.name, opened.weights, opened.revision)
-    if json.dumps(encoder.core(), sort_keys=True) != opened.core:
+def _encoder(config: EmbedConfig, core: str) -> Encoder:
+    encoder = open_encoder(config.encoder, config.weights, config.revision)
+    if json.dumps(encoder.core(), sort_keys=True) != core:
         raise UserError(
-            f"encoder {opened.name} is another one on {platform.node()} (weights "
+            f"encoder {config.encoder} is another one on {platform.node()} (weights "
             f"{encoder.core()['weights'][:12]}): give --weights that all machines see"
         )
-    encoder.load(opened.device, opened.precision)
+    encoder.load(config.device, config.precision)
     return encoder
 
 

@@ -1,38 +1,35 @@
-"""Git-RSCLIP: the vision tower of a SigLIP model, as transformers stores it.
+"""Git-RSCLIP: the vision tower of a SigLIP model, as transformers stores and loads it.
 
-Only the vision tower is read from the weight files, and every one of its tensors must be there:
-a tensor left at its random initialisation would give features that look right and mean nothing.
-Sizes come from config.json. The feature is the pooled output of the vision tower's attention
-head; SigLIP has no further projection. Git-RSCLIP was itself trained on Git-10M, which does no
-harm to pruning but should be said beside any result.
+Every tensor of the vision tower must be there: one left at its random initialisation would give
+features that look right and mean nothing. Sizes come from config.json. The feature is the pooled
+output of the vision tower's attention head; SigLIP has no further projection. Git-RSCLIP was
+itself trained on Git-10M, which does no harm to pruning but should be said beside any result.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from core.errors import UserError
-from prune.encoders.base import Prepare
-from prune.encoders.vision import VisionEncoder, digest_files, read_json, squash
+from core.hub import hub_folder, local_path
+from prune.encoders.vision import VisionEncoder, digest_files, from_hub, read_json
 
 HUB = "lcybuaa/Git-RSCLIP"
-PREFIX = "vision_model."
 CONFIGS = ["config.json", "preprocessor_config.json"]
+BESIDE = ("text_model.", "logit_scale", "logit_bias")  # what a SigLIP has besides its vision tower
 
 
 class GitRSCLIP(VisionEncoder):
     """Pooled output of a SigLIP vision tower, from a local folder or the Hugging Face hub."""
 
     name = "git-rsclip"
+    libraries = ("transformers", "torch", "pillow")
     hub = HUB
     hub_dim = 1024  # SigLIP-large
+    crop = False
 
     def __init__(
         self,
@@ -41,29 +38,52 @@ class GitRSCLIP(VisionEncoder):
         digests: Path | None = None,
     ) -> None:
         self.folder = locate(weights or self.hub, revision)
-        self._vision = _vision_config(self.folder)
+        vision = _vision_config(self.folder)
         # What transformers assumes where a configuration leaves a value out.
-        self.dim = int(self._vision.get("hidden_size", 768))
-        self.image_size = int(self._vision.get("image_size", 224))
+        self.dim = int(vision.get("hidden_size", 768))
+        self.image_size = int(vision.get("image_size", 224))
         if self.dim != self.hub_dim and (weights is None or self.dim in HUB_DIMS):
             other = f"; --encoder {HUB_DIMS[self.dim]} is that wide" if self.dim in HUB_DIMS else ""
             raise UserError(
                 f"{self.folder}: width {self.dim}, expected {self.hub_dim} of {self.hub}{other}"
             )
         self.pixels = _preprocessing(self.folder, self.image_size)
-        self.files = weight_files(self.folder)
-        self.digest = digest_files(self.files, digests)
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        return ("transformers", "torch", "pillow")
-
-    @property
-    def prepare(self) -> Prepare:
-        return partial(squash, size=self.image_size, resample=self.pixels["resample"])
+        self.resample = self.pixels["resample"]
+        self.digest = digest_files(weight_files(self.folder), digests)
 
     def build(self) -> Any:
-        return load_vision(self.folder, self._vision, self.files)
+        """The tower. Raises UserError for missing, unexpected or misshapen tensors."""
+        from transformers import SiglipVisionModel
+
+        try:
+            with _quietly():
+                load: Any = SiglipVisionModel.from_pretrained
+                model, found = load(
+                    self.folder,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are in `found`
+                    local_files_only=True,
+                )
+        except Exception as error:  # a damaged file is met with errors of every type
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.folder}: unreadable weights ({why})") from None
+        extra = (name for name in found["unexpected_keys"] if not name.startswith(BESIDE))
+        problems = [
+            *(f"missing: {name}" for name in sorted(found["missing_keys"])),
+            *(f"unexpected: {name}" for name in sorted(extra)),
+            *(
+                f"{name}: shape {tuple(stored)}, config.json says {tuple(expected)}"
+                for name, stored, expected in sorted(found["mismatched_keys"])
+            ),
+        ]
+        if problems:
+            more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise UserError(
+                f"{self.folder}: its weights are not those of its config.json:\n  "
+                + "\n  ".join(problems[:8])
+                + more
+            )
+        return model.float().eval().requires_grad_(False)
 
     def forward(self, model: Any, pixels: Any) -> Any:
         return model(pixel_values=pixels).pooler_output
@@ -83,45 +103,41 @@ HUB_DIMS = {kind.hub_dim: kind.name for kind in (GitRSCLIP, GitRSCLIPBase)}
 def locate(source: str, revision: str | None = None) -> Path:
     """The folder of a model: `source` itself, or a snapshot of a Hugging Face repository.
 
-    What the hub's cache holds is used without asking the hub. Raises UserError when neither
-    gives a folder with config.json and weights.
+    Raises UserError when neither gives a folder with config.json and weights.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise UserError(f"--revision {revision}: {source} is a local folder; leave it out")
+
+    def complete(folder: Path) -> bool:
+        with contextlib.suppress(UserError):
+            return bool(weight_files(folder))
+        return False
+
+    folder = local_path(source, "--weights", revision)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--weights {source}: a file; give the folder, with its config.json")
+    if folder is not None:
         return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-        raise UserError(f"--weights {source}: no such folder, nor the name of a hub repository")
+    tensors = ["*.safetensors", "*.safetensors.index.json"]
+    with from_hub():
+        return hub_folder(
+            source, [*CONFIGS, *tensors], complete, "--weights", revision,
+            otherwise=[*CONFIGS, "pytorch_model*"],
+        )  # fmt: skip
 
-    from huggingface_hub import snapshot_download
 
-    why: Exception | None = None
-    for offline in (True, False):
-        # Weights in the old pickle format only where the repository has no others.
-        for patterns in (["*.safetensors", "*.safetensors.index.json"], ["pytorch_model*"]):
-            try:
-                found = Path(
-                    snapshot_download(
-                        source,
-                        revision=revision,
-                        allow_patterns=[*CONFIGS, *patterns],
-                        local_files_only=offline,
-                    )
-                )
-                weight_files(found)
-                return found
-            except UserError:
-                continue
-            except Exception as error:  # offline, no such repository, gated: many types
-                why = error
-                break
-    reason = str(why).strip().splitlines()[0] if why else "it has no weights that can be read"
-    raise UserError(
-        f"{source}: cannot be had from the Hugging Face hub ({reason})\n"
-        f"fetch it where there is a network: hf download {source} --local-dir FOLDER\n"
-        "and pass --weights FOLDER; or use --encoder descriptor, which needs no weights"
-    )
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' report on the text tower, which is left out, and its progress bar."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -139,76 +155,6 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(
         f"{folder}: neither model.safetensors nor pytorch_model.bin (or an index of either)"
     )
-
-
-def load_vision(folder: Path, vision: dict[str, Any], files: Sequence[Path]) -> Any:
-    """A SiglipVisionModel in float32 and eval mode with every tensor from `files`.
-
-    Reads a whole SigLIP model (its text tower is skipped unread) and a vision tower alone, in
-    the key layouts of transformers 4 and 5. Raises UserError for missing, unexpected or
-    misshapen tensors.
-    """
-    import torch
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
-    config = SiglipVisionConfig.from_dict(dict(vision))
-    with torch.device("meta"):  # no memory, and no random numbers, for what is replaced anyway
-        model = SiglipVisionModel(config)
-    # transformers 4 nests the tower in `vision_model`, transformers 5 does not.
-    names = {name.removeprefix(PREFIX): name for name in model.state_dict()}
-    found = read_vision_tensors(files)
-    found.pop("embeddings.position_ids", None)  # a constant that old versions stored
-    shapes = {name: tuple(model.state_dict()[full].shape) for name, full in names.items()}
-    problems = [f"missing: {name}" for name in sorted(set(names) - set(found))]
-    problems += [f"unexpected: {name}" for name in sorted(set(found) - set(names))]
-    problems += [
-        f"{name}: shape {tuple(found[name].shape)}, config.json says {shapes[name]}"
-        for name in sorted(set(found) & set(names))
-        if tuple(found[name].shape) != shapes[name]
-    ]
-    if problems:
-        more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(
-            f"{folder}: its weights are not those of its config.json:\n  "
-            + "\n  ".join(problems[:8])
-            + more
-        )
-    state = {names[name]: tensor.float() for name, tensor in found.items()}
-    model.load_state_dict(state, strict=True, assign=True)
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_meta:
-            owner, _, attribute = name.rpartition(".")
-            if attribute != "position_ids":
-                raise UserError(f"{folder}: this version of transformers has a buffer {name}")
-            positions = torch.arange(buffer.shape[-1]).expand(buffer.shape)
-            model.get_submodule(owner).register_buffer(attribute, positions, persistent=False)
-    return model.eval().requires_grad_(False)
-
-
-def read_vision_tensors(files: Sequence[Path]) -> dict[str, Any]:
-    """Tensors of the vision tower by name without prefix; all tensors if none has the prefix."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if files[0].suffix == ".safetensors":
-            with contextlib.ExitStack() as stack:
-                readers = [stack.enter_context(safe_open(file, "pt")) for file in files]
-                owner = {name: reader for reader in readers for name in reader.keys()}  # noqa: SIM118
-                return {
-                    name.removeprefix(PREFIX): owner[name].get_tensor(name)
-                    for name in _vision_names(list(owner))
-                }
-        state: dict[str, Any] = {}
-        for file in files:
-            state.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{files[0].parent}: unreadable weights ({error})") from None
-    return {name.removeprefix(PREFIX): state[name] for name in _vision_names(list(state))}
-
-
-def _vision_names(names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith(PREFIX)] or names
 
 
 def _vision_config(folder: Path) -> dict[str, Any]:
@@ -242,7 +188,7 @@ def _preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise UserError(f"{path}: image_mean {mean}, image_std {std}: expected three numbers each")
     resample = given.get("resample", 3)
-    if resample not in list(Image.Resampling):
+    if resample not in range(6):
         raise UserError(f"{path}: resample {resample} is none of Pillow's filters")
     return {
         "resize": f"direct to {image_size} x {image_size}, Pillow",

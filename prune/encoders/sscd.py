@@ -8,24 +8,22 @@ DISC set of photographs; on homogeneous tiles expect more false ones.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from core.errors import UserError
-from prune.encoders.base import Prepare
-from prune.encoders.vision import IMAGENET, VisionEncoder, digest_files, squash
+from core.hub import local_path
+from prune.encoders.vision import BILINEAR, IMAGENET, VisionEncoder, digest_files
 
 FILE = "sscd_disc_mixup.torchscript.pt"
-IMAGE_SIZE = 320
 
 
 class SSCD(VisionEncoder):
     """Copy-detection descriptor of a ResNet50 (512-d), or the large model's (1024-d)."""
 
     name = "sscd"
+    libraries = ("torch", "pillow")
+    image_size, crop, resample = 320, False, BILINEAR
 
     def __init__(
         self,
@@ -36,30 +34,23 @@ class SSCD(VisionEncoder):
         how = "bash scripts/download.sh sscd --out DIR, and --weights DIR"
         if weights is None or revision is not None:
             raise UserError(f"--encoder sscd is on no hub: {how}")
-        self.path = Path(weights).expanduser()
-        if self.path.is_dir():
-            found = sorted(self.path.glob("*.torchscript.pt"))
-            chosen = self.path / FILE if self.path / FILE in found else None
+        path = local_path(weights, "--weights")
+        if path is None:
+            raise UserError(f"--weights {weights}: no such file or folder; {how}")
+        if path.is_dir():
+            found = sorted(path.glob("*.torchscript.pt"))
+            chosen = path / FILE if path / FILE in found else None
             if chosen is None and len(found) != 1:
                 raise UserError(f"{weights}: {len(found)} files *.torchscript.pt; {how}")
-            self.path = chosen or found[0]
-        if not self.path.is_file():
-            raise UserError(f"--weights {weights}: no such file or folder; {how}")
+            path = chosen or found[0]
+        self.path = path
         self.dim = 1024 if "large" in self.path.name else 512
         self.pixels = {
-            "resize": f"direct to {IMAGE_SIZE} x {IMAGE_SIZE}, Pillow bilinear",
+            "resize": f"direct to {self.image_size} x {self.image_size}, Pillow bilinear",
             "scale": 1 / 255,
             **IMAGENET,
         }
         self.digest = digest_files([self.path], digests)
-
-    @property
-    def libraries(self) -> tuple[str, ...]:
-        return ("torch", "pillow")
-
-    @property
-    def prepare(self) -> Prepare:
-        return partial(squash, size=IMAGE_SIZE, resample=int(Image.Resampling.BILINEAR))
 
     def build(self) -> Any:
         import torch
@@ -68,6 +59,3 @@ class SSCD(VisionEncoder):
             return torch.jit.load(str(self.path), map_location="cpu").float().eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(f"{self.path}: no TorchScript that can be read ({error})") from None
-
-    def forward(self, model: Any, pixels: Any) -> Any:
-        return model(pixels)

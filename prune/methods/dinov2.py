@@ -152,18 +152,18 @@ def _by_sample(
 def _by_cluster(
     found: Source, queries: NDArray[np.float32], keys: pa.ChunkedArray, request: Request
 ) -> tuple[Rows, dict[str, Any]]:
-    from prune.cluster.kmeans import assign
-    from prune.cluster.pool_kmeans import cluster_pool
+    from prune.cluster.cosine import nearest
+    from prune.cluster.kmeans import sample_size, spherical_kmeans
 
     seed = int(request.seed)
     # C = max(100, N/100), but no more than one for ten images of a small pool.
     count = max(1, min(max(100, found.rows // 100), found.rows // 10))
 
     def fit() -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        centroids = cluster_pool(found, count, seed=seed, iterations=20).centroids
-        labels = np.concatenate([assign(block, centroids)[0] for _, block in found.blocks()])
-        curated = np.bincount(assign(queries, centroids)[0], minlength=count)
-        return labels, curated.astype(np.int64)
+        size = sample_size(count)
+        clustered = spherical_kmeans(found, count, seed=seed, iterations=20, sample=size)
+        curated = np.bincount(nearest(queries, clustered.centroids)[0], minlength=count)
+        return clustered.labels, curated.astype(np.int64)
 
     labels, curated = request.once("clusters", fit)
     place = np.empty(len(labels), np.int64)

@@ -2,7 +2,7 @@
 
     H = - sum_{v=0}^{255} p_v log2 p_v        bits, in [0, 8]
 
-where p_v is the share of pixels with grey level v (ITU-R 601 luma, 256 bins, base 2; the paper
+where p_v is the fraction of pixels with grey level v (ITU-R 601 luma, 256 bins, base 2; the paper
 does not name the logarithm, which does not matter to a ranking). The histogram forgets where
 the pixels are, with two consequences that surprise: a smooth ramp has the full 8 bits, and
 strong sensor noise nearly so (7.4 bits at a standard deviation of 40 levels). Low entropy finds
@@ -19,13 +19,11 @@ as of an image and its negative, tie exactly and the tie is broken by key.
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Measure = Literal["grey", "gradient"]
 DECIMALS = 12
 
 

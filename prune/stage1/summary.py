@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.hashing import hash_keys
 from data.corpus.base import Corpus
 from data.formats.tables import part_paths, read_part, write_part
 
@@ -27,7 +27,7 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         digest) and repeated: the digests that occur most often among ok images, at most TOP,
         each with its count and the first key. A placeholder that a download left in the place
         of many tiles shows here. Of a corpus of chips also rasters (files) and refused: those
-        that are refused as a whole, with the reason, the first REFUSED of them.
+        of which no chip is read, with the reason, the first REFUSED of them.
     """
     reasons: Counter[str] = Counter()
     rows = ok = size = 0
@@ -59,7 +59,7 @@ def summarise(folder: Path | str) -> dict[str, Any]:
 
 
 def _count_rasters(path: Path, chips: dict[str, Any]) -> None:
-    """Add a part's files, and which are refused as a whole, if it is one of chips."""
+    """Add a part's files, and which are refused, if it is one of chips."""
     if "window" not in pq.read_schema(path).names:
         return
     part = read_part(path, ["key", "window", "reason", "detail"])
@@ -90,19 +90,19 @@ def _first_keys(folder: Path | str, wanted: dict[str, int]) -> list[dict[str, An
 def mark_duplicate_keys(folder: Path | str) -> int:
     """Reject every row whose key an earlier row has, in the parts themselves. Returns how many.
 
-    Of rows with one key the first stays as it is. Doing it again changes nothing. Two different
-    keys are told apart by 64 bits first (8 bytes a row in memory), then in full.
+    Of rows with one key the first stays as it is. Doing it again changes nothing. Keys are
+    compared by 64-bit hashes first (8 bytes a row in memory), then in full.
     """
     paths = part_paths(folder)
     hashes = [np.empty(0, dtype=np.uint64)]
-    hashes += [_hashes(read_part(path, ["key"])["key"].to_pylist()) for path in paths]
+    hashes += [hash_keys(read_part(path, ["key"])["key"], "duplicate keys") for path in paths]
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
     twice = values[counts > 1]
     if not len(twice):
         return 0
     first: dict[str, str] = {}
     marked = 0
-    for number, (path, part_hashes) in enumerate(zip(paths, hashes[1:], strict=True)):
+    for index, (path, part_hashes) in enumerate(zip(paths, hashes[1:], strict=True)):
         suspects = np.flatnonzero(np.isin(part_hashes, twice)).tolist()
         if not suspects:
             continue
@@ -114,14 +114,9 @@ def mark_duplicate_keys(folder: Path | str) -> int:
             if first.setdefault(row["key"], where) != where:
                 again[place] = f"the name of {first[row['key']]}"
         if again:
-            write_part(folder, number, _rejected(part, again), part.schema)
+            write_part(folder, index, _rejected(part, again), part.schema)
             marked += len(again)
     return marked
-
-
-def _hashes(keys: list[str]) -> np.ndarray:
-    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
-    return np.frombuffer(digests, dtype=np.uint64)
 
 
 def _rejected(part: pa.Table, again: dict[int, str]) -> pa.Table:
@@ -163,7 +158,7 @@ def first_reject(folder: Path | str) -> str:
 
 
 def refusals(summary: dict[str, Any], most: int = 5) -> str:
-    """A line for each file that was refused as a whole, '' where there is none."""
+    """A line for each file that was refused, '' where there is none."""
     lines = [
         f"  refused: {entry['key']}: {entry['reason']}: {entry['detail']}"
         for entry in summary.get("refused", [])[:most]
@@ -188,5 +183,5 @@ def changes(folder: Path | str, corpus: Corpus) -> str:
         "gone": [key for key in before if key not in now],
         "of another size": [k for k, size in before.items() if size not in (-1, now.get(k, size))],
     }
-    said = [f"{len(keys):,} {kind} (first '{keys[0]}')" for kind, keys in kinds.items() if keys]
-    return "; ".join(said) or "its listing differs"
+    found = [f"{len(keys):,} {kind} (first '{keys[0]}')" for kind, keys in kinds.items() if keys]
+    return "; ".join(found) or "its listing differs"

@@ -1,4 +1,4 @@
-"""Stage I's pre-filter: the most informative share of the pool by entropy (Sec. 4.4.1).
+"""Stage I's pre-filter: the most informative fraction of the pool by entropy (Sec. 4.4.1).
 
 Embedding and selection must agree to the last row on what survives Stage I, so both call the
 one function here. It reads a score table, never an image.
@@ -17,7 +17,7 @@ from core.errors import UserError
 from data.formats.index import by_place
 
 
-def share(count: int, ratio: float | str | Fraction, name: str = "ratio") -> int:
+def fraction_of(count: int, ratio: float | str | Fraction, name: str = "ratio") -> int:
     """floor(ratio * count), with the ratio as the decimal number that was written.
 
     Binary floats would lose a row here and there: 0.29 * 100 is 28.999999999999996, whose floor
@@ -41,12 +41,12 @@ def share(count: int, ratio: float | str | Fraction, name: str = "ratio") -> int
 
 
 def stage1(pool: pa.Table, keep: float | str | Fraction) -> pa.Table:
-    """D_p%: the top `keep` share of the pool by entropy H, ties by key.
+    """D_p%: the top `keep` fraction of the pool by entropy H, ties by key.
 
     Args:
         pool: the readable rows outside the hold-out (N rows); needs the columns key, shard, row
             and entropy (bits, no nulls). Other columns are carried along.
-        keep: share p of N in (0, 1]; floor(p * N) rows stay.
+        keep: fraction p of N in (0, 1]; floor(p * N) rows stay.
 
     Returns:
         The kept rows with all columns of `pool`, sorted by (shard, row).
@@ -63,15 +63,13 @@ def stage1(pool: pa.Table, keep: float | str | Fraction) -> pa.Table:
         raise UserError(
             "the score table has readable rows without an entropy; run python -m prune.score again"
         )
-    count = share(pool.num_rows, keep, "--keep")
+    count = fraction_of(pool.num_rows, keep, "--keep")
     if count == 0:
         raise UserError(f"--keep {keep} of {pool.num_rows:,} images keeps none of them; raise it")
     return by_place(pool.filter(pa.array(_highest(values, pool.column("key"), count))))
 
 
-def _highest(
-    values: NDArray[np.float64], keys: pa.ChunkedArray, count: int
-) -> NDArray[np.bool_]:
+def _highest(values: NDArray[np.float64], keys: pa.ChunkedArray, count: int) -> NDArray[np.bool_]:
     """Which rows are the first `count` (at least 1) in order of (value descending, key)."""
     tau = np.partition(values, len(values) - count)[len(values) - count]
     kept = values > tau

@@ -100,10 +100,7 @@ class CompareConfig:
 
 def stages(config: CompareConfig) -> dict[str, Path]:
     """Run every stage that the methods need. Returns where each wrote, 'scores' among them."""
-    from prune import assign
-    from prune.cluster import centroids, hierarchy
-    from prune.encoders import embed
-    from prune.stage1 import score
+    from prune import assign, centroids, embed, hierarchy, score
 
     at = {"scores": config.out / "scores"}
     wanted = {stage for method in config.methods for stage in STAGES[method]}

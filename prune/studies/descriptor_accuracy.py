@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.parallel import available_cpus
 from core.settings import machine, parse, settings
-from prune.encoders.base import Device, Precision
+from prune.encoders.config import Device, Precision
 
 
 @settings
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise UserError("give either --images or --embeddings")
     if config.embeddings is not None:
         return _report(config.embeddings, config.k)
-    from prune.encoders import embed
+    from prune import embed
 
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--reference", str(config.images), "--out", folder, "--encoder", config.encoder]

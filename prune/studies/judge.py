@@ -81,10 +81,7 @@ def command(main: Callable[[Sequence[str]], int | None], **flags: Any) -> None:
 
 def prune(corpus: Path | str, reference: Path, out: Path, config: JudgeConfig) -> dict[str, Path]:
     """Run Stage I and II on a corpus. Returns 'scores' and each method's subset index."""
-    from prune import assign
-    from prune.cluster import centroids
-    from prune.encoders import embed
-    from prune.stage1 import score
+    from prune import assign, centroids, embed, score
     from prune.subsets import select
 
     scores = out / "scores"
@@ -144,10 +141,10 @@ def pool_keys(scores: Path) -> list[str]:
 def check_shares(ratio: float, keep: float) -> None:
     """Raise UserError for a --ratio or --keep that could not be, before hours have gone by."""
     from prune.methods.selection import budget
-    from prune.stage1.threshold import share
+    from prune.stage1.threshold import fraction_of
 
     budget(1, ratio)
-    share(1, keep, "--keep")
+    fraction_of(1, keep, "--keep")
 
 
 def world_truth(path: Path) -> dict[str, Truth]:

@@ -98,10 +98,7 @@ def variations(config: StabilityConfig) -> dict[str, list[Setting]]:
 
 def subset(config: StabilityConfig, setting: Setting) -> Path:
     """Run the stages for one setting. Returns the subset index."""
-    from prune import assign
-    from prune.cluster import centroids
-    from prune.encoders import embed
-    from prune.stage1 import score
+    from prune import assign, centroids, embed, score
     from prune.subsets import select
 
     name, _, weights = setting.encoder.partition("=")

@@ -21,8 +21,8 @@ from PIL import Image
 from core.errors import UserError
 from core.stage import read_manifest
 from dit.latents import encode
-from prune.encoders import embed
-from prune.stage1 import score
+from prune import embed, score
+from prune.encoders import embed as embedding
 from prune.subsets import select
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -79,7 +79,7 @@ def flags(root: Path, command: str, out: Path, *more: str) -> list[str]:
 
 def run(root: Path, command: str, out: Path, *more: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "PART", PART)
+        patch.setattr(embedding, "PART", PART)
         main = {"score": score.main, "embed": embed.main, "encode": encode.main}[command]
         assert main(flags(root, command, out, *more)) == 0
 
@@ -140,7 +140,7 @@ def test_what_a_worker_refuses_is_said_here(made: Path, cluster: Any, tmp_path: 
     before = tar.read_bytes()
     tar.write_bytes(before.replace(b"IDAT", b"IDAX"))
     try:
-        with pytest.raises(UserError, match=r"part-03.*score the corpus again"):
+        with pytest.raises(UserError, match=r"part-03.*score this one again"):
             run(made, "embed", tmp_path / "embeddings", *ray)
     finally:
         tar.write_bytes(before)
@@ -170,9 +170,9 @@ def test_two_processes_write_the_same_files(
     module = COMMANDS[command][0]
     script = tmp_path / "run.py"
     script.write_text(
-        f"import sys\nfrom {module} import main\n"
-        "command = sys.modules[main.__module__]\n"
-        f"command.PART = {PART}\n"
+        f"from {module} import main\n"
+        "import prune.encoders.embed\n"
+        f"prune.encoders.embed.PART = {PART}\n"
         "from core.command import execute\n"
         "execute(main)\n"
     )

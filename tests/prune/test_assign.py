@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.embeddings import upcast
 from data.formats.tables import read_parts
 from prune import assign as assign_command
-from prune.cluster import centroids as centroids_command
-from prune.cluster.assign import Nearest
+from prune import centroids as centroids_command
 from prune.cluster.centroids import read_centroids
+from prune.cluster.cosine import Nearest
 from tests.prune.files import make_embeddings, places
 
 DIM, K = 16, 5
@@ -71,7 +74,7 @@ def test_centroids(reference, tmp_path):
 
 
 def test_centroids_errors(reference, tmp_path, pool):
-    with pytest.raises(UserError, match="only 100 distinct points"):
+    with pytest.raises(UserError, match="there are 100 embeddings"):
         centroids_command.main(
             ["--embeddings", str(reference), "--out", str(tmp_path / "c"), "--clusters", "101"]
         )
@@ -86,7 +89,7 @@ def test_centroids_errors(reference, tmp_path, pool):
         read_centroids(pool)
 
 
-def test_assignment_is_the_nearest_prototype(reference, pool, tmp_path):
+def test_assignment_is_the_nearest_centroid(reference, pool, tmp_path):
     centroids = cluster(reference, tmp_path / "centroids")
     out = assign(pool, centroids, tmp_path / "assigned")
     table = read_parts(out)
@@ -109,6 +112,39 @@ def test_similarity_does_not_depend_on_length():
     _, similarities, bad = Nearest(np.eye(2, dtype=np.float32))(half)
     assert bad == -1
     np.testing.assert_allclose(similarities, 0.8, atol=1e-6)
+
+
+def test_a_finished_stage_answers_without_heavy_imports(tmp_path):
+    random = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / "set" / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
+    at = {name: str(tmp_path / name) for name in ("set", "scores", "ref", "pool", "k", "a", "tree")}
+    lines = [
+        ("score", "--corpus", at["set"], "--out", at["scores"], "--workers", "1"),
+        ("embed", "--reference", at["set"], "--out", at["ref"], "--workers", "1"),
+        ("embed", "--corpus", at["set"], "--scores", at["scores"], "--out", at["pool"],
+         "--keep", "1", "--workers", "1"),
+        ("centroids", "--embeddings", at["ref"], "--out", at["k"], "--clusters", "2"),
+        ("assign", "--embeddings", at["pool"], "--centroids", at["k"], "--out", at["a"]),
+        ("hierarchy", "--embeddings", at["pool"], "--out", at["tree"], "--levels", "4", "2"),
+    ]  # fmt: skip
+    code = (
+        "import importlib, json, sys\n"
+        "for name, *flags in json.loads(sys.argv[1]):\n"
+        "    assert importlib.import_module(f'prune.{name}').main(flags) == 0\n"
+        "heavy = {'torch', 'diffusers', 'matplotlib', 'PIL', 'pyarrow', 'scipy'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    root = Path(__file__).parents[2]
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(lines)],
+            cwd=root, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.stdout.count("already done") == len(lines)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
 def test_ties_go_to_the_lower_cluster():

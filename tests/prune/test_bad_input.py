@@ -13,8 +13,8 @@ from core.errors import UserError
 from core.stage import read_manifest
 from data.corpus.specs import open_corpus
 from data.formats.tables import read_parts
-from prune.encoders.embed import main as embed
-from prune.stage1.score import main
+from prune.embed import main as embed
+from prune.score import main
 from tests.data.pictures import encode, png, scene
 from tests.data.rasters import NAME, pixels, write_raster
 from tests.data.shards import images, jpeg, write_arrow, write_tar

@@ -15,7 +15,7 @@ from data.formats.index import by_place, place_order
 from data.formats.tables import read_part, read_parts, write_part
 from prune.methods import registry as methods
 from prune.methods import selection
-from prune.stage1.threshold import share, stage1
+from prune.stage1.threshold import fraction_of, stage1
 
 NAMES = st.text(alphabet="aAé/0\U0001f6f0", min_size=1, max_size=4)
 VALUES = st.sampled_from([0.0, -0.0, 0.25, 5.0, 5.000000000001, 7.0, 8.0])
@@ -24,7 +24,7 @@ VALUES = st.sampled_from([0.0, -0.0, 0.25, 5.0, 5.000000000001, 7.0, 8.0])
 def slow_stage1(pool: pa.Table, keep: float) -> pa.Table:
     """Sort everything, take the first, sort those again."""
     order = pc.sort_indices(pool, sort_keys=[("entropy", "descending"), ("key", "ascending")])
-    kept = pool.take(order[: share(pool.num_rows, keep)])
+    kept = pool.take(order[: fraction_of(pool.num_rows, keep)])
     return kept.sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
@@ -56,7 +56,7 @@ def encoded(table: pa.Table) -> pa.Table:
 @settings(max_examples=200, deadline=None)
 @given(pools(), st.sampled_from([0.1, 0.3, 0.5, 0.99, 1.0]))
 def test_stage1_is_the_sorted_tables_head(pool, keep):
-    if share(pool.num_rows, keep) == 0:
+    if fraction_of(pool.num_rows, keep) == 0:
         return
     slow = slow_stage1(pool, keep)
     assert stage1(pool, keep).equals(slow)

@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import csv
 
 from core.errors import UserError
-from prune.cluster.kmeans import unit_rows
+from prune.cluster.features import unit_rows
 from prune.methods.catalogue import find
 from prune.methods.registry import METHODS
 from prune.studies.compare import STAGES, main

@@ -10,10 +10,10 @@ import pytest
 from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.tables import read_parts
-from prune.cluster import hierarchy, pool_kmeans
-from prune.cluster.features import Held
-from prune.cluster.kmeans import unit_rows
+from prune.cluster import hierarchy
+from prune.cluster.features import Held, unit_rows
 from prune.cluster.neighbours import best_cosine, components, copies, retrieved
+from prune.hierarchy import main
 from prune.methods.hierarchical import descend, share
 from tests.prune.files import make_embeddings
 from tests.prune.test_baselines import Corpus, on_a_circle
@@ -171,7 +171,7 @@ def test_hierarchical_end_to_end(tmp_path):
     corpus = Corpus(tmp_path, points)
     tree = tmp_path / "tree"
     flags = ["--embeddings", str(corpus.embeddings), "--resamplings", "2"]
-    assert hierarchy.main([*flags, "--levels", "12", "4", "--out", str(tree)]) == 0
+    assert main([*flags, "--levels", "12", "4", "--out", str(tree)]) == 0
     summary = read_manifest(tree)["summary"]
     assert summary["levels"] == [12, 4] and sum(summary["sizes"]) == 260
     parents = hierarchy.read_parents(tree)
@@ -187,16 +187,41 @@ def test_hierarchical_end_to_end(tmp_path):
     similarity = read_parts(tree).column("similarity").to_numpy()
     assert similarity[near].mean() > similarity[rows].mean()
     assert corpus.metadata["params"] == {"ratio": 0.8, "leaf": "nearest", "seed": 0}
-    assert hierarchy.main([*flags, "--levels", "12", "4", "--out", str(tree)]) == 0  # done
+    assert main([*flags, "--levels", "12", "4", "--out", str(tree)]) == 0  # done
+
+
+def test_a_stopped_hierarchy_continues_after_its_last_finished_level(tmp_path, monkeypatch):
+    points, _ = concepts([60, 20, 20])
+    corpus = Corpus(tmp_path, points)
+    flags = ["--embeddings", str(corpus.embeddings), "--levels", "12", "6", "3", "--resamplings"]
+    assert main([*flags, "2", "--out", str(tmp_path / "calm")]) == 0
+    real, levels = hierarchy.resampled, []
+
+    def stops_at_the_last(source: Any, clusters: int, **more: Any) -> Any:
+        levels.append(clusters)
+        if levels == [12, 6, 3]:
+            raise KeyboardInterrupt
+        return real(source, clusters, **more)
+
+    monkeypatch.setattr(hierarchy, "resampled", stops_at_the_last)
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        main([*flags, "2", "--out", str(out)])
+    (out / ".level-1.npz").write_bytes((out / ".level-1.npz").read_bytes()[:-9])  # damaged
+    assert main([*flags, "2", "--out", str(out)]) == 0
+    assert levels == [12, 6, 3, 6, 3]
+    for path in (tmp_path / "calm").glob("pa*"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert not list(out.glob(".level*"))
 
 
 def test_hierarchies_that_cannot_be(tmp_path):
     corpus = Corpus(tmp_path, np.eye(6))
     flags = ["--embeddings", str(corpus.embeddings), "--out", str(tmp_path / "x"), "--levels"]
     with pytest.raises(UserError, match="each must be below"):
-        hierarchy.main([*flags, "3", "3"])
+        main([*flags, "3", "3"])
     with pytest.raises(UserError, match="only 6 embeddings"):
-        hierarchy.main([*flags, "7", "3"])
+        main([*flags, "7", "3"])
     clusters = corpus.clusters([0, 1, 0, 1, 0, 1], np.ones(6))
     with pytest.raises(UserError, match=r"not by prune\.hierarchy"):
         corpus.select("hierarchical", 0.5, assignments=clusters)
@@ -207,13 +232,13 @@ def test_hierarchies_that_cannot_be(tmp_path):
 def test_resampling_clusters_what_is_closest_to_the_centroids(monkeypatch):
     units = unit_rows(on_a_circle([0, 1, 2, 3, 10, 20, 90, 91, 92, 100, 110, 120]))
     calls = []
-    first = pool_kmeans.cluster_pool
+    first = hierarchy.spherical_kmeans
 
     def watched(source: Any, clusters: int, **more: Any) -> Any:
         calls.append(source.take(np.arange(source.rows)))
         return first(source, clusters, **more)
 
-    monkeypatch.setattr(pool_kmeans, "cluster_pool", watched)
+    monkeypatch.setattr(hierarchy, "spherical_kmeans", watched)
     options = {"seed": 0, "iterations": 20}
     start, labels, _ = hierarchy.resampled(Held(units), 2, resamplings=0, **options)
     found, again, cosines = hierarchy.resampled(Held(units), 2, resamplings=1, **options)

@@ -10,10 +10,10 @@ import pytest
 from core.errors import UserError
 from core.stage import fingerprint
 from prune.assign import main as assign
-from prune.cluster.centroids import main as centroids
-from prune.cluster.hierarchy import main as hierarchy
+from prune.centroids import main as centroids
 from prune.cluster.hierarchy import read_parents
-from prune.encoders.embed import main as embed
+from prune.embed import main as embed
+from prune.hierarchy import main as hierarchy
 from tests.data.shards import jpeg
 
 

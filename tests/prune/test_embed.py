@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-import prune.encoders.embed as embed
 from core.errors import UserError
 from core.stage import read_manifest
 from data.curation.holdout import pool, read_holdout
@@ -20,7 +19,9 @@ from data.formats.embeddings import Embeddings, require_same_encoder, write_embe
 from data.formats.tables import read_parts
 from data.holdout import main as holdout
 from data.images.descriptor import describe
-from prune.stage1.score import main as score
+from prune.embed import main as embed
+from prune.encoders import embed as library
+from prune.score import main as score
 from prune.stage1.threshold import stage1
 from prune.studies.descriptor_accuracy import knn_predict
 from prune.studies.descriptor_accuracy import main as accuracy
@@ -58,12 +59,12 @@ def scored(corpus, tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(embed, "PART", 8)
+    monkeypatch.setattr(library, "PART", 8)
 
 
 def run(corpus: Path, scored: tuple[Path, Path], out: Path, *flags: str) -> int | None:
     places = ["--corpus", str(corpus), "--scores", str(scored[0]), "--holdout", str(scored[1])]
-    return embed.main(
+    return embed(
         [*places, "--out", str(out), "--workers", "1", "--keep", "0.5", "--batch", "3", *flags]
     )
 
@@ -108,6 +109,7 @@ def test_workers_and_batch_leave_the_bytes_alone_and_again_is_nothing(
 _KILLED = """
 import os, signal, sys
 import data.formats.embeddings as embeddings, prune.encoders.embed as embed
+from prune.embed import main
 embed.PART = 8
 write_part, parts = embeddings.write_part, []
 def kill_in_third(folder, number, table):
@@ -116,7 +118,7 @@ def kill_in_third(folder, number, table):
         os.kill(os.getpid(), signal.SIGKILL)
     write_part(folder, number, table)
 embeddings.write_part = kill_in_third
-embed.main(sys.argv[1:])
+main(sys.argv[1:])
 """
 
 
@@ -144,7 +146,7 @@ def test_a_killed_run_continues_to_the_same_bytes(corpus, scored, tmp_path, monk
     )
     run(corpus, scored, tmp_path / "killed")
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert sum(len(task.locations) for task in seen) == (IMAGES - 7) // 2 - 16  # not from the start
+    assert sum(len(images) for images, _ in seen) == (IMAGES - 7) // 2 - 16  # not all again
 
 
 def test_a_damaged_part_is_made_again(corpus, scored, tmp_path):
@@ -167,7 +169,7 @@ def test_an_image_that_vanished_or_changed_is_named(corpus, scored, tmp_path, wo
     with pytest.raises(UserError, match=f"{key} was readable"):
         run(corpus, scored, tmp_path / "e", "--workers", workers)
     (corpus / key).write_bytes(encoded(1234))
-    with pytest.raises(UserError, match=rf"{key} is not the file that was scored"):
+    with pytest.raises(UserError, match=rf"'{key}': its bytes .* are not those that were scored"):
         run(corpus, scored, tmp_path / "e", "--workers", workers)
     (corpus / key).write_bytes(data)
     run(corpus, scored, tmp_path / "e", "--workers", workers)
@@ -191,7 +193,7 @@ def reference(tmp_path) -> Path:
 
 def test_reference_set_with_its_rejects(reference, tmp_path):
     out = tmp_path / "r"
-    embed.main(["--reference", str(reference), "--out", str(out), "--workers", "1"])
+    embed(["--reference", str(reference), "--out", str(out), "--workers", "1"])
     found = Embeddings(out)
     table = found.table()
     assert found.rows == 18
@@ -209,7 +211,7 @@ def test_reference_set_with_its_rejects(reference, tmp_path):
     before = contents(out)
     (out / "manifest.json").unlink()
     (out / "part-00001.npy").unlink()
-    embed.main(["--reference", str(reference), "--out", str(out), "--workers", "1"])
+    embed(["--reference", str(reference), "--out", str(out), "--workers", "1"])
     assert contents(out) == before
     assert pa.parquet.read_table(out / "rejects.parquet").to_pylist() == rejects
 
@@ -221,7 +223,7 @@ def test_reference_of_several_sets(reference, tmp_path, capsys, workers):
     pa.parquet.write_table(table, tmp_path / "whu.parquet")
     out = tmp_path / "r"
     places = [f"ucm:{reference}", f"whurs19:{tmp_path / 'whu.parquet'}"]
-    embed.main(["--reference", *places, "--out", str(out), "--workers", workers, "--batch", "4"])
+    embed(["--reference", *places, "--out", str(out), "--workers", workers, "--batch", "4"])
     found = Embeddings(out)
     assert found.rows == 21
     labels = dict(zip(*(found.table()[n].to_pylist() for n in ("key", "label")), strict=True))
@@ -234,13 +236,13 @@ def test_reference_of_several_sets(reference, tmp_path, capsys, workers):
     assert [entry["set"] for entry in summary["sets"]] == ["ucm", "whurs19"]
     assert any("ucm: 3 classes, 21 are published" in note for note in summary["notes"])
     assert "3 classes, 21 are published" in capsys.readouterr().err
-    assert embed.main(["--reference", ",".join(places), "--out", str(out), "--workers", "1"]) == 0
+    assert embed(["--reference", ",".join(places), "--out", str(out), "--workers", "1"]) == 0
     assert "already done" in capsys.readouterr().out
 
 
 def test_reference_sets_that_are_none(reference, tmp_path):
     def attempt(root: Path) -> None:
-        embed.main(["--reference", str(root), "--out", str(tmp_path / "x"), "--workers", "1"])
+        embed(["--reference", str(root), "--out", str(tmp_path / "x"), "--workers", "1"])
 
     with pytest.raises(UserError, match="no such folder"):
         attempt(tmp_path / "nowhere")
@@ -262,16 +264,16 @@ def test_reference_sets_that_are_none(reference, tmp_path):
         (["--corpus", ".", "--reference", "."], "either --corpus"),
         (["--corpus", "."], "--corpus needs --scores"),
         (["--reference", ".", "--scores", "."], "belong to --corpus"),
-        (["--reference", ".", "--batch", "0"], "at least 1"),
+        (["--reference", ".", "--batch", "0"], "--batch 0: .*greater than or equal to 1"),
         (["--reference", ".", "--encoder", "vgg"], "unknown; known are descriptor"),
     ],
 )
 def test_flags_that_do_not_go_together(flags, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        embed.main(["--out", str(tmp_path / "x"), *flags])
+        embed(["--out", str(tmp_path / "x"), *flags])
 
 
-@pytest.mark.parametrize("keep,message", [("2", "outside"), ("0.001", "keeps none")])
+@pytest.mark.parametrize("keep,message", [("2", "equal to 1"), ("0.001", "keeps none")])
 def test_a_bad_share_does_not_begin_an_output(corpus, scored, tmp_path, keep, message):
     with pytest.raises(UserError, match=message):
         run(corpus, scored, tmp_path / "e", "--keep", keep)
@@ -281,7 +283,7 @@ def test_a_bad_share_does_not_begin_an_output(corpus, scored, tmp_path, keep, me
 
 def test_out_among_the_images(reference):
     with pytest.raises(UserError, match="lies inside"):
-        embed.main(["--reference", str(reference), "--out", str(reference / "out")])
+        embed(["--reference", str(reference), "--out", str(reference / "out")])
 
 
 def test_reader_refuses_rows_that_are_not_unit_and_parts_that_are_missing(corpus, scored, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from core.errors import UserError
 from data.images.descriptor import describe
 from prune.encoders.base import ENCODERS, open_encoder
-from prune.encoders.siglip import locate, squash
+from prune.encoders.pixels import squash
+from prune.encoders.siglip import locate
 
 SIDE, WIDTH = 32, 48
 
@@ -145,7 +146,7 @@ def test_an_unexpected_or_misshapen_tensor_is_an_error(models, tmp_path):
 
     with pytest.raises(UserError, match=r"unexpected: encoder\.layers\.2\.extra"):
         open_encoder("git-rsclip", str(edited(models / "whole", tmp_path / "a", add))).load("cpu")
-    with pytest.raises(UserError, match=r"position_embedding.*\(9, 48\)"):
+    with pytest.raises(UserError, match=r"position_embedding.*\(9, 48\), .* \(16, 48\)"):
         open_encoder("git-rsclip", str(edited(models / "whole", tmp_path / "b", cut))).load("cpu")
 
 
@@ -247,8 +248,24 @@ def test_offline_hub_says_the_way_out(tmp_path, monkeypatch):
         locate("nobody/no-such-model")
 
 
+def test_pickled_weights_are_fetched_where_a_repository_has_no_others(models, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(repository, *, allow_patterns, local_files_only, **_):
+        asked.append((local_files_only, "pytorch_model*" in allow_patterns))
+        if local_files_only:
+            raise OSError("not in the cache")
+        return str(models / "pickle" if asked[-1][1] else models / "pickle" / "..")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert locate("owner/model") == models / "pickle"
+    assert asked == [(True, False), (False, False), (False, True)]
+
+
 def test_weights_that_are_not_there_or_of_another_kind(models, tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         open_encoder("git-rsclip", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"config\.json: missing"):
         open_encoder("git-rsclip", str(tmp_path))
@@ -258,7 +275,7 @@ def test_weights_that_are_not_there_or_of_another_kind(models, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(UserError, match="model_type clip"):
         open_encoder("git-rsclip", str(tmp_path))
-    with pytest.raises(UserError, match="local folder"):
+    with pytest.raises(UserError, match="is a local path"):
         open_encoder("git-rsclip", str(models / "whole"), revision="main")
 
 
@@ -281,7 +298,7 @@ def test_embed_command_with_a_model_and_mended_weights(models, images, tmp_path,
     import prune.encoders.siglip
     import prune.encoders.vision
     from data.formats.embeddings import Embeddings
-    from prune.encoders import embed
+    from prune.embed import main as embed
 
     for i, image in enumerate(images):
         (tmp_path / "set" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
@@ -291,18 +308,19 @@ def test_embed_command_with_a_model_and_mended_weights(models, images, tmp_path,
     flags = ["--reference", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--workers", "1"]
     flags += ["--encoder", "git-rsclip", "--weights", str(folder), "--device", "cpu"]
     with pytest.raises(UserError, match=r"head\.probe"):
-        embed.main(flags)
+        embed(flags)
     shutil.copy(models / "whole" / "model.safetensors", folder)
-    embed.main(flags)
+    embed(flags)
     found = Embeddings(tmp_path / "out")
     expected = reference(models / "whole", [images[i] for i in (0, 2, 1, 3)])
     np.testing.assert_allclose(found.matrix(), expected, atol=1e-3)
     assert found.encoder["weights"] == open_encoder("git-rsclip", str(folder)).core()["weights"]
     # Done: neither hashed nor loaded again, nor when the model has moved.
-    monkeypatch.setattr(prune.encoders.siglip, "load_vision", lambda *_: pytest.fail("loaded"))
+    siglip = prune.encoders.siglip.GitRSCLIP
+    monkeypatch.setattr(siglip, "build", lambda _: pytest.fail("loaded"))
     with monkeypatch.context() as patch:
         patch.setattr(prune.encoders.vision, "sha256_file", lambda _: pytest.fail("hashed again"))
-        assert embed.main(flags) == 0
+        assert embed(flags) == 0
     folder.rename(tmp_path / "moved")
     flags[flags.index(str(folder))] = str(tmp_path / "moved")
-    assert embed.main(flags) == 0
+    assert embed(flags) == 0

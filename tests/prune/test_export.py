@@ -12,7 +12,7 @@ import pytest
 from core.errors import UserError
 from core.stage import sha256_file
 from data.formats.index import read_index
-from prune.stage1.score import main as score
+from prune.score import main as score
 from prune.subsets.inspect import main as index
 from prune.subsets.select import main as select
 from world.write.encode import jpeg

@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.stage import read_manifest
 from data.corpus import folder as corpora
 from data.formats.tables import read_parts
-from prune.stage1.score import main
+from prune.score import main
 from tests.data.pictures import encode, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
 

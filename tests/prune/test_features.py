@@ -8,13 +8,17 @@ import pytest
 
 from core.errors import UserError
 from prune import assign as assign_command
-from prune.cluster import centroids as centroids_command
-from prune.cluster import pool_kmeans
+from prune import centroids as centroids_command
+from prune.cluster import kmeans
 from prune.cluster.centroids import origin, read_centroids, read_whitening_of
-from prune.cluster.features import Features, Held
-from prune.cluster.kmeans import assign, unit_rows
-from prune.cluster.pool_kmeans import cluster_pool
+from prune.cluster.cosine import nearest_of
+from prune.cluster.features import Features, Held, Source, unit_rows
+from prune.cluster.kmeans import Clustering, sample_size, spherical_kmeans
 from tests.prune.files import make_embeddings, places
+
+
+def cluster_pool(source: Source, clusters: int, **more: int) -> Clustering:
+    return spherical_kmeans(source, clusters, sample=sample_size(clusters), **more)
 
 
 def directions(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -66,7 +70,8 @@ def test_a_streamed_clustering_finds_the_blobs_and_repeats_itself(tmp_path):
     features = Features(make_embeddings(tmp_path / "e", points, part=37))
     found = cluster_pool(features, 5, seed=0)
     assert found.converged and found.sizes.tolist() == [60] * 5
-    again, _ = assign(unit_rows(points), found.centroids)
+    again, cosines = nearest_of(features, found.centroids)
+    assert np.array_equal(again, found.labels) and np.array_equal(cosines, found.similarities)
     assert all(len(set(again[labels == k])) == 1 for k in range(5))
     same = cluster_pool(features, 5, seed=0)
     assert same.centroids.tobytes() == found.centroids.tobytes()
@@ -78,12 +83,24 @@ def test_a_streamed_clustering_finds_the_blobs_and_repeats_itself(tmp_path):
     )
 
 
+def test_rows_from_disk_cluster_as_rows_in_memory(tmp_path, monkeypatch):
+    """The same start, and blocks read in the same order: the same bytes."""
+    monkeypatch.setattr(kmeans, "CHUNK", 16)
+    points = directions(130, 12)
+    features = Features(make_embeddings(tmp_path / "e", points, part=37))
+    held = Held(features.take(np.arange(130)))
+    one, other = spherical_kmeans(held, 9, seed=3), cluster_pool(features, 9, seed=3)
+    assert one.centroids.tobytes() == other.centroids.tobytes()
+    assert np.array_equal(one.labels, other.labels) and one.iterations == other.iterations > 1
+    assert one.objective == pytest.approx(other.objective, rel=1e-12)
+
+
 def test_empty_clusters_are_refilled(monkeypatch):
     points, _ = blobs(40, noise=0.02)
     units = unit_rows(points)
     # A start from five points of one blob: four centroids would hardly move elsewhere.
     monkeypatch.setattr(
-        pool_kmeans, "plus_plus", lambda sample, clusters, random: np.array([0, 0, 0, 0, 0])
+        kmeans, "plus_plus", lambda sample, clusters, random: np.array([0, 0, 0, 0, 0])
     )
     found = cluster_pool(Held(units), 5, iterations=30)
     assert (found.sizes > 0).all() and found.sizes.sum() == 200
@@ -92,7 +109,7 @@ def test_empty_clusters_are_refilled(monkeypatch):
 
 def test_impossible_numbers_of_clusters(tmp_path):
     same = Held(unit_rows(np.ones((10, 3))))
-    with pytest.raises(UserError, match="fewer distinct points"):
+    with pytest.raises(UserError, match="only 1 distinct points"):
         cluster_pool(same, 2)
     with pytest.raises(UserError, match="there are 10 embeddings"):
         cluster_pool(same, 11)

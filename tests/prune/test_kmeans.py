@@ -7,7 +7,13 @@ import pytest
 
 from core.errors import UserError
 from prune.cluster import kmeans
-from prune.cluster.kmeans import assign, plus_plus, spherical_kmeans, unit_rows
+from prune.cluster.cosine import nearest
+from prune.cluster.features import Held, unit_rows
+from prune.cluster.kmeans import Clustering, plus_plus, spherical_kmeans
+
+
+def clustered(points, clusters, *, restarts=5, **more) -> Clustering:
+    return spherical_kmeans(Held(unit_rows(points)), clusters, restarts=restarts, **more)
 
 
 def planted(clusters: int, each: int, dim: int, spread: float, seed: int = 0):
@@ -42,7 +48,7 @@ def test_equals_the_naive_iteration(monkeypatch, chunk):
     monkeypatch.setattr(kmeans, "CHUNK", chunk)
     points, _ = planted(12, 40, 24, 0.12)
     start = unit_rows(points)[::40][:9]  # nine starts for twelve clusters: several iterations
-    found = spherical_kmeans(points, 9, initial=start)
+    found = clustered(points, 9, initial=start)
     centroids, labels, objective = naive(points, start, 100)
     assert found.converged and found.iterations > 1
     assert (found.labels == labels).all()
@@ -54,7 +60,7 @@ def test_equals_the_naive_iteration(monkeypatch, chunk):
 def test_the_iteration_limit_holds():
     points, _ = planted(12, 40, 24, 0.3)
     start = unit_rows(points)[:9]
-    found = spherical_kmeans(points, 9, initial=start, iterations=2)
+    found = clustered(points, 9, initial=start, iterations=2)
     centroids, _, objective = naive(points, start, 2)
     assert found.iterations == 2 and not found.converged
     np.testing.assert_allclose(found.centroids, centroids, atol=1e-6)
@@ -63,7 +69,7 @@ def test_the_iteration_limit_holds():
 
 def test_recovers_planted_clusters():
     points, truth = planted(20, 30, 32, 0.05)
-    found = spherical_kmeans(points, 20, seed=3)
+    found = clustered(points, 20, seed=3)
     pairs = set(zip(truth.tolist(), found.labels.tolist(), strict=True))
     assert len(pairs) == 20  # each planted cluster is one found cluster
     np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1.0, atol=1e-6)
@@ -71,34 +77,34 @@ def test_recovers_planted_clusters():
 
 def test_the_best_restart_wins():
     points, _ = planted(15, 20, 16, 0.25)
-    found = spherical_kmeans(points, 15, restarts=6)
+    found = clustered(points, 15, restarts=6)
     assert len(found.objectives) == 6 and len(set(found.objectives)) > 1
     assert found.objective == min(found.objectives) == found.objectives[found.restart]
 
 
 def test_same_seed_same_bytes_and_other_seed_other_start():
     points, _ = planted(10, 50, 16, 0.3)
-    one, two = (spherical_kmeans(points, 8, seed=5, restarts=2) for _ in range(2))
+    one, two = (clustered(points, 8, seed=5, restarts=2) for _ in range(2))
     assert one.centroids.tobytes() == two.centroids.tobytes()
     assert one.objectives == two.objectives
-    assert spherical_kmeans(points, 8, seed=6, restarts=2).objectives != one.objectives
+    assert clustered(points, 8, seed=6, restarts=2).objectives != one.objectives
 
 
 def test_empty_clusters_are_seeded_with_the_farthest_point():
     points, truth = planted(4, 25, 8, 0.02)
     units = unit_rows(points)
     # All four starts in the first planted cluster: most of them lose every point at once.
-    found = spherical_kmeans(points, 4, initial=np.repeat(units[:1], 4, axis=0))
+    found = clustered(points, 4, initial=np.repeat(units[:1], 4, axis=0))
     assert (found.sizes == 25).all()
     assert len(set(zip(truth.tolist(), found.labels.tolist(), strict=True))) == 4
 
 
 def test_as_many_clusters_as_distinct_points():
     points = np.repeat(np.eye(6, dtype=np.float32), 5, axis=0)
-    found = spherical_kmeans(points, 6)
+    found = clustered(points, 6)
     assert (found.sizes == 5).all() and found.objective == pytest.approx(0.0, abs=1e-7)
     with pytest.raises(UserError, match="only 6 distinct points among the 30"):
-        spherical_kmeans(points, 7)
+        clustered(points, 7)
 
 
 def test_points_apart_by_rounding_alone_still_give_k_centroids():
@@ -106,7 +112,7 @@ def test_points_apart_by_rounding_alone_still_give_k_centroids():
     points = np.concatenate([base, base, base])
     points[1, 0] += 1e-4
     points[2, 1] += 1e-4
-    assert len(spherical_kmeans(points, 3, iterations=3).centroids) == 3
+    assert len(clustered(points, 3, iterations=3).centroids) == 3
 
 
 def test_plus_plus_draws_by_one_minus_cosine():
@@ -136,7 +142,7 @@ def test_plus_plus_batches_draw_like_the_sequential_rule():
 def test_ties_go_to_the_lower_cluster():
     units = unit_rows(np.array([[1.0, 0.0], [0.0, 1.0]]))
     twice = np.concatenate([units, units])
-    labels, similarities = assign(units, twice)
+    labels, similarities = nearest(units, twice)
     assert labels.tolist() == [0, 1] and similarities.tolist() == [1.0, 1.0]
 
 
@@ -147,9 +153,9 @@ def test_rows_without_a_direction_are_named(value, what):
     points = np.ones((5, 3), np.float32)
     points[3] = value
     with pytest.raises(UserError, match=rf"row 3 \(sea/3.jpg\).*{what}"):
-        spherical_kmeans(points, 1, names=[f"sea/{i}.jpg" for i in range(5)])
+        unit_rows(points, names=[f"sea/{i}.jpg" for i in range(5)])
 
 
 def test_no_clusters_is_refused():
-    with pytest.raises(UserError, match="at least one"):
-        spherical_kmeans(np.eye(3), 0)
+    with pytest.raises(UserError, match=r"--clusters 0: .*ask for 1"):
+        clustered(np.eye(3), 0)

@@ -14,7 +14,8 @@ from PIL import Image
 from core.errors import UserError
 from prune.encoders.base import open_encoder
 from prune.encoders.clip import architecture
-from prune.encoders.vision import CLIP, IMAGENET, find_file, resize_crop
+from prune.encoders.pixels import resize_crop
+from prune.encoders.vision import CLIP, IMAGENET, find_file
 
 SIZE, WIDTH = 32, 16
 CLIP_CONFIG = {
@@ -111,9 +112,12 @@ def test_names_of_published_files_say_architecture_and_activation(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("visual.proj"), "missing: visual.proj"),
-        (lambda state: state.update(extra=state["visual.proj"]), "unexpected: extra"),
-        (lambda state: state.update({"visual.proj": state["visual.proj"][:, :8]}), "shape"),
+        (lambda state: state.pop("visual.proj"), r"Missing key.*visual\.proj"),
+        (lambda state: state.update(extra=state["visual.proj"]), "Unexpected key.*extra"),
+        (
+            lambda state: state.update({"visual.proj": state["visual.proj"][:, :8]}),
+            r"size mismatch for visual\.proj",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(
@@ -245,7 +249,7 @@ def test_weight_files_are_found_by_file_folder_and_repository(
         raise OSError("no network\nmore")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(UserError, match=r"owner/repo/ckpt/a\.pt: cannot be had .*no network"):
+    with pytest.raises(UserError, match=r"owner/repo/ckpt/a\.pt: .*cannot be had .*no network"):
         found(None)
-    with pytest.raises(UserError, match=r"x/y/z\.pt: cannot be had"):
+    with pytest.raises(UserError, match=r"x/y/z\.pt: .*cannot be had"):
         found("x/y/z.pt")

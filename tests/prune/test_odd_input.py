@@ -20,9 +20,9 @@ from data.pairs.listing import open_sr
 from data.reference.sets import open_scenes
 from data.setup.check import count_images
 from prune.assign import main as assign
-from prune.cluster.centroids import main as centroids
-from prune.encoders.embed import main as embed
-from prune.stage1.score import main as score_main
+from prune.centroids import main as centroids
+from prune.embed import main as embed
+from prune.score import main as score_main
 from prune.studies.compare import main as compare
 from prune.studies.judge import main as judge
 from prune.studies.stability import main as stability
@@ -152,7 +152,7 @@ def test_an_input_of_another_kind_and_numbers_that_are_none(corpus, tmp_path):
         select(["--scores", reference, "--method", "random", *out])
     with pytest.raises(UserError, match=r"made by prune\.score, not by prune\.assign"):
         select(["--scores", scores, "--assignments", scores, *out])
-    with pytest.raises(UserError, match=r"--keep 30\.0 is outside"):
+    with pytest.raises(UserError, match=r"--keep 30\.0: .*less than or equal to 1"):
         embed(["--corpus", str(corpus), "--scores", scores, "--keep", "30", *out[:1], "y"])
     with pytest.raises(UserError, match="--seed -1"):
         centroids(["--embeddings", reference, "--clusters", "2", "--seed", "-1", "--out", "y"])

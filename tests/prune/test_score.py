@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.stage import fingerprint, read_manifest
 from data.formats.scores import SCORES
 from data.formats.tables import read_parts
-from prune.stage1.score import main
+from prune.score import main
 from tests.data.pictures import bad, encode, good, scene
 
 ROOT = Path(__file__).parents[2]
@@ -123,12 +123,12 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, jpegs):
     corpus = tmp_path / "corpus"
     write(corpus, {f"{copy}/{name}": c for copy in range(2) for name, c in jpegs.items()})
     script = (
-        "import time, sys, data.corpus.folder, prune.stage1.score as s\n"
+        "import time, sys, data.corpus.folder, prune.score, prune.stage1.score as s\n"
         "data.corpus.folder.SHARD_FILES = 15; s.BATCH = 5\n"
         "plain = s.score_batch\n"
         "def slow(*given, **more):\n    time.sleep(0.05); return plain(*given, **more)\n"
         "s.score_batch = slow\n"
-        "s.main(sys.argv[1:])\n"
+        "prune.score.main(sys.argv[1:])\n"
     )
 
     def start(out):
@@ -239,7 +239,7 @@ def test_what_the_user_can_mend(tmp_path, jpegs):
         score(tmp_path / "corpus", tmp_path / "corpus" / "scores")
     with pytest.raises(UserError, match="name a folder"):
         score(tmp_path / "corpus", tmp_path / "scores.parquet")
-    with pytest.raises(UserError, match="must be at least 1"):
+    with pytest.raises(UserError, match="--workers 0: input should be greater than or equal to 1"):
         main(["--corpus", str(tmp_path), "--out", str(tmp_path / "s"), "--workers", "0"])
 
 

@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.index import read_index
 from data.formats.tables import read_parts
-from prune.stage1.score import main
+from prune.score import main
 from prune.subsets.select import main as select
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
@@ -126,12 +126,12 @@ def test_a_second_run_answers_without_opening_a_shard(world):
 
 def test_killed_and_run_again_gives_the_same_bytes(world, tmp_path):
     script = (
-        "import time, sys, prune.stage1.score as s\n"
+        "import time, sys, prune.score, prune.stage1.score as s\n"
         "s.BATCH = 5\n"
         "plain = s.score_batch\n"
         "def slow(*given, **more):\n    time.sleep(0.05); return plain(*given, **more)\n"
         "s.score_batch = slow\n"
-        "s.main(sys.argv[1:])\n"
+        "prune.score.main(sys.argv[1:])\n"
     )
     spec = SPECS["webdataset"].format(world / "webdataset")
     flags = ["--corpus", spec, "--out", str(tmp_path), "--workers", "1"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from prune.stage1.threshold import share, stage1, threshold
+from prune.stage1.threshold import fraction_of, stage1, threshold
 
 
 def table(entropies, keys=None, shards=None):
@@ -26,21 +26,21 @@ def table(entropies, keys=None, shards=None):
 
 def test_share_is_exact_where_floats_are_not():
     assert int(0.29 * 100) == 28  # the trap
-    assert share(100, 0.29) == 29
-    assert share(100, "0.29") == 29
-    assert share(7, Fraction(1, 3)) == 2
-    assert share(10_503_567, 0.15) == 1_575_535  # the paper's budget at 85 %
+    assert fraction_of(100, 0.29) == 29
+    assert fraction_of(100, "0.29") == 29
+    assert fraction_of(7, Fraction(1, 3)) == 2
+    assert fraction_of(10_503_567, 0.15) == 1_575_535  # the paper's budget at 85 %
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10_000))
 def test_share_equals_integer_arithmetic(n, per_10k):
-    assert share(n, per_10k / 10_000) == n * per_10k // 10_000
+    assert fraction_of(n, per_10k / 10_000) == n * per_10k // 10_000
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.01, "many", float("nan"), float("inf")])
 def test_share_refuses(bad):
     with pytest.raises(UserError):
-        share(10, bad)
+        fraction_of(10, bad)
 
 
 def test_keeps_the_highest_and_breaks_ties_by_key():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,13 @@ from core.errors import UserError
 from core.stage import read_manifest
 from data.formats.tables import read_parts
 from prune import assign as assign_command
-from prune.cluster import centroids as centroids_command
-from prune.cluster.assign import Nearest
+from prune import centroids as centroids_command
 from prune.cluster.centroids import read_centroids, read_whitening_of
-from prune.cluster.kmeans import spherical_kmeans, unit_rows
+from prune.cluster.cosine import Nearest
+from prune.cluster.features import unit_rows
 from prune.cluster.whitening import MATRIX, MEAN, Whitening, fit_whitening
 from tests.prune.files import make_embeddings
+from tests.prune.test_kmeans import clustered
 
 DIM, K, D = 16, 5, 6
 FILES = {"centroids.npy", MEAN, MATRIX}
@@ -86,7 +86,7 @@ def test_commands_equal_a_naive_computation(reference, pool, tmp_path):
     prototypes, _ = read_centroids(centroids)
     assert prototypes.shape == (K, D)
     known, images = stored(reference), stored(pool)
-    found = spherical_kmeans(naive(known, known, D), K)
+    found = clustered(naive(known, known, D), K)
     np.testing.assert_allclose(prototypes, found.centroids, atol=1e-4)
 
     table = read_parts(assign(pool, centroids, tmp_path / "assigned"))
@@ -101,12 +101,12 @@ def test_commands_equal_a_naive_computation(reference, pool, tmp_path):
 
 
 def test_without_whitening_nothing_changes(reference, pool, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "prune.cluster.whitening", None)  # an import of it would fail
+    monkeypatch.setattr("prune.cluster.centroids.fit_whitening", lambda *_: pytest.fail("fitted"))
     centroids = cluster(reference, tmp_path / "centroids", None)
     assert read_whitening_of(centroids) is None
     assert read_manifest(centroids)["files"].keys() == {"centroids.npy"}
     rows = np.concatenate([np.load(p) for p in sorted(reference.glob("*.npy"))])
-    expected = spherical_kmeans(rows.astype(np.float32), K)
+    expected = clustered(rows.astype(np.float32), K)
     assert np.array_equal(read_centroids(centroids)[0], expected.centroids)
     table = read_parts(assign(pool, centroids, tmp_path / "assigned"))
     cosines = stored(pool) @ expected.centroids.astype(np.float64).T
@@ -116,7 +116,7 @@ def test_without_whitening_nothing_changes(reference, pool, tmp_path, monkeypatc
 def test_a_stopped_run_ends_with_the_same_bytes(reference, pool, tmp_path, monkeypatch):
     whole = cluster(reference, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("prune.cluster.kmeans.spherical_kmeans", lambda *_, **__: 1 / 0)
+        patch.setattr("prune.cluster.centroids.spherical_kmeans", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cluster(reference, tmp_path / "cut")
     assert (tmp_path / "cut" / MATRIX).exists()
