@@ -13,6 +13,7 @@ What a user can put right is one line and exit code 2, never a traceback.
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import sys
@@ -36,7 +37,10 @@ def command(
 
     def main(argv: Sequence[str] | None = None) -> int:
         given = parse(
-            config, argv, prog=f"python -m {name}", description=description or run.__doc__ or ""
+            config,
+            argv,
+            prog=f"python -m {name}",
+            description=description or inspect.getdoc(run) or "",
         )
         result = run(given)
         return result if isinstance(result, int) else getattr(result, "exit_code", 0)

@@ -28,6 +28,8 @@ _FORMERLY = {
     "identity": "fingerprint",
     "vae_identity": "vae_fingerprint",
     "prototypes": "centroids",
+    "near": "dedup_threshold",
+    "avoid": "exclude",
 }
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 

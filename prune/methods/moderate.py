@@ -1,35 +1,35 @@
-"""Moderate-DS: the images neither closest to their class's prototype nor farthest from it."""
+"""Moderate-DS: the images neither closest to their class's median nor farthest from it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prune.cluster.features import BLOCK, Features
-from prune.methods.common import pool_clusters
-from prune.methods.registry import Chosen, Request, method, subset
-from prune.methods.selection import by_value
+from prune.methods.base import Chosen, Request, method, pool_clusters, subset
+from prune.methods.ordering import by_value
 
 COUNTERS = 1 << 27  # bytes for the counters of a median
 
 
 @method(
     "moderate",
-    "the median band of distances to the class prototypes (Moderate-DS, Xia et al. 2023)",
+    "the median band of distances to the classes' medians (Moderate-DS, Xia et al. 2023)",
     params=("ratio", "classes"),
-    clustered=True,
     reads=("assignments", "embeddings"),
-    may_read=("assignments",),
+    optional=("assignments",),
 )
 def moderate(request: Request) -> Chosen:
     """Moderate-DS (Xia et al., ICLR 2023), as its published code does it.
 
-    The prototype of a class is the coordinate-wise median of its features. All distances
-    ||f_i - prototype of its class||_2 are sorted together, and with keep rate r = B/N the ranks in
+    The centre of a class is the coordinate-wise median of its features. All distances
+    ||f_i - centre of its class||_2 are sorted together, and with keep rate r = B/N the ranks in
     [0.5 - r/2, 0.5 + r/2] N stay: a window around the median distance of the whole pool, not of
     each class. Here it is the B ranks from (N - B) // 2 on, ties by key.
 
-    Deviations: there are no labels, so classes are pseudo-classes, the nearest prototypes of the
+    Deviations: there are no labels, so classes are pseudo-classes, the nearest centroids of the
     assignments (reference centroids or own ones), or with classes = one a single class, where the
     window is a thin shell; features are the encoder's unit vectors, not the penultimate layer of
     a model trained on labels.
@@ -94,11 +94,8 @@ def medians(
                 here = (codes >> 8) == byte.reshape(-1)[spots >> 8]
                 np.add.at(counts.reshape(-1), (spots + (codes & 255))[here], 1)
         for i, rank in enumerate(middle):
-            below = np.where(
-                high[i] > 0,
-                np.take_along_axis(reached, np.maximum(high[i] - 1, 0)[..., None], 2)[..., 0],
-                0,
-            )
+            before = np.take_along_axis(reached, np.maximum(high[i] - 1, 0)[..., None], 2)
+            below = np.where(high[i] > 0, before[..., 0], 0)
             low = _byte(lower[i].cumsum(axis=2), rank[:, None] - below)
             found[i] = high[i] << 8 | low
         values = _decode(found)
@@ -107,7 +104,9 @@ def medians(
     return out
 
 
-def _codes(features: Features, labels: NDArray[np.int32], columns: slice):
+def _codes(
+    features: Features, labels: NDArray[np.int32], columns: slice
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """For each block: codes [m, w] of its numbers, and where each one's counters begin."""
     width = columns.stop - columns.start
     for start in range(0, features.rows, BLOCK):
@@ -125,19 +124,19 @@ def _byte(reached: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int
     return np.minimum((reached <= rank).sum(axis=2), 255)
 
 
-def _decode(codes: NDArray[np.int64]) -> NDArray[np.float32]:
-    words = codes.astype(np.uint16)
-    bits = np.where(words >> 15, words & np.uint16(0x7FFF), ~words)
+def _decode(codes: NDArray[np.integer]) -> NDArray[np.float32]:
+    codes = codes.astype(np.uint16)
+    bits = np.where(codes >> 15, codes & np.uint16(0x7FFF), ~codes)
     return bits.astype(np.uint16).view(np.float16).astype(np.float32)
 
 
 def distances(
-    features: Features, labels: NDArray[np.int32], prototypes: NDArray[np.float32]
+    features: Features, labels: NDArray[np.int32], centres: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """[n] L2 distance of each row, as stored, to the prototype of its class."""
+    """[n] L2 distance of each row, as stored, to the centre of its class."""
     out = np.empty(features.rows, np.float64)
     for start in range(0, features.rows, BLOCK):
         rows = np.arange(start, min(start + BLOCK, features.rows))
-        gap = features.stored(rows).astype(np.float32) - prototypes[labels[rows]]
+        gap = features.stored(rows).astype(np.float32) - centres[labels[rows]]
         out[rows] = np.sqrt(np.einsum("ij,ij->i", gap, gap, dtype=np.float64))
     return out

@@ -21,9 +21,9 @@ from PIL import Image
 from core.errors import UserError
 from core.stage import read_manifest
 from dit.latents import encode
+from prune import select
 from prune.encoders import embed
 from prune.stage1 import score
-from prune.subsets import select
 from tests.dit.tiny_vae import save_tiny_vae
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,13 +11,13 @@ import pytest
 
 from core.errors import UserError
 from data.formats.index import read_index
+from prune import index as index_command
 from prune.cluster.features import Features
 from prune.methods import moderate as moderate_module
 from prune.methods import semdedup as semdedup_module
 from prune.methods.moderate import medians
 from prune.methods.semdedup import greatest_cosines
-from prune.subsets import inspect as index_command
-from prune.subsets.select import main
+from prune.select import main
 from tests.prune.files import make_assignments, make_embeddings, make_scores, places
 
 
@@ -53,7 +53,7 @@ class Corpus:
         """Rows chosen; the index is verified too."""
         out = self.root / f"{name or method}-{ratio}.parquet"
         flags = ["--scores", str(self.scores)]
-        inputs = ("assignments", "embeddings", "reference", "copies", "avoid")
+        inputs = ("assignments", "embeddings", "reference", "copies", "exclude")
         for flag, value in files.items():
             if flag in inputs:
                 flags += [f"--{flag}", str(value)]
@@ -61,7 +61,7 @@ class Corpus:
             text
             for flag, value in files.items()
             if flag not in inputs
-            for text in (f"--{flag}", str(value))
+            for text in (f"--{flag.replace('_', '-')}", str(value))
         ]
         call = [*flags, *own, "--method", method, "--ratio", str(ratio), "--out", str(out)]
         assert main(call) == 0
@@ -184,7 +184,7 @@ def test_full_set_and_entropy_set(tmp_path):
     wide = corpus.clusters(cluster, similarity, "wide", reduce=2)
     with pytest.raises(UserError, match=r"20 images were clustered, but Stage I keeps 10"):
         corpus.select("entropy-set", 0.9, keep=0.5, assignments=wide)
-    with pytest.raises(UserError, match="budget is 10 images, but Stage I keeps only 6"):
+    with pytest.raises(UserError, match="budget is 10 of 20 images, but Stage I keeps only 6"):
         six = corpus.clusters(cluster[:6], similarity[:6], "six", reduce=2)
         corpus.select("entropy-set", 0.5, keep=0.3, assignments=six)
 

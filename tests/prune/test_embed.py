@@ -20,10 +20,10 @@ from data.curation.holdout import pool, read_holdout
 from data.formats.embeddings import Embeddings, require_same_encoder, write_embeddings
 from data.formats.tables import read_parts
 from data.images.descriptor import describe
+from prune.descriptor_accuracy import main as accuracy
 from prune.stage1.score import main as score
 from prune.stage1.threshold import stage1
 from prune.studies.descriptor_accuracy import knn_predict
-from prune.studies.descriptor_accuracy import main as accuracy
 
 IMAGES = 60
 

@@ -12,9 +12,9 @@ import pytest
 from core.errors import UserError
 from core.stage import sha256_file
 from data.formats.index import read_index
+from prune.index import main as index
+from prune.select import main as select
 from prune.stage1.score import main as score
-from prune.subsets.inspect import main as index
-from prune.subsets.select import main as select
 from world.write.encode import jpeg
 
 

@@ -14,8 +14,8 @@ import pytest
 from core.errors import UserError
 from data.curation.leakage import held_in_index
 from data.formats.index import METADATA, read_index, write_index
-from prune.subsets import inspect as index_command
-from prune.subsets.select import main
+from prune import index as index_command
+from prune.select import main
 from tests.prune.files import make_assignments, make_holdout, make_scores, places
 
 COUNT, K = 200, 6
@@ -314,7 +314,7 @@ def test_broken_indices_are_named(world, tmp_path):
         (table.take(pa.array([1, 0])), "not in the order"),
         (table.slice(0, 0), "no image"),
         (
-            table.set_column(7, "chosen", pa.array(["luck"] * table.num_rows)),
+            table.set_column(8, "chosen", pa.array(["luck"] * table.num_rows)),
             "chosen = 'luck' is none of",
         ),
         (
