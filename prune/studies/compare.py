@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,47 +83,29 @@ def stages(config: CompareConfig) -> dict[str, Path]:
     scores = make(ScoreConfig(corpus=config.corpus, out=out / "scores", workers=workers))
     classes(config, read_pool(scores)["key"].to_pylist())  # wrong ones, before the long part
     pool, kept = out / "pool", out / "survivors"
-    encoder = {"encoder": config.encoder, "weights": config.weights, "workers": workers}
-    corpus = {"corpus": config.corpus, "scores": scores, **encoder}
-    own = {"clusters": config.own_clusters, "seed": seed}
-    configs: dict[str, tuple[Any, dict[str, Any]]] = {
-        "reference": (EmbedConfig, {"reference": (str(config.reference),), **encoder}),
-        "pool": (EmbedConfig, {"keep": 1.0, **corpus}),
-        "survivors": (EmbedConfig, {"keep": config.keep, **corpus}),
-        "centroids": (
-            CentroidsConfig,
-            {
-                "embeddings": (out / "reference",),
-                "clusters": config.clusters,
-                "whiten": dims,
-                "seed": seed,
-            },
-        ),
-        "own": (CentroidsConfig, {"embeddings": (pool,), "whiten": dims, **own}),
-        "reduced": (CentroidsConfig, {"embeddings": (kept,), "reduce": config.reduce, **own}),
-        "assignments": (
-            AssignConfig,
-            {
-                "embeddings": pool if "pool" in wanted else kept,
-                "centroids": out / "centroids",
-                "workers": workers,
-            },
-        ),
-        "clusters": (
-            AssignConfig,
-            {"embeddings": pool, "centroids": out / "own", "workers": workers},
-        ),
-        "reduced-clusters": (
-            AssignConfig,
-            {"embeddings": kept, "centroids": out / "reduced", "workers": workers},
-        ),
-        "tree": (HierarchyConfig, {"embeddings": pool, "whiten": dims, "seed": seed}),
+    embed = partial(EmbedConfig, encoder=config.encoder, weights=config.weights, workers=workers)
+    embed_corpus = partial(embed, corpus=config.corpus, scores=scores)
+    reference_set = partial(CentroidsConfig, clusters=config.clusters, seed=seed)
+    itself = partial(CentroidsConfig, clusters=config.own_clusters, seed=seed)
+    assign = partial(AssignConfig, workers=workers)
+    best = pool if "pool" in wanted else kept
+    configs: dict[str, Callable[..., Any]] = {
+        "reference": partial(embed, reference=(str(config.reference),)),
+        "pool": partial(embed_corpus, keep=1.0),
+        "survivors": partial(embed_corpus, keep=config.keep),
+        "centroids": partial(reference_set, embeddings=(out / "reference",), whiten=dims),
+        "own": partial(itself, embeddings=(pool,), whiten=dims),
+        "reduced": partial(itself, embeddings=(kept,), reduce=config.reduce),
+        "assignments": partial(assign, embeddings=best, centroids=out / "centroids"),
+        "clusters": partial(assign, embeddings=pool, centroids=out / "own"),
+        "reduced-clusters": partial(assign, embeddings=kept, centroids=out / "reduced"),
+        "tree": partial(HierarchyConfig, embeddings=pool, whiten=dims, seed=seed),
     }
     at = {"scores": scores}
-    for name, (kind, given) in configs.items():
+    for name, configured in configs.items():
         if name in wanted:
             try:
-                at[name] = make(kind(out=out / name, **given))
+                at[name] = make(configured(out=out / name))
             except UserError as error:
                 if name not in ("own", "reduced"):
                     raise

@@ -13,15 +13,7 @@ from prune.stage1.threshold import stage1
 from prune.studies.config import JudgeConfig
 from prune.studies.judgement import WANTED_DROP, failures
 from prune.studies.judgement import judge as judge_keys
-from prune.studies.pipeline import (
-    AssignConfig,
-    CentroidsConfig,
-    EmbedConfig,
-    ScoreConfig,
-    SelectConfig,
-    WorldConfig,
-    make,
-)
+from prune.studies.pipeline import ScoreConfig, SelectConfig, WorldConfig, assigned, make
 from prune.studies.report import table, write_report
 from prune.studies.truth import Truth, folder_truth, read_pool, world_truth
 
@@ -70,35 +62,19 @@ def judge(config: JudgeConfig) -> Result:
 
 def prune(corpus: str, reference: Path, out: Path, config: JudgeConfig) -> dict[str, Path]:
     """Run Stage I and II on a corpus. Returns 'scores' and each method's subset index."""
-    encoder: dict[str, Any] = {"encoder": config.encoder, "weights": config.weights}
-    encoder["workers"] = config.workers
-    scores = make(ScoreConfig(corpus=corpus, out=out / "scores", workers=config.workers))
+    at = {name: out / name for name in ("reference", "centroids", "assignments")}
+    at |= {"scores": out / "scores", "pool": out / "embeddings"}
+    make(ScoreConfig(corpus=corpus, out=at["scores"], workers=config.workers))
     if config.corpus is not None:  # refuses a corpus without classes before the long part
-        folder_truth(read_pool(scores)["key"].to_pylist())
-    embedded = make(EmbedConfig(reference=(str(reference),), out=out / "reference", **encoder))
-    centroids = make(
-        CentroidsConfig(
-            embeddings=(embedded,),
-            clusters=config.clusters,
-            seed=config.seed,
-            whiten=config.dims,
-            out=out / "centroids",
-        )
-    )
-    pool = make(
-        EmbedConfig(
-            corpus=corpus, scores=scores, keep=config.keep, out=out / "embeddings", **encoder
-        )
-    )
-    assignments = make(
-        AssignConfig(embeddings=pool, centroids=centroids, out=out / "assignments")
-    )
-    made = {"scores": scores}
-    for method in METHODS:
-        made[method] = make(
+        folder_truth(read_pool(at["scores"])["key"].to_pylist())
+    encoder = {"encoder": config.encoder, "weights": config.weights, "workers": config.workers}
+    clustering = {"clusters": config.clusters, "seed": config.seed, "whiten": config.dims}
+    assignments = assigned(at, corpus, reference, config.keep, encoder, clustering)
+    subsets = {
+        method: make(
             SelectConfig(
                 method=method,
-                scores=scores,
+                scores=at["scores"],
                 assignments=assignments if method == "rsprune" else None,
                 ratio=(config.ratio,),
                 keep=config.keep,
@@ -106,7 +82,9 @@ def prune(corpus: str, reference: Path, out: Path, config: JudgeConfig) -> dict[
                 out=out / "subsets" / f"{method}.parquet",
             )
         )
-    return made
+        for method in METHODS
+    }
+    return {"scores": at["scores"], **subsets}
 
 
 def judge_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from world.write.command import main as world
 
 __all__ = [
     "AssignConfig", "CentroidsConfig", "EmbedConfig", "HierarchyConfig", "ScoreConfig",
-    "SelectConfig", "WorldConfig", "make",
+    "SelectConfig", "WorldConfig", "assigned", "make",
 ]  # fmt: skip
 
 _MAINS: dict[type, Callable[[list[str]], int | None]] = {
@@ -57,6 +57,31 @@ def make(config: Any) -> Path:
     if result.exit_code:
         raise UserError(f"{config.out}: its stage ended with exit code {result.exit_code}")
     return result.out
+
+
+def assigned(
+    at: Mapping[str, Path],
+    corpus: str,
+    reference: Path,
+    keep: float,
+    encoder: Mapping[str, Any],
+    clustering: Mapping[str, Any],
+) -> Path:
+    """From the score table to the assignments of what Stage I keeps. Returns where they are.
+
+    Args:
+        at: where 'scores' is, and where 'reference', 'pool', 'centroids' and 'assignments' go.
+        corpus, reference: what was scored, and the reference set.
+        keep: fraction that Stage I keeps.
+        encoder, clustering: settings of EmbedConfig and of CentroidsConfig.
+    """
+    scored: dict[str, Any] = {"corpus": corpus, "scores": at["scores"]}
+    make(EmbedConfig(reference=(str(reference),), out=at["reference"], **encoder))
+    make(CentroidsConfig(embeddings=(at["reference"],), out=at["centroids"], **clustering))
+    make(EmbedConfig(keep=keep, out=at["pool"], **scored, **encoder))
+    return make(
+        AssignConfig(embeddings=at["pool"], centroids=at["centroids"], out=at["assignments"])
+    )
 
 
 def _arguments(config: Any) -> list[str]:

@@ -14,14 +14,7 @@ import pyarrow.compute as pc
 from core.stage import Result
 from data.formats.index import read_index
 from prune.studies.config import CONVENTIONS, StabilityConfig
-from prune.studies.pipeline import (
-    AssignConfig,
-    CentroidsConfig,
-    EmbedConfig,
-    ScoreConfig,
-    SelectConfig,
-    make,
-)
+from prune.studies.pipeline import ScoreConfig, SelectConfig, assigned, make
 from prune.studies.report import table, write_report
 
 
@@ -76,56 +69,42 @@ def variations(config: StabilityConfig) -> dict[str, list[Setting]]:
 def subset(config: StabilityConfig, setting: Setting) -> Path:
     """Run the stages for one setting. Returns the subset index."""
     name, _, weights = setting.encoder.partition("=")
-    embedding: dict[str, Any] = {"encoder": name, "weights": weights or None}
-    embedding["workers"] = config.workers
     encoder = f"encoder{config.encoders.index(setting.encoder)}"
     scored, out = setting.convention, config.out
     clusters = f"ref{setting.reference}-{encoder}-K{setting.clusters}-seed{setting.seed}"
-    scores = make(
+    at = {
+        "scores": out / "scores" / scored,
+        "reference": out / "reference" / f"ref{setting.reference}-{encoder}",
+        "pool": out / "pool" / f"{scored}-{encoder}",
+        "centroids": out / "centroids" / clusters,
+        "assignments": out / "assignments" / f"{scored}-{clusters}",
+    }
+    make(
         ScoreConfig(
             corpus=config.corpus,
             entropy="gradient" if scored == "gradient" else "grey",
             luma="rgb" if scored == "rgb" else "jpeg",
-            out=out / "scores" / scored,
+            out=at["scores"],
             workers=config.workers,
         )
     )
-    reference = make(
-        EmbedConfig(
-            reference=(str(config.reference[setting.reference]),),
-            out=out / "reference" / f"ref{setting.reference}-{encoder}",
-            **embedding,
-        )
-    )
-    pool = make(
-        EmbedConfig(
-            corpus=config.corpus,
-            scores=scores,
-            keep=config.keep,
-            out=out / "pool" / f"{scored}-{encoder}",
-            **embedding,
-        )
-    )
-    centroids = make(
-        CentroidsConfig(
-            embeddings=(reference,),
-            clusters=setting.clusters,
-            seed=setting.seed,
-            restarts=config.restarts,
-            whiten=config.whiten if name == "descriptor" else 0,
-            out=out / "centroids" / clusters,
-        )
-    )
-    assignments = make(
-        AssignConfig(
-            embeddings=pool, centroids=centroids, out=out / "assignments" / f"{scored}-{clusters}"
-        )
+    assigned(
+        at,
+        config.corpus,
+        config.reference[setting.reference],
+        config.keep,
+        {"encoder": name, "weights": weights or None, "workers": config.workers},
+        {
+            "clusters": setting.clusters,
+            "seed": setting.seed,
+            "restarts": config.restarts,
+            "whiten": config.whiten if name == "descriptor" else 0,
+        },
     )
     return make(
         SelectConfig(
-            method="rsprune",
-            scores=scores,
-            assignments=assignments,
+            scores=at["scores"],
+            assignments=at["assignments"],
             ratio=(config.ratio,),
             keep=config.keep,
             out=out / "subsets" / f"{scored}-{clusters}.parquet",

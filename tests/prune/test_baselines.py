@@ -118,8 +118,8 @@ def test_moderate_agrees_with_numpy(tmp_path):
     assert rows == np.argsort(distance)[15:45].tolist()
 
 
-@pytest.mark.parametrize("counters", [1, 1 << 27])
-def test_medians_are_exact(tmp_path, monkeypatch, counters):
+@pytest.mark.parametrize("held", [1, 1000, 1 << 30])
+def test_medians_are_exact(tmp_path, monkeypatch, held):
     monkeypatch.setattr(moderate_module, "BLOCK", 16)
     random = np.random.default_rng(0)
     points = random.normal(size=(90, 9)).astype(np.float16)
@@ -129,7 +129,7 @@ def test_medians_are_exact(tmp_path, monkeypatch, counters):
     labels = random.choice([0, 1, 3], 90, p=[0.6, 0.35, 0.05]).astype(np.int32)
     labels[-1] = 4
     features = Features(make_embeddings(tmp_path / "e", points.astype(np.float64), part=20))
-    found = medians(features, labels, 6, counters=counters)
+    found = medians(features, labels, 6, held=held)
     for k in range(6):
         mine = points[labels == k].astype(np.float32)
         expected = np.median(mine, axis=0) if len(mine) else np.zeros(9)
