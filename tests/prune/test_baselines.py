@@ -136,6 +136,14 @@ def test_medians_are_exact(tmp_path, monkeypatch, held):
         assert np.array_equal(found[k], expected.astype(np.float32)), k
 
 
+def test_moderate_refuses_embeddings_that_are_not_finite(tmp_path):
+    corpus = Corpus(tmp_path, np.random.default_rng(2).normal(size=(20, 3)))
+    corpus.units[4, 1] = np.nan
+    broken = make_embeddings(tmp_path / "broken", corpus.units, part=7)
+    with pytest.raises(UserError, match="embeddings are not finite"):
+        corpus.select("moderate", 0.5, classes="one", embeddings=broken)
+
+
 # --- clusterings of the pool ---------------------------------------------------------------------
 
 

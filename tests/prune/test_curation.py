@@ -9,12 +9,15 @@ import pytest
 
 from core.errors import UserError
 from core.stage import read_manifest
+from data.formats.index import read_index, write_index
 from data.formats.tables import read_parts
 from prune.cluster import hierarchy, pool_kmeans
 from prune.cluster.features import Held
 from prune.cluster.kmeans import unit_rows
 from prune.cluster.neighbours import best_cosine, components, copies, retrieved
+from prune.index import main as index
 from prune.methods.hierarchical import descend, divide
+from prune.select import main as select
 from tests.prune.files import make_embeddings
 from tests.prune.test_baselines import Corpus, on_a_circle
 
@@ -105,6 +108,33 @@ def test_dinov2_drops_what_leaks(tmp_path):
     assert corpus.metadata["counts"]["leaked_components"] == 1
     rows = corpus.run(0.75, "b", dedup_threshold=near, **files)
     assert 0 in {corpus.degrees[row] // 5 for row in rows}
+
+
+def test_former_names_of_flags_and_records_are_read(tmp_path, capsys):
+    corpus = Curated(tmp_path, [0, 2, 4, 60, 100, 102, 200, 300])
+    flags = ["--method", "dinov2", "--scores", str(corpus.scores), "--ratio", "0.75"]
+    inputs = ["--embeddings", str(corpus.embeddings)]
+    inputs += ["--reference", str(corpus.set("reference", [0, 100]))]
+    exclude = str(corpus.set("exclude", [5]))
+    out = tmp_path / "x.parquet"
+    old = ["--near", "0.9", "--avoid", exclude]
+    assert select([*flags, *inputs, *old, "--out", str(out)]) == 0
+    shown = capsys.readouterr().err
+    assert "--near is now called --dedup-threshold" in shown
+    assert "--avoid is now called --exclude" in shown
+    table, metadata = read_index(out)
+    assert metadata["params"]["dedup_threshold"] == 0.9 and "exclude" in metadata["inputs"]
+    # As version 0.1 recorded them.
+    metadata["params"]["near"] = metadata["params"].pop("dedup_threshold")
+    metadata["inputs"]["avoid"] = metadata["inputs"].pop("exclude")
+    write_index(tmp_path / "old.parquet", table, metadata)
+    call = [str(tmp_path / "old.parquet"), "--scores", str(corpus.scores), *inputs]
+    assert index(["verify", *call, "--exclude", exclude]) == 0
+    manifest = tmp_path / "x.manifest.json"
+    record = manifest.read_text().replace("dedup_threshold", "near").replace('"exclude"', '"avoid"')
+    manifest.write_text(record)
+    assert select([*flags, *inputs, *old, "--out", str(out)]) == 0
+    assert "already done" in capsys.readouterr().out
 
 
 def test_dinov2_by_clusters(tmp_path):

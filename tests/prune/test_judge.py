@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -13,7 +15,7 @@ from core.errors import UserError
 from prune.judge import JudgeConfig, main
 from prune.studies.config import MINI_WHITEN
 from prune.studies.judge import report
-from prune.studies.truth import folder_truth
+from prune.studies.truth import folder_truth, world_truth
 
 
 def class_folders(root: Path, counts: dict[str, int], seed: int) -> Path:
@@ -108,6 +110,17 @@ def test_learnt_encoders_are_used_as_they_are():
     ):
         config = JudgeConfig(out=Path("x"), encoder=encoder, whiten=whiten)
         assert config.dims == dims
+
+
+def test_the_truth_of_version_01_is_read(tmp_path):
+    columns = {"key": ["a", "b"], "scene": ["sea", "city"], "dull": [True, False]}
+    columns |= {"fault": ["", ""], "duplicate_of": ["", ""], "duplicate_kind": ["", ""]}
+    pq.write_table(pa.table(columns), tmp_path / "truth.parquet")
+    truth = world_truth(tmp_path / "truth.parquet")
+    assert truth["a"].low_information and not truth["b"].low_information
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "truth.parquet")
+    with pytest.raises(UserError, match="no column 'scene'"):
+        world_truth(tmp_path / "truth.parquet")
 
 
 def test_errors(tmp_path):
