@@ -68,8 +68,7 @@ def command(main: object, *arguments: object) -> np.ndarray:
 
 def one_pass(work: Path, config: AssignmentConfig) -> np.ndarray:
     """Seconds (wall, processor) of the assignment and of the selection [2, 2]."""
-    from prune import assign
-    from prune.subsets import select
+    from prune import assign, select
 
     for out in ("assignments", "subsets"):
         shutil.rmtree(work / out, ignore_errors=True)

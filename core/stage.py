@@ -30,6 +30,8 @@ _FORMERLY = {
     "vae_identity": "vae_fingerprint",
     "prototypes": "centroids",
     "besides": "exclude",
+    "near": "dedup_threshold",
+    "avoid": "exclude",
 }
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 

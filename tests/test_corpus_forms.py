@@ -24,7 +24,7 @@ from prune.assign import main as assign
 from prune.centroids import main as centroids
 from prune.embed import main as embed
 from prune.score import main as score
-from prune.subsets.select import main as select
+from prune.select import main as select
 from world.build import main as make_world
 from world.write.convert import main as convert
 
@@ -220,9 +220,8 @@ def test_every_command_keeps_a_specification_as_it_is_written():
         "import dataclasses, importlib, sys\n"
         "for name in sys.argv[1:]:\n"
         "    module = importlib.import_module(name)\n"
-        "    if not any(k.endswith('Config') for k in vars(module)):\n"
-        "        module = sys.modules[module.main.__module__]\n"
-        "    configs = [v for k, v in vars(module).items() if k.endswith('Config')]\n"
+        "    modules = (module, sys.modules[module.main.__module__])\n"
+        "    configs = [v for m in modules for k, v in vars(m).items() if k.endswith('Config')]\n"
         "    fields = {f.name: f for c in configs for f in dataclasses.fields(c)}\n"
         "    field = fields['corpus']\n"
         "    assert 'Path' not in str(field.type) and field.metadata['location'], name\n"

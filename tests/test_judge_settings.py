@@ -1,10 +1,10 @@
-"""The mini experiment and the judge use the same number of prototypes and the same whitening."""
+"""The mini experiment and the judge use the same number of centroids and the same whitening."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from prune.studies.judge import MINI_CLUSTERS, MINI_WHITEN
+from prune.studies.config import MINI_CLUSTERS, MINI_WHITEN
 
 
 def test_profile_and_judge_agree() -> None:

@@ -2,12 +2,14 @@
 
 A Parquet file with a row for each chosen image, sorted by (shard, row), and its provenance as
 JSON in the file's key-value metadata under "rsprune". Training reads the corpus through it;
-no image is copied.
+no image is copied. Whoever reads an image through it holds the bytes against the digest
+(data.corpus.verified): a name alone does not prove that they are those that were scored.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,16 @@ from core.atomic import atomic_path
 from core.errors import UserError
 from core.hashing import hash_keys
 from core.parallel import available_cpus
+from core.stage import present_names
 
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # the image's name in its corpus, unique
         ("shard", pa.string()),  # the file or folder it is read from
         ("row", pa.int64()),  # its place in the shard
+        ("digest", pa.string()),  # hex SHA-256 of its encoded bytes, null: not recorded
         ("entropy", pa.float64()),  # H, bits in [0, 8]
-        ("cluster", pa.int32()),  # nearest prototype, -1: the method has no clusters
+        ("cluster", pa.int32()),  # nearest centroid, -1: the method has no clusters
         ("similarity", pa.float32()),  # cosine to it, null: none
         ("rank", pa.int64()),  # 0-based place in its cluster, or in the method's order
         ("chosen", pa.string()),  # one of CHOSEN
@@ -37,6 +41,7 @@ SCHEMA = pa.schema(
 CHOSEN = (
     "quota", "remainder", "random", "entropy", "full", "band", "deduplicated", "retrieved",
 )  # fmt: skip
+NULLABLE = ("digest", "entropy", "similarity")
 METADATA = b"rsprune"
 REQUIRED = ("method", "params", "inputs", "encoder", "code", "counts")
 
@@ -46,7 +51,7 @@ def write_index(path: Path | str, rows: pa.Table, metadata: dict[str, Any]) -> N
 
     Args:
         path: the Parquet file.
-        rows: the columns of SCHEMA, in any order of rows.
+        rows: the columns of SCHEMA, in any order of rows; without 'digest', all of it is null.
         metadata: method (str), params (dict), inputs (name -> fingerprint), encoder (dict or None),
             code (str), counts (dict of int).
 
@@ -61,12 +66,21 @@ def write_index(path: Path | str, rows: pa.Table, metadata: dict[str, Any]) -> N
         raise ValueError(problem)
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
     table = table.replace_schema_metadata({METADATA: text.encode()})
+    # A dictionary of values that do not repeat costs time and space.
+    repeating = [name for name in SCHEMA.names if name not in ("key", "digest")]
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 18)
+        pq.write_table(
+            table, temporary, compression="zstd", row_group_size=1 << 18, use_dictionary=repeating
+        )
 
 
 def canonical(rows: pa.Table) -> pa.Table:
-    """The columns of SCHEMA with its types, sorted by (shard, row), without metadata."""
+    """The columns of SCHEMA with its types, sorted by (shard, row), without metadata.
+
+    Raises ValueError for a missing column; a missing digest is null.
+    """
+    if "digest" not in rows.column_names:
+        rows = rows.append_column("digest", pa.nulls(rows.num_rows, pa.string()))
     absent = [name for name in SCHEMA.names if name not in rows.column_names]
     if absent:
         raise ValueError(f"a subset index needs the column(s) {', '.join(absent)}")
@@ -116,7 +130,9 @@ def shard_places(shards: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]
 
 
 def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
-    """A subset index and its metadata, checked.
+    """A subset index (columns of SCHEMA, sorted by (shard, row)) and its metadata, checked.
+
+    An index of version 0.1 has no digests: they are null, with a note on standard error.
 
     Raises UserError when the file is missing, is no subset index, or breaks the format's rules.
     """
@@ -136,22 +152,30 @@ def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
             "give a file written by python -m prune.select"
         )
     try:
-        metadata = json.loads(stored)
+        metadata = json.loads(stored, object_hook=present_names)
     except ValueError as error:
         raise UserError(f"{path}: its 'rsprune' metadata is not JSON ({error})") from None
     lacking = [name for name in REQUIRED if name not in metadata]
     if lacking:
         raise UserError(f"{path}: its metadata lacks {', '.join(lacking)}")
+    if "digest" not in table.column_names:
+        print(
+            f"note: {path}: has no digests (made by version 0.1), so the images' bytes cannot be "
+            "checked; make it again with python -m prune.select to have them",
+            file=sys.stderr,
+        )
+        table = table.append_column("digest", pa.nulls(table.num_rows, pa.string()))
     for field in SCHEMA:
         if field.name not in table.column_names:
             raise UserError(f"{path}: the column '{field.name}' is missing")
         if table.schema.field(field.name).type != field.type:
             kind = table.schema.field(field.name).type
             raise UserError(f"{path}: column '{field.name}' is {kind}, expected {field.type}")
+    table = table.select(SCHEMA.names).replace_schema_metadata(None)
     problem = _problem(table)
     if problem:
         raise UserError(f"{path}: {problem}; make it again")
-    return table.replace_schema_metadata(None), metadata
+    return table, metadata
 
 
 def _problem(table: pa.Table) -> str | None:
@@ -159,8 +183,10 @@ def _problem(table: pa.Table) -> str | None:
     if table.num_rows == 0:
         return "the index holds no image"
     for name in SCHEMA.names:
-        if name not in ("entropy", "similarity") and table.column(name).null_count:
+        if name not in NULLABLE and table.column(name).null_count:
             return f"the column '{name}' has empty entries"
+    if pc.any(pc.not_equal(pc.binary_length(table.column("digest")), 64)).as_py():
+        return "the column 'digest' has entries that are no SHA-256 in 64 hex digits"
     keys = table.column("key")
     if (twice := _listed_twice(keys)) is not None:
         return f"the image '{twice}' is listed more than once"
@@ -177,9 +203,9 @@ def _problem(table: pa.Table) -> str | None:
 
 def _listed_twice(keys: pa.ChunkedArray) -> str | None:
     """A key that occurs more than once, or None. Numbers are compared, text only where they tie."""
-    words = hash_keys(keys, "twice", available_cpus())
-    order = np.argsort(words)
-    same = np.flatnonzero(np.diff(words[order]) == 0)
+    hashes = hash_keys(keys, "twice", available_cpus())
+    order = np.argsort(hashes)
+    same = np.flatnonzero(np.diff(hashes[order]) == 0)
     if not same.size:
         return None
     suspects = keys.take(pa.array(np.union1d(order[same], order[same + 1])))

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from core.errors import UserError
 from data.formats.embeddings import Embeddings, array_path, open_array
+from data.formats.join import rows_of
 from data.formats.tables import count_rows, part_paths
 
 BLOCK = 4096  # rows that become float32 at a time
@@ -194,21 +194,14 @@ class Features(Source):
 
 def _join(embeddings: Embeddings, images: pa.Table, what: str) -> NDArray[np.int64]:
     """For each image the row of the embeddings that is its own."""
-    table = embeddings.table(["key", "shard", "row"])
-    at = pc.index_in(images.column("key"), value_set=table.column("key").combine_chunks())
-    if at.null_count:
-        example = images.column("key").filter(pc.is_null(at))[0].as_py()
-        raise UserError(
-            f"{embeddings.folder}: {at.null_count:,} of the {images.num_rows:,} {what} have no "
-            f"embedding there, for example '{example}'; this method looks at all of them, not "
-            "only at what Stage I keeps: python -m prune.embed --keep 1"
-        )
-    joined = table.take(at)
-    for name in ("shard", "row"):
-        same = pc.equal(joined.column(name), images.column(name).cast(joined.column(name).type))
-        if not pc.all(same).as_py():
-            raise UserError(
-                f"{embeddings.folder} places some images elsewhere in the corpus than the score "
-                f"table (column '{name}'); it was made from another listing: embed again"
-            )
-    return at.to_numpy().astype(np.int64)
+    folder = embeddings.folder
+    return rows_of(
+        images,
+        embeddings.table(["key", "shard", "row"]),
+        str(folder),
+        lambda count, example: (
+            f"{folder}: {count:,} of the {images.num_rows:,} {what} have no embedding there, for "
+            f"example '{example}'; this method looks at all of them, not only at what Stage I "
+            "keeps: python -m prune.embed --keep 1"
+        ),
+    )

@@ -1,6 +1,6 @@
 """Baselines that cluster the corpus itself and then sample its clusters.
 
-All of them read assignments of the corpus to prototypes of its own embeddings:
+All of them read assignments of the corpus to centroids of its own embeddings:
 
     python -m prune.embed --corpus C --scores S --keep 1 --encoder E --out pool
     python -m prune.centroids --embeddings pool --clusters 200 --streaming --out own
@@ -11,22 +11,27 @@ All of them read assignments of the corpus to prototypes of its own embeddings:
 from __future__ import annotations
 
 from core.errors import UserError
-from prune.methods.common import own_prototypes, pool_clusters
-from prune.methods.registry import Chosen, Request, assigned, method
-from prune.methods.rsprune import stage2
-from prune.stage1.threshold import stage1
+from prune.methods.base import (
+    Chosen,
+    Request,
+    assigned,
+    method,
+    pool_clusters,
+    require_own_centroids,
+)
+from prune.methods.rsprune import stage2, survivors
 
 
 @method(
     "cluster-nearest",
-    "in each cluster of the pool, the same share, nearest to the centroid (Briq et al. 2024)",
+    "in each cluster of the pool the same fraction, nearest to the centroid (Briq et al. 2024)",
     params=("ratio",),
-    clustered=True,
+    reads=("assignments",),
 )
 def cluster_nearest(request: Request) -> Chosen:
     """Cluster-nearest (Briq et al., arXiv 2411.12523): floor(|C| B/N) images of each cluster C.
 
-    Those nearest to the centroid stay, so every cluster keeps its share of the corpus: the
+    Those nearest to the centroid stay, so every cluster keeps its fraction of the corpus: the
     allocation is proportional, not balanced.
 
     Deviations: the clustering is spherical k-means with a k-means++ start, where theirs is
@@ -43,7 +48,7 @@ def cluster_nearest(request: Request) -> Chosen:
     "a2mae",
     "A2-MAE-style: equal quotas of the farthest from the centroids of the pool",
     params=("ratio",),
-    clustered=True,
+    reads=("assignments",),
 )
 def a2mae(request: Request) -> Chosen:
     """A2-MAE-style, after the data construction of A2-MAE (Zhang et al., arXiv 2406.08079).
@@ -63,14 +68,14 @@ def a2mae(request: Request) -> Chosen:
     "full-set",
     "no Stage I, no reference: equal quotas over clusters of the whole pool (Table 4)",
     params=("ratio",),
-    clustered=True,
+    reads=("assignments",),
 )
 def full_set(request: Request) -> Chosen:
     """Clustering on the full unlabelled set (Table 4, first row).
 
-    Prototypes are the centroids of the whole pool's embeddings, and Eq. 6 selects from the whole
-    pool. The paper does not say how images are picked from these clusters; its own rule is taken,
-    so that the rows of that table differ in the prototypes alone.
+    The centroids are those of the whole pool's embeddings, and Eq. 6 selects from the whole pool.
+    The paper does not say how images are picked from these clusters; its own rule is taken, so
+    that the rows of that table differ in the centroids alone.
     """
     cluster, similarity = pool_clusters(request, "full-set")
     return stage2(request.pool, cluster, similarity, request)
@@ -80,35 +85,30 @@ def full_set(request: Request) -> Chosen:
     "entropy-set",
     "Stage I, no reference: equal quotas over clusters of its survivors in 128-d (Table 4)",
     params=("ratio", "keep"),
-    clustered=True,
+    reads=("assignments",),
 )
 def entropy_set(request: Request) -> Chosen:
     """Clustering on the entropy-pruned set, reduced to 128 dimensions (Table 4, second row).
 
-    Prototypes are the centroids of the survivors' embeddings after
+    The centroids are those of the survivors' embeddings after
     `prune.centroids --embeddings SURVIVORS --reduce 128`, and Eq. 6 selects from the survivors.
 
     Deviations: the paper names MiniBatchKMeans and no method of reduction; here it is PCA, rows
     normalised again, and full Lloyd iterations.
     """
-    own_prototypes(request, "entropy-set")
-    if not request.prototypes.get("reduce"):
+    require_own_centroids(request, "entropy-set")
+    if not request.centroids.get("reduce"):
         raise UserError(
             "--assignments: entropy-set clusters embeddings of reduced dimension; make the "
             "centroids with python -m prune.centroids --reduce 128"
         )
-    kept = request.once("Stage I", lambda: stage1(request.pool, request.keep))
+    kept = survivors(request)
     rows = 0 if request.assignments is None else request.assignments.num_rows
     if rows != kept.num_rows:
         raise UserError(
             f"--assignments: {rows:,} images were clustered, but Stage I keeps {kept.num_rows:,} "
             f"of {request.pool.num_rows:,} (--keep {request.keep}); embed, cluster and assign with "
             "that --keep"
-        )
-    if request.size > kept.num_rows:
-        raise UserError(
-            f"the budget is {request.size:,} images, but Stage I keeps only {kept.num_rows:,} "
-            f"(--keep {request.keep}); raise --keep or --ratio"
         )
     cluster, similarity = request.once("assigned", lambda: assigned(kept, request))
     return stage2(kept, cluster, similarity, request)

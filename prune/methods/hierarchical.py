@@ -6,17 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune.cluster.hierarchy import read_parents
-from prune.methods.common import pool_clusters
-from prune.methods.registry import Chosen, Request, method, subset
-from prune.methods.selection import Rows, by_similarity, random_order
-from prune.methods.variants import derived_seed
+from prune.methods.base import Chosen, Request, method, pool_clusters, subset
+from prune.methods.ordering import Rows, by_cluster, by_value, derived_seed, random_order
 
 
 @method(
     "hierarchical",
     "evenly down a tree of clusters of the pool (hierarchical k-means, Vo et al. 2024)",
     params=("ratio", "leaf", "seed"),
-    clustered=True,
+    reads=("assignments",),
 )
 def hierarchical(request: Request) -> Chosen:
     """Hierarchical k-means curation (Vo et al., arXiv 2405.15613); the tree is prune.hierarchy's.
@@ -35,18 +33,12 @@ def hierarchical(request: Request) -> Chosen:
     sizes = np.bincount(cluster, minlength=request.clusters).astype(np.int64)
     budgets = descend(sizes, parents, request.size, request.seed)
 
-    def places() -> Rows:
+    def in_order() -> Rows:
         if request.options["leaf"] == "random":
-            order = random_order(keys, derived_seed("hierarchical", request.seed))
-        else:
-            order = by_similarity(similarity, keys)
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return place
+            return random_order(keys, derived_seed("hierarchical", request.seed))
+        return by_value(similarity, keys)
 
-    place = request.once("places", places)
-    order = np.lexsort((place, cluster))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    order, rank, _ = by_cluster(request.once("order", in_order), cluster, request.clusters)
     taken = rank < np.repeat(budgets, sizes)
     rows = order[taken]
     chosen = subset(
@@ -60,7 +52,9 @@ def hierarchical(request: Request) -> Chosen:
     return chosen, {"K": request.clusters, "levels": len(parents) + 1}
 
 
-def share(sizes: NDArray[np.int64], total: int, random: np.random.Generator) -> NDArray[np.int64]:
+def divide(
+    sizes: NDArray[np.int64], total: int, random: np.random.Generator
+) -> NDArray[np.int64]:
     """Divide `total` among children as evenly as their sizes let it be.
 
     min(c, size) for each, with the greatest c for which that does not exceed `total`; the rest,
@@ -100,7 +94,7 @@ def descend(
         up = np.zeros(int(parent.max(initial=-1)) + 1, np.int64)
         np.add.at(up, parent, below[-1])
         below.append(up)
-    budget = share(below[-1], total, np.random.default_rng([seed, len(parents)]))
+    budget = divide(below[-1], total, np.random.default_rng([seed, len(parents)]))
     for level in range(len(parents) - 1, -1, -1):
         down = np.zeros(len(below[level]), np.int64)
         children = np.argsort(parents[level], kind="stable")
@@ -108,6 +102,6 @@ def descend(
         for node, amount in enumerate(budget):
             mine = children[bounds[node] : bounds[node + 1]]
             random = np.random.default_rng([seed, level, node])
-            down[mine] = share(below[level][mine], int(amount), random)
+            down[mine] = divide(below[level][mine], int(amount), random)
         budget = down
     return budget

@@ -10,10 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prune.cluster.features import Features
-from prune.methods.common import pool_clusters
-from prune.methods.registry import Chosen, Request, method, subset
-from prune.methods.selection import Rows, by_value, random_order
-from prune.methods.variants import derived_seed
+from prune.methods.base import Chosen, Request, method, pool_clusters, subset
+from prune.methods.ordering import Rows, by_cluster, by_value, derived_seed, random_order
 
 BLOCK = 2048  # rows compared with as many others at a time
 HELD = 1 << 30  # bytes of a cluster's stored rows that are held; a larger cluster is read again
@@ -23,9 +21,8 @@ HELD = 1 << 30  # bytes of a cluster's stored rows that are held; a larger clust
     "semdedup",
     "drop the images most similar to another of their cluster (SemDeDup, Abbas et al. 2023)",
     params=("ratio", "prefer"),
-    clustered=True,
     variants={"seed": 0},
-    reads=("embeddings",),
+    reads=("assignments", "embeddings"),
 )
 def semdedup(request: Request) -> Chosen:
     """SemDeDup (Abbas et al., arXiv 2303.09540).
@@ -33,14 +30,14 @@ def semdedup(request: Request) -> Chosen:
     The pool is clustered; inside a cluster, images are put in an order of preference (hard, the
     default: the farthest from the centroid first), and an image is a semantic duplicate when its
     cosine to an image before it exceeds 1 - eps. The published method tunes eps until the wanted
-    share is left. Here each image gets that greatest cosine once, and the B images with the
+    fraction is left. Here each image gets that greatest cosine once, and the B images with the
     smallest stay: the same set as with the eps that leaves B, for every B, without a search.
     `duplicate_cosine` in the counts is 1 - eps. The first image of each cluster has no image
     before it and goes last.
 
     Deviations: spherical k-means (theirs: k = 50,000 of LAION's 440M); the project's encoder.
     Cosines are compared to six decimals, so that copies tie and go by key. At high ratios this
-    goes on from duplicates to what is merely alike, which is beyond what it was made for.
+    goes on from duplicates to what is merely similar, which is beyond what it was made for.
     """
     pool, keys = request.pool, request.pool.column("key")
     cluster, similarity = pool_clusters(request, "semdedup")
@@ -69,8 +66,7 @@ def _preference(
     """All rows, the one to be kept before another first."""
     if prefer == "random":
         return random_order(keys, derived_seed("semdedup", seed))
-    values = np.asarray(similarity, np.float64)
-    return by_value(values if prefer == "easy" else -values, keys)
+    return by_value(similarity if prefer == "easy" else -similarity, keys)
 
 
 def greatest_cosines(
@@ -87,8 +83,8 @@ def greatest_cosines(
         held: bytes; see HELD.
     """
     found = np.full(features.rows, -1.0)
-    members = preference[np.argsort(cluster[preference], kind="stable")]
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(cluster))])
+    members, _, sizes = by_cluster(preference, cluster, int(cluster.max(initial=-1)) + 1)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
     for first, last in itertools.pairwise(bounds):
         rows = members[first:last]
         read = _reader(features, rows, held)

@@ -1,6 +1,6 @@
 """What subsets of a labelled corpus are compared by, as pure functions of arrays.
 
-Class balance is the entropy of the class shares. Low information and near-duplicates are
+Class balance is the entropy of the class fractions. Low information and near-duplicates are
 measured on the pixels, by none of the means that the methods select by: the standard deviation
 of the grey image, and a perceptual hash (the signs, about their median, of the 64 lowest
 frequencies of its 32 x 32 reduction).
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import dctn
 
 from core.errors import UserError
 from data.corpus.base import Location
@@ -29,14 +30,6 @@ FLAT = 1.0  # grey deviation below which an image has no structure to hash
 BLOCK = 1024  # hashes compared with all others at a time
 
 
-def cosines() -> NDArray[np.float64]:
-    """[LOW, SIDE] lowest rows of the orthonormal DCT-II."""
-    k, n = np.arange(LOW)[:, None], np.arange(SIDE)
-    rows = np.cos(np.pi * k * (2 * n + 1) / (2 * SIDE)) * math.sqrt(2 / SIDE)
-    rows[0] /= math.sqrt(2)
-    return rows
-
-
 def perceptual_hash(grey: NDArray[np.uint8]) -> int:
     """64-bit hash of an image [H, W]; that of a copy differs in few bits.
 
@@ -46,8 +39,8 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> int:
     small = np.asarray(
         Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BOX), np.float64
     )
-    basis = cosines()
-    low = np.round((basis @ small @ basis.T).reshape(-1), 6)  # no sign from rounding alone
+    low = dctn(small, norm="ortho")[:LOW, :LOW]
+    low = np.round(low.reshape(-1), 6)  # no sign from rounding alone
     signs = low > np.median(low[1:])
     signs[0] = False  # the mean says nothing
     return int.from_bytes(np.packbits(signs).tobytes())
@@ -93,7 +86,7 @@ def near_duplicates(hashes: NDArray[np.uint64], distance: int) -> int:
     return found
 
 
-def alike(units: NDArray[np.float32]) -> float:
+def nearest_similarity(units: NDArray[np.float32]) -> float:
     """Mean cosine of each row to the nearest other row; 0 for a single one."""
     if len(units) < 2:
         return 0.0
@@ -108,8 +101,8 @@ def alike(units: NDArray[np.float32]) -> float:
 def expected_bits(counts: Sequence[int], size: int) -> float:
     """Balance to expect of a uniform draw of `size` images from classes of these counts (bits).
 
-    The entropy of the shares, less the bias (C - 1) / (2 n ln 2) of a sample of n, which is
-    smaller for draws without replacement by the share that is left, (N - n) / (N - 1).
+    The entropy of the fractions, less the bias (C - 1) / (2 n ln 2) of a sample of n, which is
+    smaller for draws without replacement by the factor (N - n) / (N - 1).
     """
     total = sum(counts)
     classes = sum(1 for count in counts if count)
@@ -123,27 +116,26 @@ def measure(
     deviation: Mapping[str, float],
     hashes: Mapping[str, int],
     *,
-    dull: float,
+    low_information: float,
     distance: int,
 ) -> dict[str, Any]:
-    """Class balance, coverage and the shares of dull and doubled images of a subset.
+    """Class balance, coverage, low-information images and near-duplicates of a subset.
 
     Args:
         keys: its images.
         labels: class of every image; '' for an image that is of none.
         deviation, hashes: of `look`, for every image.
-        dull: grey standard deviation below which an image is of low information.
+        low_information: grey standard deviation below which an image is of low information.
         distance: bits within which two hashes are near-duplicates. Constant images, which all
-            look alike, are left to `dull`.
+            look the same, are left to `low_information`.
     """
     counts = Counter(labels[key] for key in keys if labels[key])
-    low = sum(deviation[key] < dull for key in keys)
     hashed = [hashes[key] for key in keys if deviation[key] >= FLAT]
     return {
         "images": len(keys),
         "classes": len(counts),
         "bits": round(bits(counts.values()), 4),
-        "low_information": low,
+        "low_information": sum(deviation[key] < low_information for key in keys),
         "near_duplicates": near_duplicates(np.asarray(hashed, np.uint64), distance),
         "counts": dict(sorted(counts.items())),
     }

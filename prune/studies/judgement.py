@@ -5,33 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-WANTED_DROP = 0.9  # share of dull and blank tiles that Stage I is expected to drop
+from prune.studies.truth import Truth
 
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What is known of one image of a corpus.
-
-    Attributes:
-        scene: its class; '' where it shows none (blank and noise tiles).
-        dull: True for the near-uniform scenes that Stage I should drop.
-        fault: '' or what is wrong with it ('blank', 'noise', 'nodata', 'broken:...').
-        duplicate_of: key of the image that it is a copy of, or ''.
-        duplicate_kind: 'exact', a kind of near-duplicate, or ''.
-    """
-
-    scene: str
-    dull: bool = False
-    fault: str = ""
-    duplicate_of: str = ""
-    duplicate_kind: str = ""
+WANTED_DROP = 0.9  # fraction of low-information and blank tiles that Stage I should drop
 
 
 def bits(counts: Iterable[int]) -> float:
-    """Shannon entropy of the shares that counts make up, in bits; 0 when there are none."""
+    """Shannon entropy of the fractions that counts make up, in bits; 0 when there are none."""
     values = [count for count in counts if count]
     total = sum(values)
     return sum(c / total * math.log2(total / c) for c in values)
@@ -47,7 +29,7 @@ def scenes(keys: Collection[str], truth: Mapping[str, Truth]) -> Counter[str]:
 def stage1_drops(
     pool: Collection[str], survivors: Collection[str], truth: Mapping[str, Truth]
 ) -> dict[str, tuple[int, int]]:
-    """For each dull scene and for 'blank': (images dropped by Stage I, images in the pool).
+    """For each low-information scene and for 'blank': (images dropped by Stage I, all of them).
 
     Other faults are left out: noise is known to pass, whatever scene it lies on.
     """
@@ -56,8 +38,10 @@ def stage1_drops(
     total: Counter[str] = Counter()
     for key in pool:
         image = truth[key]
-        kind = "blank" if image.fault == "blank" else image.scene if image.dull else ""
-        if not kind or image.fault not in ("", "blank"):
+        kind = image.scene if image.low_information else ""
+        if image.fault:
+            kind = "blank" if image.fault == "blank" else ""
+        if not kind:
             continue
         total[kind] += 1
         dropped[kind] += key not in kept
@@ -96,9 +80,9 @@ def judge(
     """Judge Stage I's survivors and the subsets of several methods.
 
     Returns 'pool', 'stage1' and each method under 'methods' (see `describe`), 'drops' (see
-    `stage1_drops`), 'dropped' (their share over all dull scenes and blanks, None without any) and
-    'lost': for each method the scenes that survive Stage I but are absent from its subset, with
-    the number of their survivors.
+    `stage1_drops`), 'dropped' (the fraction dropped of all images in 'drops', None without any)
+    and 'lost': for each method the scenes that survive Stage I but are absent from its subset,
+    with the number of their survivors.
     """
     drops = stage1_drops(pool, survivors, truth)
     total = sum(count for _, count in drops.values())
@@ -120,8 +104,10 @@ def failures(result: Mapping[str, Any]) -> list[str]:
     """What the miniature world was expected to show and `result` (of `judge`) does not."""
     found = []
     if result["dropped"] is None or result["dropped"] < WANTED_DROP:
-        share = "none" if result["dropped"] is None else f"{result['dropped']:.1%}"
-        found.append(f"Stage I dropped {share} of dull and blank tiles, wanted {WANTED_DROP:.0%}")
+        part = "none" if result["dropped"] is None else f"{result['dropped']:.1%}"
+        found.append(
+            f"Stage I dropped {part} of low-information and blank tiles, wanted {WANTED_DROP:.0%}"
+        )
     if result["lost"]["rsprune"]:
         lost = (f"{scene} ({n} tiles)" for scene, n in result["lost"]["rsprune"].items())
         found.append(f"RS-Prune lost scenes that survived Stage I: {', '.join(lost)}")

@@ -1,4 +1,5 @@
 """Subset indices: written, derived again, compared, exported.
 
-May import core, data and the rooms above, methods included.
+`config` is light and may import core and prune.methods.catalogue; the others may import core, data
+and the rooms above, methods included.
 """

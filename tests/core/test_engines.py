@@ -21,9 +21,8 @@ from PIL import Image
 from core.errors import UserError
 from core.stage import read_manifest
 from dit.latents import encode
-from prune import embed, score
+from prune import embed, score, select
 from prune.encoders import embed as embedding
-from prune.subsets import select
 from tests.dit.tiny_vae import save_tiny_vae
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,13 +11,13 @@ import pytest
 
 from core.errors import UserError
 from data.formats.index import read_index
+from prune import index as index_command
 from prune.cluster.features import Features
 from prune.methods import moderate as moderate_module
 from prune.methods import semdedup as semdedup_module
 from prune.methods.moderate import medians
 from prune.methods.semdedup import greatest_cosines
-from prune.subsets import inspect as index_command
-from prune.subsets.select import main
+from prune.select import main
 from tests.prune.files import make_assignments, make_embeddings, make_scores, places
 
 
@@ -53,7 +53,7 @@ class Corpus:
         """Rows chosen; the index is verified too."""
         out = self.root / f"{name or method}-{ratio}.parquet"
         flags = ["--scores", str(self.scores)]
-        inputs = ("assignments", "embeddings", "reference", "copies", "avoid")
+        inputs = ("assignments", "embeddings", "reference", "copies", "exclude")
         for flag, value in files.items():
             if flag in inputs:
                 flags += [f"--{flag}", str(value)]
@@ -61,7 +61,7 @@ class Corpus:
             text
             for flag, value in files.items()
             if flag not in inputs
-            for text in (f"--{flag}", str(value))
+            for text in (f"--{flag.replace('_', '-')}", str(value))
         ]
         call = [*flags, *own, "--method", method, "--ratio", str(ratio), "--out", str(out)]
         assert main(call) == 0
@@ -118,8 +118,8 @@ def test_moderate_agrees_with_numpy(tmp_path):
     assert rows == np.argsort(distance)[15:45].tolist()
 
 
-@pytest.mark.parametrize("counters", [1, 1 << 27])
-def test_medians_are_exact(tmp_path, monkeypatch, counters):
+@pytest.mark.parametrize("held", [1, 1000, 1 << 30])
+def test_medians_are_exact(tmp_path, monkeypatch, held):
     monkeypatch.setattr(moderate_module, "BLOCK", 16)
     random = np.random.default_rng(0)
     points = random.normal(size=(90, 9)).astype(np.float16)
@@ -129,11 +129,19 @@ def test_medians_are_exact(tmp_path, monkeypatch, counters):
     labels = random.choice([0, 1, 3], 90, p=[0.6, 0.35, 0.05]).astype(np.int32)
     labels[-1] = 4
     features = Features(make_embeddings(tmp_path / "e", points.astype(np.float64), part=20))
-    found = medians(features, labels, 6, counters=counters)
+    found = medians(features, labels, 6, held=held)
     for k in range(6):
         mine = points[labels == k].astype(np.float32)
         expected = np.median(mine, axis=0) if len(mine) else np.zeros(9)
         assert np.array_equal(found[k], expected.astype(np.float32)), k
+
+
+def test_moderate_refuses_embeddings_that_are_not_finite(tmp_path):
+    corpus = Corpus(tmp_path, np.random.default_rng(2).normal(size=(20, 3)))
+    corpus.units[4, 1] = np.nan
+    broken = make_embeddings(tmp_path / "broken", corpus.units, part=7)
+    with pytest.raises(UserError, match="embeddings are not finite"):
+        corpus.select("moderate", 0.5, classes="one", embeddings=broken)
 
 
 # --- clusterings of the pool ---------------------------------------------------------------------
@@ -184,7 +192,7 @@ def test_full_set_and_entropy_set(tmp_path):
     wide = corpus.clusters(cluster, similarity, "wide", reduce=2)
     with pytest.raises(UserError, match=r"20 images were clustered, but Stage I keeps 10"):
         corpus.select("entropy-set", 0.9, keep=0.5, assignments=wide)
-    with pytest.raises(UserError, match="budget is 10 images, but Stage I keeps only 6"):
+    with pytest.raises(UserError, match="budget is 10 of 20 images, but Stage I keeps only 6"):
         six = corpus.clusters(cluster[:6], similarity[:6], "six", reduce=2)
         corpus.select("entropy-set", 0.5, keep=0.3, assignments=six)
 

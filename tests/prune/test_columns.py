@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from core.hashing import hash_keys
+from data.formats import join
 from data.formats.index import by_place, place_order
 from data.formats.tables import read_part, read_parts, write_part
-from prune.methods import registry as methods
-from prune.methods import selection
+from prune.methods.base import Request, assigned
+from prune.methods.ordering import by_value, random_order
 from prune.stage1.threshold import fraction_of, stage1
 
 NAMES = st.text(alphabet="aAé/0\U0001f6f0", min_size=1, max_size=4)
@@ -78,12 +79,12 @@ def test_order_of_places(pool):
 def test_first_of_an_order_is_the_orders_head(pool, size):
     keys, values = pool["key"], pool["entropy"].to_numpy()
     whole = sorted(range(len(keys)), key=lambda i: (-values[i], keys[i].as_py()))
-    assert selection.by_value(values, keys).tolist() == whole
-    assert selection.by_value(values, keys, size).tolist() == whole[:size]
+    assert by_value(values, keys).tolist() == whole
+    assert by_value(values, keys, size).tolist() == whole[:size]
     hashed = hash_keys(keys, "random|3").tolist()
     whole = sorted(range(len(keys)), key=lambda i: (hashed[i], keys[i].as_py()))
-    assert selection.random_order(keys, 3).tolist() == whole
-    assert selection.random_order(keys, 3, size).tolist() == whole[:size]
+    assert random_order(keys, 3).tolist() == whole
+    assert random_order(keys, 3, size).tolist() == whole[:size]
 
 
 def assignments(pool: pa.Table, order: list[int]) -> pa.Table:
@@ -103,15 +104,15 @@ def test_assignments_are_joined_in_any_order(pool, random, shuffled, codes):
     if shuffled:
         random.shuffle(order)
     table = assignments(pool, order)
-    request = methods.Request(
+    request = Request(
         pool=pool, size=1, assignments=encoded(table) if codes else table, clusters=40
     )
-    cluster, similarity = methods.assigned(kept, request)
+    cluster, similarity = assigned(kept, request)
     expected = {pool["key"][i].as_py(): i for i in range(pool.num_rows)}
     assert cluster.tolist() == [expected[key] for key in kept["key"].to_pylist()]
     assert similarity.dtype == np.float32 and len(similarity) == len(cluster)
     # By numbers alone, without the join by text.
-    assert methods._same_places(kept, table) is not None
+    assert join._by_place(kept, table) is not None
 
 
 def test_assignments_of_another_listing_are_refused():
@@ -125,19 +126,19 @@ def test_assignments_of_another_listing_are_refused():
     )
     table = assignments(pool, [0, 1, 2])
 
-    def join(changed: pa.Table) -> None:
-        methods.assigned(pool, methods.Request(pool=pool, size=1, assignments=changed))
+    def check(changed: pa.Table) -> None:
+        assigned(pool, Request(pool=pool, size=1, assignments=changed))
 
     with pytest.raises(UserError, match=r"2 of the 3 .* not among the 1 assignments.*'a'"):
-        join(table.slice(1, 1))
+        check(table.slice(1, 1))
     with pytest.raises(UserError, match=r"3 of the 3 .* not among the 0 assignments"):
-        join(table.slice(0, 0))
+        check(table.slice(0, 0))
     other = table.set_column(0, "key", pa.array(["b", "a", "c"]))
     with pytest.raises(UserError, match=r"elsewhere in the corpus .*column 'row'"):
-        join(other)
+        check(other)
     moved = table.set_column(1, "shard", pa.array(["s", "u", "t"]))
     with pytest.raises(UserError, match=r"elsewhere in the corpus .*column 'shard'"):
-        join(encoded(moved))
+        check(encoded(moved))
 
 
 def test_parts_read_as_codes_and_as_text_are_the_same(tmp_path):

@@ -14,15 +14,14 @@ from pyarrow import csv
 
 from core.errors import UserError
 from prune.cluster.features import unit_rows
-from prune.methods.catalogue import find
-from prune.methods.registry import METHODS
-from prune.studies.compare import STAGES, main
+from prune.compare import main
+from prune.methods.catalogue import METHODS
+from prune.studies.compare import STAGES
 from prune.studies.comparison import (
-    alike,
-    cosines,
     expected_bits,
     measure,
     near_duplicates,
+    nearest_similarity,
     perceptual_hash,
 )
 
@@ -33,8 +32,6 @@ def smooth(seed: int, side: int = 96) -> np.ndarray:
 
 
 def test_the_hash_knows_a_copy_from_another_image():
-    basis = cosines()
-    assert np.allclose(basis @ basis.T, np.eye(8), atol=1e-12)
     image = smooth(0)
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=30)
@@ -61,10 +58,10 @@ def test_near_duplicates_counts_images(monkeypatch):
     assert near_duplicates(hashes[:0], 6) == 0
 
 
-def test_alike_is_the_mean_of_nearest_cosines():
+def test_nearest_similarity_is_the_mean_of_nearest_cosines():
     units = unit_rows(np.array([[1.0, 0], [0.8, 0.6], [0, 1]]))
-    assert alike(units) == pytest.approx((0.8 + 0.8 + 0.6) / 3)
-    assert alike(units[:1]) == 0.0
+    assert nearest_similarity(units) == pytest.approx((0.8 + 0.8 + 0.6) / 3)
+    assert nearest_similarity(units[:1]) == 0.0
 
 
 def test_expected_balance_of_a_random_draw():
@@ -85,7 +82,7 @@ def test_measure_by_hand():
     labels = {"a": "x", "b": "x", "c": "y", "d": "", "e": "y"}
     deviation = {"a": 50.0, "b": 9.9, "c": 10.0, "d": 0.0, "e": 0.0}
     hashes = {"a": 0b111, "b": 0b110, "c": 0xFF << 40, "d": 0, "e": 0}
-    found = measure(list("abcde"), labels, deviation, hashes, dull=10, distance=1)
+    found = measure(list("abcde"), labels, deviation, hashes, low_information=10, distance=1)
     assert found == {
         "images": 5, "classes": 2, "bits": 1.0, "low_information": 3,
         "near_duplicates": 2, "counts": {"x": 2, "y": 2},
@@ -93,7 +90,6 @@ def test_measure_by_hand():
 
 
 def test_every_method_is_compared():
-    find("full")
     assert set(STAGES) == set(METHODS)
 
 
@@ -119,7 +115,8 @@ def corpus(tmp_path_factory) -> Path:
 def run(corpus: Path, out: Path, *flags: str) -> dict:
     call = ["--corpus", str(corpus / "images"), "--reference", str(corpus / "reference")]
     call += ["--out", str(out), "--clusters", "4", "--own-clusters", "5", "--reduce", "8"]
-    call += ["--whiten", "4", "--ratio", "0.8", "--keep", "0.4", "--workers", "1", "--near", "1"]
+    call += ["--whiten", "4", "--ratio", "0.8", "--keep", "0.4", "--workers", "1"]
+    call += ["--dedup-threshold", "1"]
     assert main([*call, *flags]) == 0
     return json.loads((out / "compare.json").read_text())
 
@@ -162,5 +159,5 @@ def test_labels_from_a_file(corpus, tmp_path):
     csv.write_csv(pa.table({"key": keys}), labels)
     with pytest.raises(UserError, match="columns key and label"):
         run(corpus, tmp_path / "out", "--labels", str(labels), *methods)
-    with pytest.raises(UserError, match="choose among full"):
+    with pytest.raises(UserError, match="choose among rsprune"):
         run(corpus, tmp_path / "out", "--methods", "best")

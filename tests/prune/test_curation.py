@@ -9,12 +9,15 @@ import pytest
 
 from core.errors import UserError
 from core.stage import read_manifest
+from data.formats.index import read_index, write_index
 from data.formats.tables import read_parts
 from prune.cluster import hierarchy
 from prune.cluster.features import Held, unit_rows
 from prune.cluster.neighbours import best_cosine, components, copies, retrieved
 from prune.hierarchy import main
-from prune.methods.hierarchical import descend, share
+from prune.index import main as index
+from prune.methods.hierarchical import descend, divide
+from prune.select import main as select
 from tests.prune.files import make_embeddings
 from tests.prune.test_baselines import Corpus, on_a_circle
 
@@ -79,17 +82,17 @@ def test_dinov2_drops_copies_and_retrieves_what_is_near(tmp_path):
     first = min(0, 1, key=lambda row: corpus.keys[row])
     one = min(2, 3, key=lambda row: corpus.keys[row])
     # The best four by similarity: 5 degrees from a reference image all of them.
-    rows = corpus.run(0.6, "a", reference=reference, near=near)
+    rows = corpus.run(0.6, "a", reference=reference, dedup_threshold=near)
     assert rows == {first, one, 6, 7}
     counts = corpus.metadata["counts"]
     assert (counts["exact_copies"], counts["near_copies"], counts["candidates"]) == (1, 1, 8)
     assert counts["k"] == 4 and counts["largest_component"] == 2
     assert set(corpus.table["chosen"].to_pylist()) == {"retrieved"}
     # All eight: k has to grow, 200 and 300 degrees are nobody's near neighbours.
-    everything = corpus.run(0.2, "b", reference=reference, near=near)
+    everything = corpus.run(0.2, "b", reference=reference, dedup_threshold=near)
     assert everything == {first, one, 4, 5, 6, 7, 8, 9} and corpus.metadata["counts"]["k"] == 8
     with pytest.raises(UserError, match=r"budget is 9 images, but 8 are left"):
-        corpus.run(0.1, "c", reference=reference, near=near)
+        corpus.run(0.1, "c", reference=reference, dedup_threshold=near)
 
 
 def test_dinov2_drops_what_leaks(tmp_path):
@@ -99,11 +102,39 @@ def test_dinov2_drops_what_leaks(tmp_path):
     near = str(float(np.cos(np.radians(3))))
     leak = str(float(np.cos(np.radians(1.5))))
     # 0, 2 and 4 degrees are one component; the evaluation image at 5 is a copy of 4 alone.
-    avoid = corpus.set("avoid", [5])
-    rows = corpus.run(0.75, "a", near=near, leak=leak, avoid=avoid, **files)
+    exclude = corpus.set("exclude", [5])
+    rows = corpus.run(0.75, "a", dedup_threshold=near, leak=leak, exclude=exclude, **files)
     assert rows == {min(4, 5, key=lambda row: corpus.keys[row]), 3}
     assert corpus.metadata["counts"]["leaked_components"] == 1
-    assert 0 in {corpus.degrees[row] // 5 for row in corpus.run(0.75, "b", near=near, **files)}
+    rows = corpus.run(0.75, "b", dedup_threshold=near, **files)
+    assert 0 in {corpus.degrees[row] // 5 for row in rows}
+
+
+def test_former_names_of_flags_and_records_are_read(tmp_path, capsys):
+    corpus = Curated(tmp_path, [0, 2, 4, 60, 100, 102, 200, 300])
+    flags = ["--method", "dinov2", "--scores", str(corpus.scores), "--ratio", "0.75"]
+    inputs = ["--embeddings", str(corpus.embeddings)]
+    inputs += ["--reference", str(corpus.set("reference", [0, 100]))]
+    exclude = str(corpus.set("exclude", [5]))
+    out = tmp_path / "x.parquet"
+    old = ["--near", "0.9", "--avoid", exclude]
+    assert select([*flags, *inputs, *old, "--out", str(out)]) == 0
+    shown = capsys.readouterr().err
+    assert "--near is now called --dedup-threshold" in shown
+    assert "--avoid is now called --exclude" in shown
+    table, metadata = read_index(out)
+    assert metadata["params"]["dedup_threshold"] == 0.9 and "exclude" in metadata["inputs"]
+    # As version 0.1 recorded them.
+    metadata["params"]["near"] = metadata["params"].pop("dedup_threshold")
+    metadata["inputs"]["avoid"] = metadata["inputs"].pop("exclude")
+    write_index(tmp_path / "old.parquet", table, metadata)
+    call = [str(tmp_path / "old.parquet"), "--scores", str(corpus.scores), *inputs]
+    assert index(["verify", *call, "--exclude", exclude]) == 0
+    manifest = tmp_path / "x.manifest.json"
+    record = manifest.read_text().replace("dedup_threshold", "near").replace('"exclude"', '"avoid"')
+    manifest.write_text(record)
+    assert select([*flags, *inputs, *old, "--out", str(out)]) == 0
+    assert "already done" in capsys.readouterr().out
 
 
 def test_dinov2_by_clusters(tmp_path):
@@ -111,7 +142,8 @@ def test_dinov2_by_clusters(tmp_path):
     degrees = np.repeat([0.0, 90.0, 180.0], [40, 30, 30]) + 20 * random.random(100)
     corpus = Curated(tmp_path, degrees.tolist())
     curated = np.concatenate([90 + 20 * random.random(400), 180 + 20 * random.random(2)])
-    files = {"reference": corpus.set("reference", curated), "near": "1", "retrieval": "cluster"}
+    files = {"reference": corpus.set("reference", curated)}
+    files |= {"dedup_threshold": "1", "retrieval": "cluster"}
     rows = corpus.run(0.8, "a", **files)
     counts = corpus.metadata["counts"]
     assert counts["clusters"] == 10 and counts["more_than"] == 3
@@ -130,20 +162,20 @@ def test_dinov2_needs_its_files_and_one_encoder(tmp_path):
         corpus.run(0.5, "b", reference=other)
     reference = corpus.set("reference", [0, 5])
     with pytest.raises(UserError, match="different encoders"):
-        corpus.run(0.5, "c", reference=reference, near="1", avoid=other)
+        corpus.run(0.5, "c", reference=reference, dedup_threshold="1", exclude=other)
 
 
 # --- hierarchical k-means -----------------------------------------------------------------------
 
 
-def test_share_is_as_even_as_sizes_allow():
+def test_dividing_is_as_even_as_sizes_allow():
     random = np.random.default_rng(0)
-    assert share(np.array([10, 3, 7, 0]), 15, random).tolist() == [6, 3, 6, 0]
-    found = share(np.array([10, 3, 7, 0]), 16, random)
+    assert divide(np.array([10, 3, 7, 0]), 15, random).tolist() == [6, 3, 6, 0]
+    found = divide(np.array([10, 3, 7, 0]), 16, random)
     assert sorted(found.tolist()) == [0, 3, 6, 7] and found[1] == 3
-    assert share(np.array([2, 3]), 99, random).tolist() == [2, 3]
-    assert share(np.array([4, 4, 4]), 0, random).tolist() == [0, 0, 0]
-    draws = {tuple(share(np.array([9, 9, 9]), 4, np.random.default_rng(n))) for n in range(30)}
+    assert divide(np.array([2, 3]), 99, random).tolist() == [2, 3]
+    assert divide(np.array([4, 4, 4]), 0, random).tolist() == [0, 0, 0]
+    draws = {tuple(divide(np.array([9, 9, 9]), 4, np.random.default_rng(n))) for n in range(30)}
     assert draws == {(2, 1, 1), (1, 2, 1), (1, 1, 2)}
 
 

@@ -19,12 +19,12 @@ from data.formats.embeddings import Embeddings, require_same_encoder, write_embe
 from data.formats.tables import read_parts
 from data.holdout import main as holdout
 from data.images.descriptor import describe
+from prune.descriptor_accuracy import main as accuracy
 from prune.embed import main as embed
 from prune.encoders import embed as library
 from prune.score import main as score
 from prune.stage1.threshold import stage1
 from prune.studies.descriptor_accuracy import knn_predict
-from prune.studies.descriptor_accuracy import main as accuracy
 
 IMAGES = 60
 

@@ -12,9 +12,9 @@ import pytest
 from core.errors import UserError
 from core.stage import sha256_file
 from data.formats.index import read_index
+from prune.index import main as index
 from prune.score import main as score
-from prune.subsets.inspect import main as index
-from prune.subsets.select import main as select
+from prune.select import main as select
 from world.write.encode import jpeg
 
 
@@ -122,3 +122,24 @@ def test_export_refuses(subset, tmp_path):
     (subset[1] / gone).unlink()
     with pytest.raises(UserError, match=rf"{gone} of the subset cannot be read"):
         run(subset, "webdataset", tmp_path / "x", "--corpus", str(subset[1]))
+
+
+def test_export_refuses_other_bytes_under_a_name(subset, tmp_path):
+    key = read_index(subset[0])[0]["key"][2].as_py()
+    pixels = np.random.default_rng(9).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    (subset[1] / key).write_bytes(jpeg(pixels, 90))
+    for form in ("webdataset", "parquet"):
+        with pytest.raises(UserError, match=rf"'{key}': its bytes .* are not those that were"):
+            run(subset, form, tmp_path / form, "--corpus", str(subset[1]))
+        assert not list((tmp_path / form).glob("subset-*"))
+
+
+def test_an_index_of_version_01_is_exported(subset, tmp_path, capsys):
+    old = tmp_path / "old.parquet"
+    pq.write_table(pq.read_table(subset[0]).drop_columns(["digest"]), old)
+    run((old, subset[1]), "webdataset", tmp_path / "tars", "--corpus", str(subset[1]))
+    assert "has no digests" in capsys.readouterr().err
+    run((old, subset[1]), "croissant", tmp_path / "croissant.json")
+    (records,) = json.loads((tmp_path / "croissant.json").read_text())["recordSet"]
+    columns = [field["source"]["extract"]["column"] for field in records["field"]]
+    assert columns == pq.read_schema(old).names

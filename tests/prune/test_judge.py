@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from core.errors import UserError
-from prune.studies import judge as judge_command
-from prune.studies.judge import JudgeConfig, report
+from prune.judge import JudgeConfig, main
+from prune.studies.config import MINI_WHITEN
+from prune.studies.judge import report
+from prune.studies.truth import folder_truth, world_truth
 
 
 def class_folders(root: Path, counts: dict[str, int], seed: int) -> Path:
@@ -35,7 +39,7 @@ def test_class_folders(tmp_path, capsys):
     flags = ["--corpus", str(corpus), "--reference", str(reference), "--clusters", "3"]
     flags += ["--whiten", "0"]
     flags += ["--ratio", "0.8", "--keep", "0.4", "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert judge_command.main(flags) == 0
+    assert main(flags) == 0
     written = (tmp_path / "out" / "judge.json").read_bytes()
     result = json.loads(written)["results"]["corpus"]
     assert result["pool"]["scenes"] == {"coarse": 10, "fine": 30, "flat": 60}
@@ -48,7 +52,7 @@ def test_class_folders(tmp_path, capsys):
     assert "| corpus | Stage I | 40 | 2 |" in text and "near" not in text
 
     capsys.readouterr()
-    assert judge_command.main(flags) == 0  # every stage is there already
+    assert main(flags) == 0  # every stage is there already
     assert capsys.readouterr().out.count("already done") == 8
     assert (tmp_path / "out" / "judge.json").read_bytes() == written
 
@@ -57,7 +61,7 @@ def test_world(tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--seeds", "0", "--tiles", "100", "--reference-per-class", "2", "--clusters", "4"]
     flags += ["--whiten", "8"]
-    code = judge_command.main([*flags, "--out", str(out), "--workers", "1"])
+    code = main([*flags, "--out", str(out), "--workers", "1"])
     result = json.loads((out / "judge.json").read_text())["results"]["seed 0"]
     assert result["pool"]["images"] == 80  # 100 files, 20 of them broken
     assert result["stage1"]["images"] == 24
@@ -92,26 +96,35 @@ def test_the_report_says_what_failed():
         "failures": ["RS-Prune lost a harbour"],
     }
     text = report({"seed 7": result}, JudgeConfig(out=Path("x")))
-    assert "| seed 7 | 90.0% | sea 9/10 | 2 | 1 | 1.000 | 1.000 | 1 | 1 | no |" in text
+    assert "| seed 7 | sea 9/10 | 90.0% | 2 | 1 | 1.000 | 1.000 | 1 | 1 | no |" in text
     assert "FAILED: RS-Prune lost a harbour" in text
     assert "none of Stage I's 3 of harbour" in text
 
 
 def test_learnt_encoders_are_used_as_they_are():
     for encoder, whiten, dims in (
-        ("descriptor", None, judge_command.MINI_WHITEN),
+        ("descriptor", None, MINI_WHITEN),
         ("git-rsclip", None, 0),
         ("descriptor", 0, 0),
         ("git-rsclip", 5, 5),
     ):
         config = JudgeConfig(out=Path("x"), encoder=encoder, whiten=whiten)
-        assert judge_command.whitening(config) == dims
+        assert config.dims == dims
+
+
+def test_the_truth_of_version_01_is_read(tmp_path):
+    columns = {"key": ["a", "b"], "scene": ["sea", "city"], "dull": [True, False]}
+    columns |= {"fault": ["", ""], "duplicate_of": ["", ""], "duplicate_kind": ["", ""]}
+    pq.write_table(pa.table(columns), tmp_path / "truth.parquet")
+    truth = world_truth(tmp_path / "truth.parquet")
+    assert truth["a"].low_information and not truth["b"].low_information
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "truth.parquet")
+    with pytest.raises(UserError, match="no column 'scene'"):
+        world_truth(tmp_path / "truth.parquet")
 
 
 def test_errors(tmp_path):
     with pytest.raises(UserError, match="go together"):
-        judge_command.main(["--corpus", str(tmp_path), "--out", str(tmp_path / "o")])
+        main(["--corpus", str(tmp_path), "--out", str(tmp_path / "o")])
     with pytest.raises(UserError, match="not in a class folder"):
-        judge_command.folder_truth(["a/b.png", "c.png"])
-    with pytest.raises(UserError, match="ended with exit code 3"):
-        judge_command.command(lambda argv: 3 if argv == ["--n-images", "4"] else 0, n_images=4)
+        folder_truth(["a/b.png", "c.png"])

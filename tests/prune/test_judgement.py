@@ -6,12 +6,13 @@ import math
 
 import pytest
 
-from prune.studies.judgement import Truth, bits, failures, judge, pairs_kept, stage1_drops
+from prune.studies.judgement import bits, failures, judge, pairs_kept, stage1_drops
+from prune.studies.truth import Truth
 
 TRUTH = {
-    "sea1": Truth("sea", dull=True),
-    "sea2": Truth("sea", dull=True),
-    "sea3": Truth("sea", dull=True, fault="nodata"),
+    "sea1": Truth("sea", low_information=True),
+    "sea2": Truth("sea", low_information=True),
+    "sea3": Truth("sea", low_information=True, fault="nodata"),
     "blank": Truth("", fault="blank"),
     "noise": Truth("", fault="noise"),
     "city1": Truth("city"),
@@ -28,7 +29,7 @@ def test_bits():
     assert bits([1, 2]) == pytest.approx(math.log2(3) - 2 / 3)
 
 
-def test_stage1_drops_counts_dull_scenes_and_blanks_alone():
+def test_stage1_drops_counts_low_information_scenes_and_blanks_alone():
     drops = stage1_drops(TRUTH, ["sea2", "sea3", "noise", "city1"], TRUTH)
     assert drops == {"sea": (1, 2), "blank": (1, 1)}
 
@@ -54,5 +55,5 @@ def test_judge_and_what_fails():
     result = judge(TRUTH, [*survivors, "sea1", "blank"], bad, TRUTH)
     assert result["dropped"] == pytest.approx(1 / 3, abs=1e-4)
     text = "\n".join(failures(result))
-    assert "33.3% of dull" in text and "harbour (1 tiles), sea (1 tiles)" in text
+    assert "33.3% of low-information" in text and "harbour (1 tiles), sea (1 tiles)" in text
     assert "2 images, Random 3" in text and "0.000 bits, not above Random's 1.585" in text

@@ -21,12 +21,12 @@ from data.reference.sets import open_scenes
 from data.setup.check import count_images
 from prune.assign import main as assign
 from prune.centroids import main as centroids
+from prune.compare import main as compare
 from prune.embed import main as embed
+from prune.judge import main as judge
 from prune.score import main as score_main
-from prune.studies.compare import main as compare
-from prune.studies.judge import main as judge
-from prune.studies.stability import main as stability
-from prune.subsets.select import main as select
+from prune.select import main as select
+from prune.stability import main as stability
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, samples, write_arrow, write_tar
 
@@ -162,7 +162,7 @@ def test_an_input_of_another_kind_and_numbers_that_are_none(corpus, tmp_path):
     with pytest.raises(UserError, match="--ram nan: input should be"):
         assign(["--embeddings", str(tmp_path / "e"), "--centroids", str(tmp_path / "k"),
                 "--ram", "nan", "--out", str(tmp_path / "a")])  # fmt: skip
-    with pytest.raises(UserError, match="--near nan: a cosine"):
+    with pytest.raises(UserError, match="--dedup-threshold nan: input should be"):
         select(["--method", "dinov2", "--scores", scores, "--embeddings", str(tmp_path / "e"),
                 "--reference", reference, "--near", "nan", "--ratio", "0.5", *out])  # fmt: skip
 

@@ -18,7 +18,7 @@ from core.stage import read_manifest
 from data.formats.index import read_index
 from data.formats.tables import read_parts
 from prune.score import main
-from prune.subsets.select import main as select
+from prune.select import main as select
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
 from world.build import main as make_world

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,15 @@ import pytest
 from core.errors import UserError
 from data.curation.leakage import held_in_index
 from data.formats.index import METADATA, read_index, write_index
-from prune.subsets import inspect as index_command
-from prune.subsets.select import main
+from data.formats.tables import write_part
+from prune import index as index_command
+from prune.methods.catalogue import METHODS, find
+from prune.select import SelectConfig, main, run
+from prune.subsets.select import with_digests
 from tests.prune.files import make_assignments, make_holdout, make_scores, places
 
 COUNT, K = 200, 6
+ROOT = Path(__file__).parents[2]
 
 
 class World:
@@ -87,6 +94,7 @@ def test_rsprune_end_to_end(world):
         assert row["cluster"] == world.cluster[at[i]]
         assert row["similarity"] == world.similarity[at[i]]
         assert row["entropy"] == world.entropies[i]
+        assert row["digest"] == f"{i:064x}"  # as make_scores gives them
     counts = metadata["counts"]
     assert {name: counts[name] for name in ("N", "B", "K", "q", "candidates")} == {
         "N": 197, "B": 39, "K": 6, "q": 6, "candidates": 78,
@@ -209,6 +217,72 @@ def test_wrong_files_are_refused(world, tmp_path):
         world.select("a", "--assignments", str(elsewhere), "--ratio", "0.9")
 
 
+def test_the_python_door(world):
+    place = world.root / "door_{ratio}.parquet"
+    given = {"scores": world.scores, "assignments": world.assignments, "keep": 0.5}
+    made = run(SelectConfig(ratio=(0.8, 0.9), out=place, **given))
+    assert {Path(name).name: m["counts"]["B"] for name, m in made.summary.items()} == {
+        "door_80.parquet": 39, "door_90.parquet": 19,
+    }  # fmt: skip
+    again = run(SelectConfig(ratio=(0.8,), out=place, **given))
+    assert again.reused and again.out.name == "door_80.parquet"
+    assert again.summary["params"] == {"ratio": 0.8, "keep": 0.5}
+    with pytest.raises(UserError, match=r"--ratio 85: .*0\.85 drops 85 %"):
+        SelectConfig(scores=world.scores, out=place, ratio=(85,))
+
+
+def test_digests_are_found_whatever_the_parts_hold(tmp_path):
+    """Parts that mix shards, shards over several parts, and rows in any order."""
+    random = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "key": [f"k{i}" for i in range(90)],
+            "shard": [f"s{i % 7}" for i in range(90)],
+            "row": pa.array(np.arange(90) // 7, pa.int64()),
+            "digest": [f"{i:064x}" for i in range(90)],
+        }
+    ).take(random.permutation(90))
+    for n in range(3):
+        write_part(tmp_path, n, table.slice(30 * n, 30))
+    chosen = table.take(random.choice(90, 40, replace=False)).drop_columns(["digest"])
+    found = with_digests(chosen, tmp_path)
+    assert found.num_rows == 40
+    assert found["digest"].to_pylist() == [f"{int(k[1:]):064x}" for k in found["key"].to_pylist()]
+
+
+def test_the_catalogue_names_every_method():
+    assert next(iter(METHODS)) == "rsprune"
+    assert [find(name).name for name in METHODS] == list(METHODS)
+    documented = inspect.getsource(SelectConfig).replace("\n    ", " ")
+    assert f"{', '.join([*METHODS][:-1])} or {[*METHODS][-1]};" in documented
+
+
+@pytest.mark.parametrize(
+    "name", ["select", "index", "judge", "compare", "stability", "descriptor_accuracy"]
+)
+def test_a_command_imports_no_array_library_before_it_works(name):
+    code = (
+        f"import sys, prune.{name}\n"
+        "heavy = {'numpy', 'pyarrow', 'scipy', 'PIL', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_finished_selection_needs_no_heavy_library(world):
+    out = world.rsprune("a", "--ratio", "0.8")
+    flags = ["--scores", str(world.scores), "--assignments", str(world.assignments)]
+    flags += ["--ratio", "0.8", "--out", str(out)]
+    code = (
+        "import sys, prune.select\n"
+        f"assert prune.select.main({flags!r}) == 0\n"
+        "heavy = {'scipy', 'PIL', 'torch', 'matplotlib', 'diffusers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    assert b"already done" in done.stdout
+
+
 # --- prune.index --------------------------------------------------------------------------------
 
 
@@ -244,9 +318,15 @@ def test_verify_finds_changes(world, capsys):
         at = table.schema.get_field_index("rank")
         return table.set_column(at, "rank", pa.array([99, *table["rank"].to_pylist()[1:]]))
 
+    def other_digest(table: pa.Table) -> pa.Table:
+        at = table.schema.get_field_index("digest")
+        changed = pa.array(["f" * 64, *table["digest"].to_pylist()[1:]])
+        return table.set_column(at, "digest", changed)
+
     for change, message in (
         (other_image, "1 images should not be in it"),
         (other_rank, "column 'rank' differs in 1 rows"),
+        (other_digest, "column 'digest' differs in 1 rows"),
         (lambda t: t.slice(1), "1 images are missing"),
     ):
         assert verify(world, tampered(out, change), *flags) == 1
@@ -287,6 +367,34 @@ def test_show_and_diff(world, capsys):
     assert f"shared {len(left & right)} images" in text
 
 
+def test_diff_looks_at_the_bytes_too(world, capsys):
+    out = world.rsprune("a", "--ratio", "0.8", "--keep", "0.4")
+    other = tampered(out, lambda t: t.set_column(3, "digest", pa.array(["f" * 64] * t.num_rows)))
+    assert index_command.main(["diff", str(out), str(other)]) == 1
+    assert "39 of them with other bytes" in capsys.readouterr().out
+
+
+def of_version_01(path: Path) -> Path:
+    """The index as version 0.1 wrote it: without digests."""
+    table = pq.read_table(path)
+    old = path.with_name("old.parquet")
+    pq.write_table(table.drop_columns(["digest"]), old)
+    return old
+
+
+def test_an_index_of_version_01_is_read_and_verified_with_a_note(world, capsys):
+    out = world.rsprune("a", "--ratio", "0.8", "--keep", "0.4")
+    old = of_version_01(out)
+    table, _ = read_index(old)
+    assert table.column_names == read_index(out)[0].column_names
+    assert table["digest"].null_count == table.num_rows
+    assert "old.parquet: has no digests" in capsys.readouterr().err
+    assert verify(world, old, "--assignments", str(world.assignments)) == 0
+    assert "all 39 rows follow from its inputs (it has no digests" in capsys.readouterr().out
+    assert index_command.main(["diff", str(out), str(old)]) == 0
+    assert index_command.main(["show", str(old)]) == 0
+
+
 def test_unknown_index_command():
     with pytest.raises(UserError, match="there are show, verify, diff"):
         index_command.main(["check", "x.parquet"])
@@ -314,7 +422,11 @@ def test_broken_indices_are_named(world, tmp_path):
         (table.take(pa.array([1, 0])), "not in the order"),
         (table.slice(0, 0), "no image"),
         (
-            table.set_column(7, "chosen", pa.array(["luck"] * table.num_rows)),
+            table.set_column(3, "digest", pa.array(["abc"] * table.num_rows)),
+            "'digest' has entries that are no SHA-256",
+        ),
+        (
+            table.set_column(8, "chosen", pa.array(["luck"] * table.num_rows)),
             "chosen = 'luck' is none of",
         ),
         (

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from prune.methods.selection import balanced, budget, by_similarity, by_value, random_order
+from prune.methods.allocation import allocate, budget
+from prune.methods.ordering import by_value, random_order
 
 
 def slow_balanced(
@@ -51,7 +52,7 @@ def problems(draw):
 @given(problems())
 def test_balanced_is_the_papers_rule(problem):
     cluster, similarity, keys, clusters, size = problem
-    found = balanced(
+    found = allocate(
         np.asarray(cluster, np.int32), similarity, pa.array(keys, pa.string()), clusters, size
     )
     assert len(found.rows) == size == len(set(found.rows.tolist()))
@@ -77,7 +78,7 @@ def test_balanced_does_not_depend_on_row_order(problem, shuffler):
 
     def run(rows: list[int]) -> set[tuple[str, int, bool]]:
         names = pa.chunked_array([pa.array([keys[i] for i in rows], pa.string())])
-        found = balanced(
+        found = allocate(
             np.asarray(cluster, np.int32)[rows], similarity[rows], names, clusters, size
         )
         return {
@@ -113,20 +114,20 @@ def test_bad_candidates_are_refused():
     keys = pa.array(["a", "b"])
     cosine = np.array([0.5, 0.5], np.float32)
     with pytest.raises(ValueError, match="cannot be met"):
-        balanced(np.array([0, 0], np.int32), cosine, keys, 1, 3)
+        allocate(np.array([0, 0], np.int32), cosine, keys, 1, 3)
     with pytest.raises(ValueError, match="clusters must be in"):
-        balanced(np.array([0, 2], np.int32), cosine, keys, 2, 1)
+        allocate(np.array([0, 2], np.int32), cosine, keys, 2, 1)
     with pytest.raises(ValueError, match="row 1 is not finite"):
-        by_similarity(np.array([0.5, np.nan], np.float32), keys)
+        by_value(np.array([0.5, np.nan], np.float32), keys)
     with pytest.raises(ValueError, match="row 0 is not finite"):
         by_value(np.array([np.inf, 0.0]), keys)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=30))
-def test_by_similarity_sorts_all_floats(values):
+def test_by_value_sorts_all_floats(values):
     keys = pa.array([f"{i:02d}" for i in range(len(values))])
-    order = by_similarity(np.asarray(values, np.float32), keys)
+    order = by_value(np.asarray(values, np.float32), keys)
     assert order.tolist() == sorted(range(len(values)), key=lambda i: (-values[i], i))
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from core.errors import UserError
 from data.formats.index import read_index
-from prune.studies.stability import chance, jaccard, main
+from prune.stability import main
+from prune.studies.stability import chance, jaccard
 from world.write.encode import jpeg
 
 

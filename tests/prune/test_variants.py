@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prune.methods.selection import balanced, random_order
-from prune.methods.variants import derived_seed, pick, quotas
+from prune.methods.allocation import allocate, quotas
+from prune.methods.ordering import derived_seed, random_order
 
 SAMPLINGS = ("nearest", "farthest", "random", "mixed")
 ALLOCATIONS = ("balanced", "proportional", "sqrt")
@@ -76,7 +76,7 @@ def problems(draw):
 
 def run(problem, sampling, allocation, seed=0):
     cluster, similarity, keys, clusters, size = problem
-    return pick(
+    return allocate(
         np.asarray(cluster, np.int32),
         similarity,
         pa.array(keys, pa.string()),
@@ -104,7 +104,7 @@ ONE_CLUSTER = ([0, 0, 0], np.float32([0.5, 0.5, 1]), ["c", "b", "a"], 1, 2)
 @given(problem=problems(), seed=st.integers(0, 2))
 @example(problem=EMPTY_CLUSTERS, seed=0)
 @example(problem=ONE_CLUSTER, seed=0)
-def test_pick_is_the_rule(sampling, allocation, problem, seed):
+def test_allocate_is_the_rule(sampling, allocation, problem, seed):
     cluster, similarity, keys, clusters, size = problem
     found = run(problem, sampling, allocation, seed)
     assert len(found.rows) == size == len(set(found.rows.tolist()))  # exactly B, no duplicates
@@ -121,15 +121,6 @@ def test_pick_is_the_rule(sampling, allocation, problem, seed):
     assert found.quotas.sum() <= size
     if size == len(keys):
         assert sorted(found.rows) == list(range(len(keys)))  # B = N
-
-
-@settings(max_examples=100, deadline=None)
-@given(problem=problems())
-def test_nearest_and_balanced_is_the_papers_rule(problem):
-    cluster, similarity, keys, clusters, size = problem
-    names = pa.array(keys, pa.string())
-    paper = balanced(np.asarray(cluster, np.int32), similarity, names, clusters, size)
-    assert by_key(run(problem, "nearest", "balanced"), keys) == by_key(paper, keys)
 
 
 @pytest.mark.parametrize(("sampling", "allocation"), BOTH)
