@@ -155,7 +155,9 @@ def world_truth(path: Path) -> dict[str, Truth]:
     from data.formats.tables import read_part
 
     fields = [field.name for field in dataclasses.fields(Truth)]
-    table = read_part(path, ["key", *fields])
+    table = read_part(path)
+    names = {"low_information": "dull"}  # a world made by version 0.1 has the latter already
+    table = table.rename_columns([names.get(name, name) for name in table.column_names])
     return {row["key"]: Truth(**{name: row[name] for name in fields}) for row in table.to_pylist()}
 
 
@@ -296,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         made = prune(config.corpus, config.reference, config.out, config)
         results[Path(config.corpus).resolve().name] = judge_files(made, config, None)
     else:
-        from world.write.command import main as make_world
+        from world.build import main as make_world
 
         for seed in config.seeds:
             out = config.out / f"seed-{seed}"

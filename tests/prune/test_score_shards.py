@@ -22,7 +22,7 @@ from prune.subsets.select import main as select
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
 from world.build import main as make_world
-from world.write.convert import main as convert
+from world.convert import main as convert
 
 ROOT = Path(__file__).parents[2]
 SPECS = {

@@ -15,7 +15,7 @@ from data.pairs.unpack import main as unpack
 from data.reference.sets import open_reader, open_scenes
 from downstream.tasks.dataset import choose_palette, read_mask
 from world.build import main as make_world
-from world.write.convert_sets import main as convert
+from world.convert_sets import main as convert
 
 SMALL = ["--tiles=100", "--size=16", "--broken=0", "--reference-per-class=6", "--sr-images=6",
          "--sis-pairs=12", "--pair-size=32", "--workers=1"]  # fmt: skip
