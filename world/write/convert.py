@@ -41,7 +41,7 @@ def convert(config: ConvertConfig, stage: Stage) -> Result:
         files = write_shards(corpus, config.out, config.form, config.shard_rows)
     return stage.finish(
         {"images": images, "form": config.form},
-        files,
+        [path.relative_to(config.out) for path in files],
         line=f"{images:,} of {len(corpus):,} images as {config.form}, {len(files)} files",
     )
 

@@ -36,8 +36,11 @@ def convert_sets(config: ConvertSetsConfig, stage: Stage) -> Result:
     """Write one of the sets in the form that is asked for."""
     stage.open()
     files = _WRITERS[config.form](config.world, config.out)
-    summary = {"form": config.form}
-    return stage.finish(summary, files, line=f"{len(files):,} files as {config.form}")
+    return stage.finish(
+        {"form": config.form},
+        [path.relative_to(config.out) for path in files],
+        line=f"{len(files):,} files as {config.form}",
+    )
 
 
 def _put(path: Path, data: bytes) -> Path:
