@@ -124,11 +124,11 @@ def test_a_mark_stands_right_before_its_block() -> None:
 
 
 def test_wrong_pages_are_found() -> None:
-    text = "\n".join(
-        ["```bash", "python -m prune.scores --corpus C --out S", "```",
-         "<!-- not run: an example -->", "```bash", "python -m prune.assign \\",
-         "    --embeddings E --centroid C --out A; python -m prune.assign --out A | head", "```", ""]
-    )  # fmt: skip
+    text = (
+        "```bash\npython -m prune.scores --corpus C --out S\n```\n"
+        "<!-- not run: an example -->\n```bash\npython -m prune.assign \\\n"
+        "    --embeddings E --centroid C --out A; python -m prune.assign --out A | head\n```\n"
+    )
     one, two = blocks_of(Path("page.md"), text)
     assert (one.why, two.why, two.line) == ("", "an example", 4)
     found = [complaint(module, arguments) for block in (one, two)

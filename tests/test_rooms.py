@@ -42,17 +42,27 @@ WRONG = [
 ]
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the packages and their contracts."""
+    root = tmp_path_factory.mktemp("tree")
+    for name in LINTER["root_packages"]:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    return root
+
+
 @pytest.mark.parametrize(("contract", "file", "line", "named"), WRONG)
 def test_a_wrong_import_is_found(
-    contract: str, file: str, line: str, named: str, tmp_path: Path
+    contract: str, file: str, line: str, named: str, tree: Path
 ) -> None:
-    for name in LINTER["root_packages"]:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    before = lint(tmp_path, contract)[1]
+    before = lint(tree, contract)[1]
     assert "Contracts" in before and named not in before
-    with (tmp_path / file).open("a") as source:
-        source.write(f"\n{line}\n")
-    code, report = lint(tmp_path, contract)
+    text = (tree / file).read_text()
+    try:
+        (tree / file).write_text(f"{text}\n{line}\n")
+        code, report = lint(tree, contract)
+    finally:
+        (tree / file).write_text(text)
     assert code == 1 and "BROKEN" in report, report
     assert named in report.replace("\n", " "), report

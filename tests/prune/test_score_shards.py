@@ -137,9 +137,8 @@ def test_killed_and_run_again_gives_the_same_bytes(world, tmp_path):
     flags = ["--corpus", spec, "--out", str(tmp_path), "--workers", "1"]
     command = [sys.executable, "-c", script, *flags]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ})
-    deadline = time.monotonic() + 60
     while not list(tmp_path.glob("part-*.parquet")):
-        assert time.monotonic() < deadline and process.poll() is None
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

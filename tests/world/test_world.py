@@ -107,6 +107,7 @@ def test_second_epoch_is_the_same_place_changed() -> None:
     assert np.mean(kept) > (before == render("industry", 2, 9, 64).mask).mean()
 
 
+@pytest.mark.slow
 def test_entropy_removes_the_tiles_of_low_information() -> None:
     """Top 30 % by grey-level entropy: nine in ten of those go, every other scene stays."""
     config = WorldConfig(out=Path("unused"), tiles=300, size=64, seed=3)
