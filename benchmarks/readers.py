@@ -67,7 +67,7 @@ class ReadersConfig:
 def prepare(config: ReadersConfig, work: Path) -> list[Path]:
     """The corpus in every form below `work`. Returns its JPEG files."""
     from data.corpus.specs import open_corpus
-    from world.write.convert import convert
+    from world.write.convert import write_shards
 
     folder = work / "folder"
     folder.mkdir()
@@ -96,7 +96,7 @@ def prepare(config: ReadersConfig, work: Path) -> list[Path]:
             shutil.copyfile(path, folder / f"{path.stem[:-2]}-{copy}.jpg")
     for form in set(config.forms) - {"folder", "naip"}:
         with contextlib.redirect_stdout(io.StringIO()):
-            convert(open_corpus(folder), work / form, form, config.shard_rows)  # type: ignore[arg-type]
+            write_shards(open_corpus(folder), work / form, form, config.shard_rows)  # type: ignore[arg-type]
     return sorted(folder.iterdir())
 
 

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+# What `scripts/test.sh --fast` leaves out, beside the tests that are marked slow one by one:
+# whole files of trainings, launches, rivers and exhaustive comparisons, and by name what starts
+# processes to kill or to compare them, trains until something is learnt, or reads real images.
+SLOW_FILES = (
+    "core/test_engines.py",
+    "data/test_download_hub.py",
+    "dit/test_train.py",
+    "dit/test_train_vae.py",
+    "downstream/test_commands.py",
+    "eval/test_track.py",
+    "prune/test_columns.py",
+    "prune/test_embed.py",
+    "prune/test_judge.py",
+    "prune/test_score_shards.py",
+    "prune/test_stability.py",
+    "prune/test_variants.py",
+    "test_corpus_forms.py",
+)
+SLOW_NAMES = re.compile(r"killed|processes|workers|end_to_end|teaches|learns|real_|uniform|offline")
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -23,3 +43,13 @@ def shared_data() -> Path:
     if not (root / "data").is_dir():
         pytest.skip(f"real imagery not found at {root / 'data'} (set RSPRUNE_SHARED)")
     return root / "data"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest takes its choice by mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by the rule above."""
+    here = Path(__file__).parent
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        if str(item.path.relative_to(here)) in SLOW_FILES or SLOW_NAMES.search(name):
+            item.add_marker("slow")

@@ -33,7 +33,7 @@ def script(tmp_path: Path, arm: str, profile: str = "mini") -> list[str]:
 
 def run(tmp_path: Path, arm: str, profile: str = "mini") -> subprocess.CompletedProcess[str]:
     command = script(tmp_path, arm, profile)
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_mini_arms_run_at_once_each_on_its_share_of_the_cores(tmp_path: Path) -> None:
@@ -66,16 +66,14 @@ def test_an_arm_that_fails_ends_the_script_with_its_code(tmp_path: Path, failing
 
 
 def test_a_stop_ends_all_arms(tmp_path: Path) -> None:
-    arm = f"touch {tmp_path}/$1; sleep 300 & wait"
+    arm = f"touch {tmp_path}/$1; sleep infinity & wait"
     process = subprocess.Popen(script(tmp_path, arm), start_new_session=True)
     while not (tmp_path / "one").exists() or not (tmp_path / "two").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)  # SIGINT is ignored where tests run in the background
-    assert process.wait(30) == 130
-    deadline = time.monotonic() + 10
-    while (left := _alive(process.pid)) and time.monotonic() < deadline:
+    assert process.wait() == 130
+    while _alive(process.pid):  # the sleeps have been told: they end, or this does not
         time.sleep(0.05)
-    assert not left
 
 
 def _alive(group: int) -> list[str]:

@@ -26,7 +26,7 @@ from prune.embed import main as embed
 from prune.score import main as score
 from prune.select import main as select
 from world.build import main as make_world
-from world.write.convert import main as convert
+from world.convert import main as convert
 
 ROOT = Path(__file__).parents[1]
 SIZE = 48

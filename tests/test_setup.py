@@ -59,7 +59,6 @@ def run_experiment(tmp_path: Path, **variables: str) -> subprocess.CompletedProc
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 

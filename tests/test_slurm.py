@@ -32,7 +32,7 @@ def stop(*_):
     os._exit(75)
 signal.signal(signal.SIGUSR1, stop)
 open(os.environ["RECORD"] + os.environ["SLURM_NODEID"], "w").close()
-time.sleep(60)
+signal.pause()
 """
 SRUN = """#!/bin/bash
 if [ "$1" = --overlap ]; then shift; fi
@@ -69,12 +69,11 @@ def run(file: Path, tmp_path: Path, code: int, **more: str) -> tuple[int, list[s
     )
     if more:
         nodes = 2 if "several" in file.stem else 1
-        deadline = time.monotonic() + 30
         while not all(Path(f"{record}{node}").exists() for node in range(nodes)):
-            assert time.monotonic() < deadline, "the trainers did not start"
+            assert process.poll() is None, "the trainers did not start"
             time.sleep(0.02)
         process.send_signal(signal.SIGUSR1)
-    return process.wait(30), record.read_text().splitlines()
+    return process.wait(), record.read_text().splitlines()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -115,25 +114,3 @@ def test_the_warning_reaches_the_trainers_before_the_question(file: Path, tmp_pa
         f"{node}: {what}" for node in nodes for what in ("checkpoint", "launcher")
     )
     assert after[2 * len(nodes)].endswith("--is-done") and after[-1] == "requeue 77"
-
-
-def test_the_documented_lines_make_a_picture(tmp_path: Path) -> None:
-    """docs/checkpoint_to_picture.md, its very lines, on a small model."""
-    import re
-
-    from dit.sampling.export import main
-    from tests.dit.test_export import dit, save_run
-    from tests.dit.tiny_vae import save_tiny_vae
-
-    text = (ROOT / "docs" / "checkpoint_to_picture.md").read_text()
-    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(lines.splitlines()) == 5
-    vae = save_tiny_vae(tmp_path / "vae")
-    save_run(tmp_path / "run", vae, dit())
-    flags = ["--checkpoint", str(tmp_path / "run"), "--vae", str(vae)]
-    assert main([*flags, "--out", str(tmp_path / "exported")]) == 0
-    subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True, timeout=120)
-    from PIL import Image
-
-    with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.size[0] == picture.size[1] > 8

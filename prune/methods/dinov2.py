@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from data.formats.embeddings import Embeddings, require_same_encoder
-from prune.cluster.features import Features, Source
 from prune.cluster.cosine import nearest
-from prune.cluster.neighbours import best_cosine, components, copies, retrieved
+from prune.cluster.features import Features, Source
 from prune.cluster.kmeans import sample_size, spherical_kmeans
+from prune.cluster.neighbours import best_cosine, components, copies, retrieved
 from prune.methods.base import Chosen, Request, method, subset
 from prune.methods.ordering import (
     Keys,

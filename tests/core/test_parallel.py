@@ -61,8 +61,7 @@ def test_workers_end_when_their_parent_is_killed():
         workers = psutil.Process(parent.pid).children(recursive=True)
         assert len(workers) >= 2
         parent.send_signal(signal.SIGKILL)
-        _gone, alive = psutil.wait_procs(workers, timeout=10)
-        assert not alive
+        psutil.wait_procs(workers)  # they end, or this does not: 500 seconds of tasks are left
 
 
 def blas_threads(task: int) -> str | None:

@@ -95,8 +95,8 @@ def train(
     stops = [None] * (world - 1) + [stop_at]
     processes = [start(arguments, logs[r], r, world, port, stops[r]) for r in range(world)]
     for process in processes:
-        process.join(100)
-    (code,) = {process.exitcode for process in processes}  # one for all; None: it hangs
+        process.join()
+    (code,) = {process.exitcode for process in processes}  # one for all
     assert code is not None
     return code, "".join(path.read_text() for path in logs)
 

@@ -74,6 +74,6 @@ def test_kernel_distance_is_unbiased_around_zero_and_sees_a_shift() -> None:
     apart, _ = kernel_distance(x, y + 0.5, subsets=50, subset_size=200)
     assert abs(same) < 3 * spread / np.sqrt(50) + 0.02
     assert apart > 10 * abs(same)
-    assert kernel_distance(x, y) == kernel_distance(x, y)  # seeded
+    assert kernel_distance(x[:60], y[:60]) == kernel_distance(x[:60], y[:60])  # seeded
     small, _ = kernel_distance(x[:7], y[:9])  # the subset size shrinks instead of failing
     assert np.isfinite(small)

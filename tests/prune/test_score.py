@@ -140,9 +140,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, jpegs):
     assert start(tmp_path / "calm").wait() == 0
     out = tmp_path / "killed"
     process = start(out)
-    deadline = time.monotonic() + 30
     while len(list(out.glob("part-*.parquet"))) < 3:
-        assert time.monotonic() < deadline and process.poll() is None
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

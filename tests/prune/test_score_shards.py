@@ -22,7 +22,7 @@ from prune.select import main as select
 from tests.data.pictures import encode, png, scene
 from tests.data.shards import images, jpeg, write_arrow, write_tar
 from world.build import main as make_world
-from world.write.convert import main as convert
+from world.convert import main as convert
 
 ROOT = Path(__file__).parents[2]
 SPECS = {
@@ -137,9 +137,8 @@ def test_killed_and_run_again_gives_the_same_bytes(world, tmp_path):
     flags = ["--corpus", spec, "--out", str(tmp_path), "--workers", "1"]
     command = [sys.executable, "-c", script, *flags]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ})
-    deadline = time.monotonic() + 60
     while not list(tmp_path.glob("part-*.parquet")):
-        assert time.monotonic() < deadline and process.poll() is None
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.stage import read_manifest
 from data.corpus.specs import open_corpus
 from data.pairs.listing import open_sis, open_sr
 from data.pairs.palettes import PALETTES
@@ -15,7 +16,8 @@ from data.reference.sets import open_reader, open_scenes
 from data.unpack import main as unpack
 from downstream.tasks.dataset import choose_palette, read_mask
 from world.build import main as make_world
-from world.write.convert_sets import main as convert
+from world.convert import main as convert_corpus
+from world.convert_sets import main as convert
 
 SMALL = ["--tiles=100", "--size=16", "--broken=0", "--reference-per-class=6", "--sr-images=6",
          "--sis-pairs=12", "--pair-size=32", "--workers=1"]  # fmt: skip
@@ -108,6 +110,14 @@ def test_again_is_nothing_to_do(world, capsys):
     capsys.readouterr()
     converted(world, "second")
     assert "already done" in capsys.readouterr().out
+
+
+def test_places_may_be_relative(world, monkeypatch):
+    monkeypatch.chdir(world.parent)
+    assert convert_corpus(["--world", "w", "--form", "arrow", "--out", "arrow"]) == 0
+    assert convert(["--world", "w", "--form", "reference-splits", "--out", "splits"]) == 0
+    assert read_manifest("arrow")["files"].keys() == {"data-00000-of-00001.arrow"}
+    assert len(read_manifest("splits")["files"]) == 78
 
 
 def test_reference_files_are_a_corpus_too(world):

@@ -113,8 +113,7 @@ def city(canvas: Canvas) -> None:
     fleet = Sheet(canvas)
     for lane in np.arange(-0.9, 0.9, 0.2) * canvas.span:
         turned = angle + np.pi / 2 * float(rng.integers(2))
-        path = canvas.points(np.array([-1.0, 1.0]) * canvas.span, np.array([lane, lane]), turned)
-        cars(canvas, fleet, path, 0.0, 5.0)
+        cars(canvas, fleet, canvas.line(lane, turned), 0.0, 5.0)
     fleet.lay_only(np.where(canvas.cover == ROAD, np.asarray(fleet.image), 0))
     town.lay()
     spots = scatter(canvas, 2.0)
@@ -149,22 +148,12 @@ def _towers(canvas: Canvas, town: Town, rect: ground.Rect, angle: float) -> None
     rng = canvas.rng
     x0, y0, x1, y1 = rect
     for lot in ground.split(rng, 0.5, 0.5, 1.6):
-        cx, cy = (
-            x0 + (lot[0] + lot[2] + 1) / 2 * (x1 - x0),
-            y0 + (lot[1] + lot[3] + 1) / 2 * (y1 - y0),
-        )
-        w, h = (lot[2] - lot[0]) * (x1 - x0), (lot[3] - lot[1]) * (y1 - y0)
+        cx, w = x0 + (lot[0] + lot[2] + 1) / 2 * (x1 - x0), (lot[2] - lot[0]) * (x1 - x0)
+        cy, h = y0 + (lot[1] + lot[3] + 1) / 2 * (y1 - y0), (lot[3] - lot[1]) * (y1 - y0)
         height = min(16.0, float(np.exp(rng.normal(1.5, 0.6))))
         roof = "slate" if rng.random() < 0.25 else "flat"
-        town.building(
-            cx,
-            cy,
-            w * rng.uniform(0.6, 0.92),
-            h * rng.uniform(0.6, 0.92),
-            height,
-            roof,
-            angle=angle,
-        )
+        sides = w * rng.uniform(0.6, 0.92), h * rng.uniform(0.6, 0.92)
+        town.building(cx, cy, *sides, height, roof, angle=angle)
 
 
 def _packed(canvas: Canvas, town: Town, rect: ground.Rect, angle: float, roof: str) -> None:
@@ -177,9 +166,8 @@ def _packed(canvas: Canvas, town: Town, rect: ground.Rect, angle: float, roof: s
             w, h = rng.uniform(0.7, 1.0, 2) * step
             odd = int(rng.integers(12))
             kind = ("tile", "slate", "flat", "metal")[odd] if odd < 4 else roof
-            town.building(
-                float(cx), float(cy), w, h, rng.uniform(0.9, 2.2), kind, angle=angle, gable=gable
-            )
+            height = rng.uniform(0.9, 2.2)
+            town.building(float(cx), float(cy), w, h, height, kind, angle=angle, gable=gable)
 
 
 def roads(canvas: Canvas) -> None:
@@ -194,25 +182,17 @@ def roads(canvas: Canvas) -> None:
     def carriageways(turn: float, curve: float, shift: float, height: float) -> None:
         for side in (-0.58, 0.58):
             across = shift + side * width + curve * (line / span) ** 2 * span
-            path = canvas.points(line, across, turn)
             road(
-                canvas,
-                path,
-                width,
-                colour=surface,
-                marks=True,
-                traffic=5,
-                kerb=verge,
-                height=height,
-            )
+                canvas, canvas.points(line, across, turn), width, colour=surface, marks=True,
+                traffic=5, kerb=verge, height=height,
+            )  # fmt: skip
 
     shift, curve = rng.uniform(-0.15, 0.15) * span, rng.uniform(-0.35, 0.35)
     if style < 0.4:  # motorway with a bridge now and then
         carriageways(angle, curve, shift, 0.0)
         if rng.random() < 0.6:
-            path = canvas.points(
-                line, rng.uniform(-0.2, 0.2) * span + 0.1 * line, angle + rng.uniform(0.9, 2.2)
-            )
+            across = rng.uniform(-0.2, 0.2) * span + 0.1 * line
+            path = canvas.points(line, across, angle + rng.uniform(0.9, 2.2))
             road(canvas, path, rng.uniform(1.6, 2.6), marks=True, traffic=7, height=1.6)
     elif style < 0.75:  # interchange: ramps first, then both motorways
         for quarter in range(4):
@@ -221,9 +201,8 @@ def roads(canvas: Canvas) -> None:
                 arc = np.linspace(0, 2 * np.pi if rng.random() < 0.5 else np.pi, 24)
                 mid = angle + np.pi / 4 + quarter * np.pi / 2
                 cs, ct = radius * 1.35 * np.cos(mid - angle), radius * 1.35 * np.sin(mid - angle)
-                loop = canvas.points(
-                    cs + radius * np.cos(arc + mid), ct + radius * np.sin(arc + mid), angle
-                )
+                along, across = cs + radius * np.cos(arc + mid), ct + radius * np.sin(arc + mid)
+                loop = canvas.points(along, across, angle)
                 road(canvas, loop, 1.5, colour=surface, marks=False, traffic=12)
         carriageways(angle, curve * 0.3, 0.0, 0.0)
         carriageways(angle + np.pi / 2 + rng.uniform(-0.3, 0.3), 0.0, 0.0, 1.8)
@@ -238,18 +217,12 @@ def roads(canvas: Canvas) -> None:
         for turn, off in ((0.0, 0.0), (np.pi / 2, -shift)):
             path = canvas.points(line, np.full(30, off), angle + turn)
             road(
-                canvas,
-                path,
-                width * 0.8,
-                colour=surface,
-                marks=turn == 0,
-                traffic=4,
+                canvas, path, width * 0.8, colour=surface, marks=turn == 0, traffic=4,
                 kerb=(0.62, 0.61, 0.58),
-            )
+            )  # fmt: skip
     if rng.random() < 0.6:
-        woods(
-            canvas, (canvas.cover == GRASS) * smoothstep(0.3, 1.0, canvas.noise(10, 2.8)) * 0.8, 1.0
-        )
+        grown = smoothstep(0.3, 1.0, canvas.noise(10, 2.8))
+        woods(canvas, (canvas.cover == GRASS) * grown * 0.8, 1.0)
 
 
 def industry(canvas: Canvas) -> None:
@@ -302,15 +275,12 @@ def _halls(canvas: Canvas, town: Town, rect: ground.Rect, angle: float) -> None:
     part, height = rng.uniform(0.55, 0.85), rng.uniform(1.6, 3.0)
     w, h = x1 - x0 - 1.6, y1 - y0 - 1.6
     if w > h:
-        town.building(
-            x0 + 0.8 + w * part / 2, (y0 + y1) / 2, w * part, h, height, roof, angle=angle
-        )
+        hall = x0 + 0.8 + w * part / 2, (y0 + y1) / 2, w * part, h
         yard, flip = (x0 + 1.2 + w * part, y0 + 1, x1 - 0.6, y1 - 1), 0.0
     else:
-        town.building(
-            (x0 + x1) / 2, y0 + 0.8 + h * part / 2, w, h * part, height, roof, angle=angle
-        )
+        hall = (x0 + x1) / 2, y0 + 0.8 + h * part / 2, w, h * part
         yard, flip = (x0 + 1, y0 + 1.2 + h * part, x1 - 1, y1 - 0.6), np.pi / 2
+    town.building(*hall, height, roof, angle=angle)
     for cx in np.arange(yard[0] + 1, yard[2] - 0.5, 1.6 if flip else 3.4):  # parked lorries
         for cy in np.arange(yard[1] + 1, yard[3] - 0.5, 3.4 if flip else 1.6):
             if rng.random() < 0.4:

@@ -1,4 +1,4 @@
-"""A canvas at twice the tile's resolution: surfaces, numbered objects, light and camera."""
+"""A canvas at twice the tile's resolution: surfaces, objects, light and camera."""
 
 from __future__ import annotations
 
@@ -62,6 +62,15 @@ class Canvas:
         ys = (np.asarray(along) * s + np.asarray(across) * c) * u + half
         return list(zip(xs.tolist(), ys.tolist(), strict=True))
 
+    def line(self, across: float, angle: float) -> list[tuple[float, float]]:
+        """Ends (pixels) of the straight line along `angle` that lies `across` units off centre."""
+        return self.points(np.array([-1.0, 1.0]) * self.span, np.array([across, across]), angle)
+
+    def flatten(self, where: NDArray[np.bool_] | slice) -> None:
+        """Take away what stands somewhere, and the shading of it."""
+        self.height[where] = 0
+        self.light[where] = 1
+
     def pixel(self, along: float, across: float, angle: float) -> tuple[float, float]:
         """`points` for a single point."""
         c, s, u, half = math.cos(angle), math.sin(angle), self.unit, (self.n - 1) / 2
@@ -73,16 +82,10 @@ class Canvas:
         return -edge < x < self.n + edge and -edge < y < self.n + edge
 
     def paint(
-        self,
-        where: NDArray[np.bool_] | None,
-        colour: Sequence[float] | np.ndarray,
-        nir: float | np.ndarray,
-        cover: int,
+        self, where: NDArray[np.bool_] | None, colour: Rgb, nir: float | np.ndarray, cover: int
     ) -> None:
         """Cover `where` (everything when None) with a colour: 3 values or 3 x n x n."""
-        value = np.asarray(colour, dtype=np.float32)
-        if value.ndim == 1:
-            value = value[:, None, None]
+        value = _planes(colour)
         if where is None:
             self.rgb[:], self.nir[:], self.cover[:] = value, nir, cover
         else:
@@ -90,17 +93,9 @@ class Canvas:
             np.copyto(self.nir, np.float32(nir) if np.isscalar(nir) else nir, where=where)  # type: ignore[arg-type]
             self.cover[where] = cover
 
-    def blend(
-        self,
-        alpha: Array,
-        colour: Sequence[float] | np.ndarray,
-        nir: float,
-        cover: int | None = None,
-    ) -> None:
+    def blend(self, alpha: Array, colour: Rgb, nir: float, cover: int | None = None) -> None:
         """Mix a colour in with weight `alpha` (n x n, 0..1); `cover` is set above a half."""
-        value = np.asarray(colour, dtype=np.float32)
-        if value.ndim == 1:
-            value = value[:, None, None]
+        value = _planes(colour)
         self.rgb += alpha * (value - self.rgb)
         self.nir += alpha * (np.float32(nir) - self.nir)
         if cover is not None:
@@ -132,9 +127,8 @@ class Canvas:
         for step in range(1, steps + 1):
             dx, dy = round(step * sx), round(step * sy)
             target, source = _overlap(self.n, dy, dx)
-            np.maximum(
-                best[target], self.height[source] - np.float32(step * drop), out=best[target]
-            )
+            lit = self.height[source] - np.float32(step * drop)
+            np.maximum(best[target], lit, out=best[target])
         return np.clip((best - self.height) * np.float32(1.5), 0.0, 1.0)
 
     def develop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,8 +163,14 @@ class Canvas:
         return np.ascontiguousarray(levels[:3].transpose(1, 2, 0)), levels[3].copy(), cover
 
 
+def _planes(colour: Rgb) -> Array:
+    """A colour that can be laid on 3 x n x n: three values, or as many for each pixel."""
+    value = np.asarray(colour, dtype=np.float32)
+    return value[:, None, None] if value.ndim == 1 else value
+
+
 class Sheet:
-    """One pass of numbered objects, drawn in order and then laid on the canvas at once."""
+    """One pass of objects, drawn in order and then laid on the canvas at once."""
 
     def __init__(self, canvas: Canvas) -> None:
         self.canvas = canvas
@@ -179,29 +179,29 @@ class Sheet:
         self.rows: list[Sequence[float]] = [(0.0,) * 6]
 
     def thing(self, colour: Rgb, nir: float, cover: int, height: float = 0.0) -> int:
-        """Register an object; returns its number, to be given to the drawing methods."""
+        """Register an object; returns its index (from 1), to be given to the drawing methods."""
         self.rows.append((colour[0], colour[1], colour[2], nir, float(cover), height))
         return len(self.rows) - 1
 
-    def polygon(self, points: Points, number: int) -> None:
+    def polygon(self, points: Points, index: int) -> None:
         """Fill a polygon (pixel coordinates)."""
-        self.draw.polygon(list(points), fill=number)
+        self.draw.polygon(list(points), fill=index)
 
-    def line(self, points: Points, width: float, number: int) -> None:
+    def line(self, points: Points, width: float, index: int) -> None:
         """Draw a polyline `width` units wide."""
         pixels = max(1, round(width * self.canvas.unit))
-        self.draw.line(list(points), fill=number, width=pixels, joint="curve")
+        self.draw.line(list(points), fill=index, width=pixels, joint="curve")
 
-    def disc(self, x: float, y: float, radius: float, number: int) -> None:
+    def disc(self, x: float, y: float, radius: float, index: int) -> None:
         """Fill a disc: centre in pixels, radius in pixels."""
-        self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=number)
+        self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=index)
 
     def lay(self) -> NDArray[np.int32]:
-        """Lay the objects on the canvas; returns their numbers per pixel (0: none)."""
+        """Lay the objects on the canvas; returns their index at each pixel (0: none)."""
         return self.lay_only(np.asarray(self.image))
 
     def lay_only(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """`lay` for a map of numbers that the caller has masked."""
+        """`lay` for a map of indices that the caller has masked."""
         spots = np.flatnonzero(ids)
         picked = np.asarray(self.rows, dtype=np.float32)[ids.ravel()[spots]]
         canvas = self.canvas
@@ -221,9 +221,9 @@ def _overlap(n: int, dy: int, dx: int) -> tuple[tuple[slice, slice], tuple[slice
     return target, source
 
 
-def _soften(bands: Array, share: float) -> Array:
-    """Three-tap blur in both directions: each neighbour gives `share`."""
-    k = np.float32(share)
+def _soften(bands: Array, fraction: float) -> Array:
+    """Three-tap blur in both directions: each neighbour gives `fraction`."""
+    k = np.float32(fraction)
     for axis in (1, 2):
         view = bands if axis == 2 else bands.transpose(0, 2, 1)
         out = view * (1 - 2 * k)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from world.paint.canvas import Canvas, Sheet
+from world.paint.canvas import Canvas, Rgb, Sheet
 from world.paint.noise import fractal, smoothstep
 from world.paint.objects import Town, scatter, trees, woods
 from world.paint.scenes import BARE, CROP, GRASS, WATER
@@ -13,28 +15,31 @@ from world.paint.scenes import BARE, CROP, GRASS, WATER
 Rect = tuple[float, float, float, float]
 
 
+SOIL = ((0.50, 0.43, 0.34), (0.57, 0.48, 0.36), (0.52, 0.38, 0.28), (0.60, 0.55, 0.46))
+SEA = ((0.12, 0.22, 0.31), (0.13, 0.28, 0.31), (0.25, 0.32, 0.34), (0.09, 0.14, 0.20))
+INLAND = ((0.22, 0.29, 0.23), (0.40, 0.35, 0.26), (0.12, 0.17, 0.18), (0.22, 0.36, 0.36))
+
+
+def drawn(
+    rng: np.random.Generator, palette: Sequence[Rgb], low: float, high: float
+) -> np.ndarray:
+    """One of four colours, brighter or darker by a factor in [low, high)."""
+    return np.asarray(palette)[int(rng.integers(4))] * rng.uniform(low, high)
+
+
 def soil(rng: np.random.Generator) -> np.ndarray:
     """Bare earth, 3 values: from grey-brown to reddish."""
-    base = np.asarray(
-        ((0.50, 0.43, 0.34), (0.57, 0.48, 0.36), (0.52, 0.38, 0.28), (0.60, 0.55, 0.46))
-    )
-    return base[int(rng.integers(4))] * rng.uniform(0.85, 1.15)
+    return drawn(rng, SOIL, 0.85, 1.15)
 
 
 def sea_colour(rng: np.random.Generator) -> np.ndarray:
     """Deep water, 3 values: blue, green-blue, grey or nearly black."""
-    base = np.asarray(
-        ((0.12, 0.22, 0.31), (0.13, 0.28, 0.31), (0.25, 0.32, 0.34), (0.09, 0.14, 0.20))
-    )
-    return base[int(rng.integers(4))] * rng.uniform(0.8, 1.3)
+    return drawn(rng, SEA, 0.8, 1.3)
 
 
 def inland_colour(rng: np.random.Generator) -> np.ndarray:
     """Rivers, ponds and docks, 3 values: green, brown, dark, turquoise."""
-    base = np.asarray(
-        ((0.22, 0.29, 0.23), (0.40, 0.35, 0.26), (0.12, 0.17, 0.18), (0.22, 0.36, 0.36))
-    )
-    return base[int(rng.integers(4))] * rng.uniform(0.8, 1.2)
+    return drawn(rng, INLAND, 0.8, 1.2)
 
 
 def grass(canvas: Canvas, where: NDArray[np.bool_] | None) -> None:
@@ -45,17 +50,10 @@ def grass(canvas: Canvas, where: NDArray[np.bool_] | None) -> None:
     canvas.mottle(np.clip(patches, -0.4, 0.4), where)
 
 
-def water(
-    canvas: Canvas,
-    where: NDArray[np.bool_] | None,
-    colour: np.ndarray | tuple[float, ...],
-    ripple: float,
-) -> None:
+def water(canvas: Canvas, where: NDArray[np.bool_] | None, colour: Rgb, ripple: float) -> None:
     """Water with small waves of relative contrast `ripple`; black in the near infrared."""
     canvas.paint(where, colour, 0.035, WATER)
-    flat = slice(None) if where is None else where
-    canvas.light[flat] = 1.0
-    canvas.height[flat] = 0.0
+    canvas.flatten(slice(None) if where is None else where)
     if ripple > 0:
         canvas.mottle(np.float32(ripple) * canvas.noise(5.0, 2.2), where)
 
@@ -126,17 +124,16 @@ def parcels(canvas: Canvas, small: float, ratio: float) -> None:
         else:
             colour, nir, cover = green * 1.08, look.grass_nir, GRASS
         mixed = (common + contrast * (colour - common)) * bright
-        number = sheet.thing(np.clip(mixed, 0.05, 0.9), nir, cover)
-        sheet.polygon(corners(canvas, rect, angle), number)
+        parcel = sheet.thing(np.clip(mixed, 0.05, 0.9), nir, cover)
+        sheet.polygon(corners(canvas, rect, angle), parcel)
         wide = rect[2] - rect[0] > rect[3] - rect[1]
         plough.append((frequency, phase, depth, float(wide != turned)))
     grass(canvas, None)
     ids = sheet.lay()
     s, t = canvas.rotated(angle)
     table = np.asarray(plough, dtype=np.float32)[np.where(ids < len(plough), ids, 0)]
-    lines = (
-        np.sin(np.where(table[..., 3] > 0, t, s) * table[..., 0] + table[..., 1]) * table[..., 2]
-    )
+    across = np.where(table[..., 3] > 0, t, s)
+    lines = np.sin(across * table[..., 0] + table[..., 1]) * table[..., 2]
     streaks = fractal(rng, canvas.n, 8 * canvas.unit, 2.4, angle=angle, stretch=3.0)
     canvas.mottle(lines + 0.035 * streaks + 0.03 * canvas.noise(25, 3.0))
     _boundaries(canvas, rects, angle)

@@ -11,11 +11,11 @@ from world.paint.objects import at, boat, road, scatter, trees, woods
 from world.paint.scenes import BARE, GRASS, UNKNOWN
 
 RICH = {"sea": 0.05, "cloud": 0.05, "desert": 0.05}
-"""Share of a dull scene's tiles that are rich in contrast, as some are in every crawl."""
+"""Fraction of a plain scene's tiles that are rich in contrast, as some are in every crawl."""
 
 
 def _faint(canvas: Canvas, median: float, ceiling: float) -> float:
-    """Contrast of a dull scene (deviation as a share of full scale): log-normal, long-tailed."""
+    """Contrast of a plain scene (deviation, of full scale 1): log-normal, long-tailed."""
     spread, harsh = canvas.rng.normal(0.0, 0.45), canvas.rng.random()
     faint = min(ceiling, median * np.exp(spread))
     return float(faint * 4.0 if harsh < 0.03 else faint)  # sun glint, hard shadows of dunes
@@ -30,8 +30,8 @@ def sea(canvas: Canvas) -> None:
     chop = fractal(rng, canvas.n, 2.0 * u, 2.0, angle=angle + np.pi / 2, stretch=2.5)
     rich = rng.random()
     if rich < RICH["sea"]:
-        share = rich / RICH["sea"]
-        paint = _glint if share < 0.4 else _storm if share < 0.65 else _plume
+        kind = rich / RICH["sea"]
+        paint = _glint if kind < 0.4 else _storm if kind < 0.65 else _plume
         paint(canvas, swell, chop, angle)
     else:
         current = canvas.noise(rng.uniform(20, 60), 3.4)
@@ -79,13 +79,11 @@ def _plume(canvas: Canvas, swell: Array, chop: Array, angle: float) -> None:
     """Silt, plankton or pale shoals in whorls."""
     rng = canvas.rng
     tints = ((0.52, 0.48, 0.39), (0.34, 0.47, 0.37), (0.42, 0.62, 0.60), (0.62, 0.65, 0.62))
-    whorls = canvas.noise(
-        rng.uniform(15, 60), rng.uniform(2.8, 3.6), angle=angle, stretch=rng.uniform(1, 3)
-    )
+    size, slope, stretch = rng.uniform(15, 60), rng.uniform(2.8, 3.6), rng.uniform(1, 3)
+    whorls = canvas.noise(size, slope, angle=angle, stretch=stretch)
     level = rng.uniform(-0.8, 0.6)
     alpha = smoothstep(level - 1.5, level + 1.5, whorls) * np.float32(rng.uniform(0.75, 1.0))
-    tint = np.asarray(tints[int(rng.integers(4))]) * rng.uniform(0.9, 1.2)
-    canvas.blend(alpha, tint, 0.1)
+    canvas.blend(alpha, ground.drawn(rng, tints, 0.9, 1.2), 0.1)
     canvas.mottle(np.float32(rng.uniform(0.03, 0.08)) * (swell + chop))
 
 
@@ -100,9 +98,8 @@ def _ship_with_wake(canvas: Canvas) -> None:
     fade = np.exp(-np.clip(behind, 0, None) / (5.0 * length))
     arms = np.exp(-(((np.abs(t - t0) - 0.33 * behind) / 0.6) ** 2)) * (behind > 0)
     broken = np.clip(0.7 + 0.3 * canvas.noise(2.0, 2.0), 0, 1)
-    canvas.blend(
-        ((0.6 * trail + 0.25 * arms) * fade * broken).astype(np.float32), (0.8, 0.83, 0.83), 0.5
-    )
+    foam = (0.6 * trail + 0.25 * arms) * fade * broken
+    canvas.blend(foam.astype(np.float32), (0.8, 0.83, 0.83), 0.5)
     sheet = Sheet(canvas)
     (point,) = canvas.points(np.array([s0]), np.array([t0]), heading)
     tone = rng.uniform(0.45, 0.9)
@@ -154,7 +151,7 @@ def desert(canvas: Canvas) -> None:
     """Sand sheets, ripples, dunes and gravel, mostly low and faint; seldom rock, scrub, pans."""
     rng, u = canvas.rng, canvas.unit
     palette = ((0.80, 0.69, 0.51), (0.74, 0.60, 0.43), (0.70, 0.52, 0.37), (0.66, 0.60, 0.50))
-    base = np.asarray(palette[int(rng.integers(4))]) * rng.uniform(0.85, 1.12)
+    base = ground.drawn(rng, palette, 0.85, 1.12)
     canvas.paint(None, base, float(base[0]) * 1.08, BARE)
     angle, kind = rng.uniform(0, np.pi), rng.random()
     rich = rng.random()

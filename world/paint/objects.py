@@ -20,13 +20,9 @@ ROOFS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "metal": ((0.82, 0.83, 0.83), (0.68, 0.71, 0.74), (0.40, 0.53, 0.68), (0.58, 0.50, 0.44)),
 }
 PAINT = (  # of vehicles and small boats
-    (0.88, 0.88, 0.88),
-    (0.15, 0.15, 0.17),
-    (0.55, 0.56, 0.58),
-    (0.60, 0.16, 0.14),
-    (0.20, 0.28, 0.48),
-    (0.76, 0.74, 0.68),
-)
+    (0.88, 0.88, 0.88), (0.15, 0.15, 0.17), (0.55, 0.56, 0.58),
+    (0.60, 0.16, 0.14), (0.20, 0.28, 0.48), (0.76, 0.74, 0.68),
+)  # fmt: skip
 
 
 def grey(colour: Sequence[float]) -> float:
@@ -56,42 +52,30 @@ def at(field: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def trees(
-    canvas: Canvas,
-    points: np.ndarray,
-    radius: float,
-    *,
-    spread: float = 0.3,
-    height: float = 1.6,
+    canvas: Canvas, points: np.ndarray, radius: float, *, height: float = 1.6,
     tint: Rgb | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Round crowns with a lit and a dark side, casting shadows.
 
     Args:
         points: k x 2 pixel coordinates, drawn in order.
-        radius: units; `spread` is its relative deviation.
+        radius: units, on average.
         height: of a mean crown's top, in radii.
         tint: colour; that of the season by default.
     """
     if not len(points):
         return
     rng, look, k = canvas.rng, canvas.look, len(points)
-    sizes = radius * canvas.unit * np.clip(rng.normal(1.0, spread, k), 0.45, 1.9)
+    sizes = radius * canvas.unit * np.clip(rng.normal(1.0, 0.3, k), 0.45, 1.9)
     bright = np.clip(rng.normal(1.0, 0.13, k), 0.6, 1.5)
     warm = rng.normal(0.0, 0.10, k)
     base = np.asarray(look.tree if tint is None else tint)
     colours = base[None] * bright[:, None] * np.stack([1 + warm, 1 + 0.4 * warm, 1 - warm], axis=1)
     sheet = Sheet(canvas)
-    table = np.column_stack(
-        [
-            colours,
-            look.tree_nir * (0.55 + 0.45 * bright),
-            np.full(k, TREE),
-            np.full(k, height * radius),
-        ]
-    )
-    sheet.rows.extend(table.tolist())
-    for number, (x, y, size) in enumerate(np.column_stack([points, sizes]).tolist(), start=1):
-        sheet.disc(x, y, size, number)
+    nir, top = look.tree_nir * (0.55 + 0.45 * bright), np.full(k, height * radius)
+    sheet.rows.extend(np.column_stack([colours, nir, np.full(k, TREE), top]).tolist())
+    for index, (x, y, size) in enumerate(np.column_stack([points, sizes]).tolist(), start=1):
+        sheet.disc(x, y, size, index)
     ids = sheet.lay()
     where = np.flatnonzero(ids)
     picked = ids.ravel()[where] - 1
@@ -121,11 +105,9 @@ def rectangle(
     c, d = math.cos(angle + turn) * canvas.unit / 2, math.sin(angle + turn) * canvas.unit / 2
     lx, ly, wx, wy = length * c, length * d, -width * d, width * c
     return [
-        (x - lx - wx, y - ly - wy),
-        (x + lx - wx, y + ly - wy),
-        (x + lx + wx, y + ly + wy),
-        (x - lx + wx, y - ly + wy),
-    ]
+        (x - lx - wx, y - ly - wy), (x + lx - wx, y + ly - wy),
+        (x + lx + wx, y + ly + wy), (x - lx + wx, y - ly + wy),
+    ]  # fmt: skip
 
 
 class Town:
@@ -137,18 +119,9 @@ class Town:
         self.plots = Sheet(canvas)
 
     def building(
-        self,
-        s: float,
-        t: float,
-        length: float,
-        width: float,
-        height: float,
-        roof: str,
-        *,
-        turn: float = 0.0,
-        angle: float = 0.0,
-        gable: bool = False,
-    ) -> None:
+        self, s: float, t: float, length: float, width: float, height: float, roof: str, *,
+        turn: float = 0.0, angle: float = 0.0, gable: bool = False,
+    ) -> None:  # fmt: skip
         """One building; sizes and height in units, `turn` radians in the frame `angle`.
 
         One in ten is built, and one in ten torn down, between epochs 0 and 1; where it is
@@ -174,12 +147,10 @@ class Town:
             sun = canvas.look.sun
             lean = (0.14 + 0.16 * pitch) * (math.cos(facing) * sun[0] + math.sin(facing) * sun[1])
             for side in (-1, 1):
-                number = self._roof(scaled(base, 1 + side * lean), height)
                 shift = side * width / 4
-                half = rectangle(
-                    canvas, s - shift * d, t + shift * c, length, width / 2, turn, angle
-                )
-                self.sheet.polygon(half, number)
+                middle = s - shift * d, t + shift * c
+                half = rectangle(canvas, *middle, length, width / 2, turn, angle)
+                self.sheet.polygon(half, self._roof(scaled(base, 1 + side * lean), height))
             return
         self.sheet.polygon(corners, self._roof(scaled(base, 0.86), height * 1.04))  # parapet
         rim = min(0.5, 0.12 * width)
@@ -187,9 +158,8 @@ class Town:
         self.sheet.polygon(inner, self._roof(base, height))
         for u, v, w, tone in clutter[: int(min(5, length * width / 24))]:  # plant rooms, skylights
             du, dv, wide = (u - 0.5) * 0.64 * length, (v - 0.5) * 0.64 * width, 0.6 + 1.2 * w
-            box = rectangle(
-                canvas, s + du * c - dv * d, t + du * d + dv * c, wide, wide * 0.8, turn, angle
-            )
+            middle = s + du * c - dv * d, t + du * d + dv * c
+            box = rectangle(canvas, *middle, wide, wide * 0.8, turn, angle)
             self.sheet.polygon(box, self._roof(scaled(base, 0.7 + 0.55 * tone), height * 1.08))
 
     def _roof(self, colour: tuple[float, float, float], height: float) -> int:
@@ -198,8 +168,8 @@ class Town:
     def lorry(self, s: float, t: float, turn: float, angle: float) -> None:
         """A parked lorry or trailer."""
         paint = PAINT[int(self.canvas.rng.integers(len(PAINT)))]
-        number = self.plots.thing(paint, grey(paint), DEVELOPED, 0.7)
-        self.plots.polygon(rectangle(self.canvas, s, t, 2.6, 0.9, turn, angle), number)
+        box = rectangle(self.canvas, s, t, 2.6, 0.9, turn, angle)
+        self.plots.polygon(box, self.plots.thing(paint, grey(paint), DEVELOPED, 0.7))
 
     def lay(self) -> NDArray[np.bool_]:
         """Lay plots and roofs; returns where buildings stand."""
@@ -238,27 +208,18 @@ def cars(
             continue
         lorry = size < 0.12
         half, wide = (2.2 if lorry else 1.05) * u / 2, 0.85 * u / 2
-        number = sheet.thing(PAINT[choice], grey(PAINT[choice]), ROAD, 0.5 if lorry else 0.3)
-        sheet.polygon(
-            [
-                (x + a * dx * half - b * dy * wide, y + a * dy * half + b * dx * wide)
-                for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
-            ],
-            number,
-        )
+        outline = [
+            (x + a * dx * half - b * dy * wide, y + a * dy * half + b * dx * wide)
+            for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+        ]
+        paint = PAINT[choice]
+        sheet.polygon(outline, sheet.thing(paint, grey(paint), ROAD, 0.5 if lorry else 0.3))
 
 
 def road(
-    canvas: Canvas,
-    path: list[tuple[float, float]],
-    width: float,
-    *,
-    colour: Rgb | None = None,
-    marks: bool = False,
-    traffic: float = 0.0,
-    height: float = 0.0,
-    kerb: Rgb | None = None,
-) -> None:
+    canvas: Canvas, path: list[tuple[float, float]], width: float, *, colour: Rgb | None = None,
+    marks: bool = False, traffic: float = 0.0, height: float = 0.0, kerb: Rgb | None = None,
+) -> None:  # fmt: skip
     """A road along a polyline (pixels): verge, surface, markings and vehicles.
 
     Args:
@@ -284,31 +245,23 @@ def road(
 
 
 def boat(
-    canvas: Canvas,
-    sheet: Sheet,
-    x: float,
-    y: float,
-    heading: float,
-    length: float,
+    canvas: Canvas, sheet: Sheet, x: float, y: float, heading: float, length: float,
     colour: Sequence[float],
-) -> None:
+) -> None:  # fmt: skip
     """A pointed hull: position in pixels, length in units."""
     if not canvas.near(x, y, length):
         return
     c, s, u = math.cos(heading), math.sin(heading), canvas.unit
-    shape = ((-0.5, -0.15), (0.2, -0.16), (0.5, 0.0), (0.2, 0.16), (-0.5, 0.15))
-    hull = sheet.thing(colour, grey(colour), DEVELOPED, 0.12 * length)
-    sheet.polygon(
-        [(x + (a * c - b * s) * length * u, y + (a * s + b * c) * length * u) for a, b in shape],
-        hull,
-    )
+
+    def draw(shape: Sequence[tuple[float, float]], thing: int) -> None:
+        turned = [(a * c - b * s, a * s + b * c) for a, b in shape]
+        sheet.polygon([(x + a * length * u, y + b * length * u) for a, b in turned], thing)
+
+    hull = ((-0.5, -0.15), (0.2, -0.16), (0.5, 0.0), (0.2, 0.16), (-0.5, 0.15))
+    draw(hull, sheet.thing(colour, grey(colour), DEVELOPED, 0.12 * length))
     if length > 2.5:
-        dark = sheet.thing(scaled(colour, 0.62), 0.3, DEVELOPED, 0.14 * length)
         deck = ((-0.3, -0.08), (0.1, -0.08), (0.1, 0.08), (-0.3, 0.08))
-        sheet.polygon(
-            [(x + (a * c - b * s) * length * u, y + (a * s + b * c) * length * u) for a, b in deck],
-            dark,
-        )
+        draw(deck, sheet.thing(scaled(colour, 0.62), 0.3, DEVELOPED, 0.14 * length))
 
 
 def tanks(canvas: Canvas, group: list[tuple[float, float, float]], colour: Sequence[float]) -> None:

@@ -10,6 +10,11 @@ from world.paint.noise import Array, smoothstep
 from world.paint.objects import PAINT, Town, at, boat, rectangle, road, scaled, scatter, woods
 from world.paint.scenes import BARE, BUILDING, DEVELOPED, WATER
 
+HULLS = ((0.45, 0.2, 0.18), (0.22, 0.24, 0.3), (0.6, 0.6, 0.6))
+CONTAINERS = (
+    (0.62, 0.28, 0.2), (0.25, 0.36, 0.55), (0.3, 0.47, 0.38), (0.75, 0.73, 0.7), (0.68, 0.5, 0.24),
+)  # fmt: skip
+
 
 def river(canvas: Canvas) -> None:
     """A meander with dark or muddy water, pale point bars on the inner bends, wooded banks."""
@@ -28,9 +33,7 @@ def river(canvas: Canvas) -> None:
     side = ((t - middle) / np.sqrt(1 + steep * steep)).astype(np.float32)  # signed, units
     bank = np.abs(side) - np.float32(width / 2) * (1 + 0.12 * canvas.noise(10, 3.0))
     inner = smoothstep(0.2, 0.9, np.sin(bent) * -np.sign(side) * min(1.0, swing / 6))
-    clear = bank < 1.2
-    canvas.height[clear] = 0
-    canvas.light[clear] = 1
+    canvas.flatten(bank < 1.2)
     shore = rng.uniform(0.4, 1.4)
     bars = smoothstep(shore + 2.6 * rng.random(), shore * 0.6, bank - 2.2 * inner * rng.random())
     canvas.blend(bars * (bank < 6), ground.soil(rng) * 1.12, 0.5, BARE)
@@ -55,9 +58,8 @@ def coast(canvas: Canvas) -> None:
     ground.open_country(canvas) if kind < 0.6 else ground.grass(canvas, None)
     angle = rng.uniform(0, 2 * np.pi)
     s, t = canvas.rotated(angle)
-    curve = rng.normal(0, 0.004) * s * s + rng.uniform(0.5, 5) * canvas.noise(
-        rng.uniform(20, 50), 4.0
-    )
+    curve = rng.normal(0, 0.004) * s * s
+    curve = curve + rng.uniform(0.5, 5) * canvas.noise(rng.uniform(20, 50), 4.0)
     d = (t - rng.uniform(-0.25, 0.25) * canvas.span + curve).astype(np.float32)  # > 0: inland
     rocky = rng.random() < 0.25
     d += np.float32(0.9 if rocky else 0.25) * canvas.noise(5, 2.6)
@@ -66,10 +68,9 @@ def coast(canvas: Canvas) -> None:
         sand = np.asarray((0.42, 0.39, 0.35)) * rng.uniform(0.7, 1.2)
     beach = rng.uniform(1.5, 12)
     plain = d < beach + 1.5
-    canvas.height[plain], canvas.light[plain] = 0, 1
-    canvas.blend(
-        smoothstep(beach + 1.0, beach - 0.5, d + 0.8 * canvas.noise(4, 2.2)), sand, 0.7, BARE
-    )
+    canvas.flatten(plain)
+    strand = smoothstep(beach + 1.0, beach - 0.5, d + 0.8 * canvas.noise(4, 2.2))
+    canvas.blend(strand, sand, 0.7, BARE)
     canvas.mottle(np.float32(0.14 if rocky else 0.035) * canvas.noise(3, 2.0), plain)
     canvas.blend(smoothstep(1.6, 0.2, d) * 0.5, sand * 0.62, 0.4)  # wet sand
     _surf(canvas, d, sand)
@@ -102,7 +103,7 @@ def _surf(canvas: Canvas, d: Array, sand: np.ndarray) -> None:
     deep = ground.sea_colour(rng)
     turquoise = np.asarray((0.25, 0.48, 0.50)) * rng.uniform(0.8, 1.2)
     canvas.paint(wet, deep, 0.035, WATER)
-    canvas.height[wet], canvas.light[wet] = 0, 1
+    canvas.flatten(wet)
     shelf = rng.uniform(4, 22)
     shallow = np.exp(np.clip(d, -80, 0) / np.float32(shelf)) * wet
     canvas.blend(shallow.astype(np.float32) * 0.85, turquoise, 0.05)
@@ -114,9 +115,8 @@ def _surf(canvas: Canvas, d: Array, sand: np.ndarray) -> None:
         broken = smoothstep(-0.2 + 0.5 * row, 0.9 + 0.5 * row, canvas.noise(9, 2.6) + 0.9)
         crest = np.exp(-(((d - place) / np.float32(rng.uniform(0.5, 1.1))) ** 2)) * wet
         froth = np.clip(0.75 + 0.35 * canvas.noise(1.5, 1.6), 0, 1)
-        canvas.blend(
-            (crest * broken * froth * strength).astype(np.float32), (0.9, 0.92, 0.92), 0.75
-        )
+        foam = crest * broken * froth * strength
+        canvas.blend(foam.astype(np.float32), (0.9, 0.92, 0.92), 0.75)
 
 
 def harbour(canvas: Canvas) -> None:
@@ -132,12 +132,7 @@ def harbour(canvas: Canvas) -> None:
         ground.grass(canvas, t < quay - rng.uniform(10, 25))
     ground.water(canvas, t > quay, ground.inland_colour(rng) * (0.75, 0.9, 1.05), ripple=0.035)
     edge = Sheet(canvas)
-    span = np.array([-1.0, 1.0]) * canvas.span
-    edge.line(
-        canvas.points(span, np.array([quay, quay]), angle),
-        0.5,
-        edge.thing((0.7, 0.69, 0.66), 0.6, DEVELOPED, 0.5),
-    )
+    edge.line(canvas.line(quay, angle), 0.5, edge.thing((0.7, 0.69, 0.66), 0.6, DEVELOPED, 0.5))
     edge.lay()
     marina = rng.random() < 0.55
     town = Town(canvas)
@@ -149,20 +144,15 @@ def harbour(canvas: Canvas) -> None:
 def _landside(canvas: Canvas, town: Town, quay: float, angle: float, marina: bool) -> None:
     rng = canvas.rng
     back = quay - (7 if marina else 17)
-    ends = canvas.points(np.array([-1.0, 1.0]) * canvas.span, np.array([back, back]), angle)
-    road(canvas, ends, 2.0, marks=True, traffic=5)
+    road(canvas, canvas.line(back, angle), 2.0, marks=True, traffic=5)
     for rect in ground.split(rng, canvas.span, 9 if marina else 13, 1.8, gap=2.0):
         x0, y0, x1, y1 = rect
-        height, roof = (
-            rng.uniform(1.2, 3.5),
-            ("flat", "metal", "tile", "slate")[int(rng.integers(4))],
-        )
+        height = rng.uniform(1.2, 3.5)
+        roof = ("flat", "metal", "tile", "slate")[int(rng.integers(4))]
         grow = rng.uniform(0.6, 0.9)
         if y1 < back - 1.5 and ground.visible(canvas, rect, angle):
-            mid = (x0 + x1) / 2, (y0 + y1) / 2
-            town.building(
-                *mid, (x1 - x0) * grow, (y1 - y0) * grow, height, roof, angle=angle, gable=marina
-            )
+            mid, sides = ((x0 + x1) / 2, (y0 + y1) / 2), ((x1 - x0) * grow, (y1 - y0) * grow)
+            town.building(*mid, *sides, height, roof, angle=angle, gable=marina)
 
 
 def _marina(canvas: Canvas, quay: float, angle: float) -> None:
@@ -179,11 +169,9 @@ def _marina(canvas: Canvas, quay: float, angle: float) -> None:
                 free, wobble, paint = rng.random() < empty, rng.normal(0, 0.05), rng.random()
                 if free:
                     continue
-                colour = (
-                    scaled((0.86, 0.86, 0.85), 0.75 + 0.45 * paint)
-                    if paint < 0.75
-                    else PAINT[int((paint - 0.75) * 24)]
-                )
+                colour = scaled((0.86, 0.86, 0.85), 0.75 + 0.45 * paint)
+                if paint >= 0.75:
+                    colour = PAINT[int((paint - 0.75) * 24)]
                 x, y = canvas.pixel(s0 + side * (0.5 + size / 2), t0, angle)
                 heading = angle + wobble + (0 if side > 0 else np.pi)
                 boat(canvas, fleet, x, y, heading, size * 0.92, colour)
@@ -198,24 +186,14 @@ def _terminal(canvas: Canvas, quay: float, angle: float) -> None:
     while place < 0.6 * canvas.span:
         length = rng.uniform(14, 34)
         red = rng.random()
-        hull = (
-            (0.45, 0.2, 0.18) if red < 0.35 else (0.22, 0.24, 0.3) if red < 0.7 else (0.6, 0.6, 0.6)
-        )
-        x, y = canvas.pixel(place + length / 2, quay + 1 + 0.15 * length, angle)
-        boat(canvas, fleet, x, y, angle, length, hull)
-        _cargo(
-            canvas,
-            fleet,
-            place + length * 0.2,
-            place + length * 0.72,
-            quay + 1 + 0.15 * length,
-            0.1 * length,
-            angle,
-            2.5,
-        )
+        hull = HULLS[0 if red < 0.35 else 1 if red < 0.7 else 2]
+        row = quay + 1 + 0.15 * length
+        boat(canvas, fleet, *canvas.pixel(place + length / 2, row, angle), angle, length, hull)
+        hold = place + length * 0.2, place + length * 0.72
+        _cargo(canvas, fleet, hold, row, 0.1 * length, angle, 2.5)
         place += length + rng.uniform(3, 20)
     for row in np.arange(quay - 14.5, quay - 4, 3.6):
-        _cargo(canvas, fleet, -canvas.span, canvas.span, row, 1.5, angle, 1.2)
+        _cargo(canvas, fleet, (-canvas.span, canvas.span), row, 1.5, angle, 1.2)
     crane = fleet.thing((0.62, 0.36, 0.2), 0.5, BUILDING, 4.0)
     for s0 in np.arange(-0.6, 0.6, 0.22) * canvas.span + rng.uniform(-4, 4):
         fleet.polygon(rectangle(canvas, float(s0), quay + 1.5, 0.8, 9.0, 0.0, angle), crane)
@@ -223,36 +201,20 @@ def _terminal(canvas: Canvas, quay: float, angle: float) -> None:
 
 
 def _cargo(
-    canvas: Canvas,
-    sheet: Sheet,
-    start: float,
-    end: float,
-    row: float,
-    half: float,
-    angle: float,
+    canvas: Canvas, sheet: Sheet, ends: tuple[float, float], row: float, half: float, angle: float,
     height: float,
-) -> None:
-    """Rows of containers from `start` to `end`, within `half` units of the line `row`."""
+) -> None:  # fmt: skip
+    """Rows of containers between two `ends`, within `half` units of the line `row`."""
     rng = canvas.rng
-    colours = (
-        (0.62, 0.28, 0.2),
-        (0.25, 0.36, 0.55),
-        (0.3, 0.47, 0.38),
-        (0.75, 0.73, 0.7),
-        (0.68, 0.5, 0.24),
-    )
-    for s0 in np.arange(start, end, 2.7):
+    for s0 in np.arange(*ends, 2.7):
         for t0 in np.arange(row - half, row + half, 1.0):
-            pick, gone, tiers = (
-                int(rng.integers(len(colours))),
-                rng.random() < 0.2,
-                rng.uniform(0.4, 1),
-            )
+            pick = int(rng.integers(len(CONTAINERS)))
+            gone, tiers = rng.random() < 0.2, rng.uniform(0.4, 1)
             if gone:
                 continue
             place = float(s0) + 1.25, float(t0) + 0.5
             if not canvas.near(*canvas.pixel(*place, angle), 3.0):
                 continue
-            paint = scaled(colours[pick], 0.8 + 0.3 * tiers)
+            paint = scaled(CONTAINERS[pick], 0.8 + 0.3 * tiers)
             box = sheet.thing(paint, 0.4, DEVELOPED, height * tiers)
             sheet.polygon(rectangle(canvas, *place, 2.4, 0.85, 0.0, angle), box)

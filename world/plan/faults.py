@@ -1,17 +1,6 @@
-"""The faults of real corpora: blank and noisy tiles, lost strips, near-duplicates, broken files."""
+"""The faults of real corpora that the world has, by name. Light: no array library."""
 
 from __future__ import annotations
-
-import io
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from world.write.encode import jpeg, png
-
-Pixels = NDArray[np.uint8]
 
 BROKEN: dict[str, tuple[str, str]] = {
     "empty": (".jpg", "zero bytes"),
@@ -29,82 +18,3 @@ BROKEN: dict[str, tuple[str, str]] = {
 
 NEAR = ("jpeg", "shift", "brightness")
 """Kinds of near-duplicates: other JPEG quality, cropped by a few pixels, brighter or darker."""
-
-
-def blank(rng: np.random.Generator, size: int) -> Pixels:
-    """A constant tile, uint8 size x size x 3: black, white or another fill value."""
-    kind = rng.random()
-    grey = rng.integers(1, 255, dtype=np.uint8)
-    fill = 0 if kind < 0.4 else 255 if kind < 0.7 else int(grey)
-    return np.full((size, size, 3), fill, dtype=np.uint8)
-
-
-def sensor_noise(rng: np.random.Generator, size: int) -> Pixels:
-    """Independent uniform noise in every pixel and band, uint8 size x size x 3."""
-    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def nodata(rng: np.random.Generator, pixels: Pixels) -> Pixels:
-    """The edge of a swath: 20 to 80 % of the tile cut off along a slanted line and filled."""
-    size = pixels.shape[0]
-    y, x = np.mgrid[0:size, 0:size] - (size - 1) / 2
-    angle = rng.uniform(0, 2 * np.pi)
-    side = x * np.cos(angle) + y * np.sin(angle)
-    cut = side < np.quantile(side, rng.uniform(0.2, 0.8))
-    out = pixels.copy()
-    out[cut] = 0 if rng.random() < 0.7 else 255
-    return out
-
-
-def near_duplicate(rng: np.random.Generator, pixels: Pixels, kind: str) -> bytes:
-    """Encode a tile again, a little changed: `kind` is one of NEAR."""
-    quality = int(rng.integers(55, 85))
-    if kind == "shift":
-        size = pixels.shape[0]
-        reach = max(1, size // 32)
-        dy, dx = (int(v) for v in rng.choice([-reach, reach], 2))
-        padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-        pixels = padded[reach + dy : reach + dy + size, reach + dx : reach + dx + size]
-        quality = 90
-    elif kind == "brightness":
-        factor = rng.uniform(0.82, 0.93) if rng.random() < 0.5 else rng.uniform(1.07, 1.18)
-        pixels = np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
-        quality = 90
-    return jpeg(np.ascontiguousarray(pixels), quality)
-
-
-def broken(kind: str, pixels: Pixels) -> bytes:
-    """The bytes of a broken file made from a tile: `kind` is a key of BROKEN."""
-    if kind == "empty":
-        return b""
-    if kind == "truncated":
-        whole = jpeg(pixels, 90)
-        return whole[: len(whole) // 2]
-    if kind == "text":
-        return b"<html><body>503 Service Temporarily Unavailable</body></html>\n"
-    if kind == "png-named-jpg":
-        return png(pixels)
-    if kind == "tiny":
-        return png(pixels[:1, :1].copy())
-    if kind == "png16":
-        # Pillow writes 16 bits for grey only
-        grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint16) * 257
-        return _save(Image.fromarray(grey), "PNG")
-    image = Image.fromarray(pixels)
-    if kind == "cmyk":
-        return _save(image.convert("CMYK"), "JPEG", quality=90)
-    if kind == "gif-named-jpg":
-        return _save(image.quantize(64), "GIF")
-    frames = [Image.fromarray(np.roll(pixels, 4 * i, axis=1)) for i in (1, 2)]
-    if kind == "animated-gif":
-        rest = [frame.quantize(64) for frame in frames]
-        return _save(image.quantize(64), "GIF", save_all=True, append_images=rest, duration=200)
-    if kind == "animated-png":
-        return _save(image, "PNG", save_all=True, append_images=frames, duration=200)
-    raise ValueError(f"unknown kind of broken file '{kind}' (known: {', '.join(BROKEN)})")
-
-
-def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()

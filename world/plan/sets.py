@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from world.paint.scenes import SCENES
-from world.paint.tiles import generator, render
+from world.paint.tiles import generator
 from world.plan.config import WorldConfig
-from world.write.encode import geotiff, jpeg, png
 
 REGIONS = ("aldermoor", "brackwater", "caldera", "dunmarch", "eastholm", "ferrybank")
 """Made-up regions of the SIS set."""
 ABSENT = ("ferrybank_x1.tif", "dunmarch_x2.tif")
 """Names in the SIS lists without files, as the xBD images of OpenEarthMap are."""
-METRES = 0.5  # nominal ground sampling distance written into the GeoTIFFs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,8 +52,9 @@ def plan_sets(config: WorldConfig) -> list[Item]:
         for epoch in (0, 1):
             path = f"{folder}/im{epoch + 1}/{i + 1:05d}.png"
             items.append(Item("sr", scene, i, config.pair_size, epoch, (path,)))
-    for i, (name, split) in enumerate(_sis_names(config)):
-        scene = _labelled(config, "sis", len(_sis_names(config)))[i]
+    pairs = _sis_names(config)
+    scenes = _labelled(config, "sis", len(pairs))
+    for i, ((name, split), scene) in enumerate(zip(pairs, scenes, strict=True)):
         base = f"sis/OpenEarthMap_wo_xBD/{name.rsplit('_', 1)[0]}"
         paths: tuple[str, ...] = (f"{base}/images/{name}",)
         if split != "test":
@@ -86,18 +85,3 @@ def split_lists(config: WorldConfig) -> dict[str, str]:
         f"sis/OpenEarthMap_wo_xBD/{split}.txt": "\n".join(sorted(names)) + "\n"
         for split, names in lists.items()
     }
-
-
-def make(item: Item, seed: int) -> list[tuple[str, bytes]]:
-    """Render an item: (path, bytes) of its files."""
-    tile = render(item.scene, seed, item.index, item.size, stream=item.kind, epoch=item.epoch)
-    if item.kind == "reference":
-        return [(item.paths[0], jpeg(tile.rgb, 90 + item.index % 6))]
-    if item.kind == "sr":
-        return [(item.paths[0], png(tile.rgb))]
-    corner = 500_000.0 + item.index * item.size * METRES, 5_500_000.0
-    bands = (tile.rgb, tile.mask)
-    return [
-        (path, geotiff(pixels, METRES, *corner))
-        for path, pixels in zip(item.paths, bands, strict=False)
-    ]

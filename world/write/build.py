@@ -4,65 +4,91 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.atomic import atomic_path, remove_stale, write_text
+from core.atomic import atomic_path, remove_stale, write_json, write_text
 from core.parallel import ordered_map
-from core.progress import progress
+from core.parts import make_parts
+from core.stage import Result, Stage
 from world.paint.scenes import SCENES
-from world.paint.tiles import generator, render
 from world.plan.config import WorldConfig
 from world.plan.corpus import Job, plan_corpus
-from world.plan.faults import blank, broken, near_duplicate, nodata, sensor_noise
-from world.plan.sets import Item, make, plan_sets, split_lists
-from world.write.encode import jpeg, png
+from world.plan.sets import Item, plan_sets, split_lists
+from world.write.draw import corpus_files, set_files
 
 PART = 50  # renderings in a part, the unit of work and of resuming
-File = tuple[str, bytes]
-Row = tuple[str, int, str]  # path below the world, bytes, sha256
+Row = tuple[str, int, str]  # path below the world, bytes, hex SHA-256
 
 
-def corpus_files(job: Job, config: WorldConfig) -> list[File]:
-    """The bytes of one corpus file: (path below the world, bytes), its truth rasters after it."""
-    rng = generator(config.seed, job.number, "fault")
-    path, size = f"corpus/{job.key}", config.size
-    kind = job.fault.removeprefix("broken:")
-    if job.fault == "blank":
-        return [(path, _encode(blank(rng, size), job.quality))]
-    if job.fault == "noise":
-        return [(path, _encode(sensor_noise(rng, size), job.quality))]
-    tile = render(job.scene or "forest", config.seed, job.index, size)
-    if kind != job.fault:
-        return [(path, broken(kind, tile.rgb))]
-    if job.fault == "nodata":
-        return [(path, _encode(nodata(rng, tile.rgb), job.quality))]
-    if job.duplicate_kind not in ("", "exact"):
-        return [(path, near_duplicate(rng, tile.rgb, job.duplicate_kind))]
-    files = [(path, _encode(tile.rgb, job.quality))]
-    if config.write_truth_rasters and not job.duplicate_kind:
-        files.append((f"truth/{job.key}.mask.png", png(tile.mask)))
-        files.append((f"truth/{job.key}.nir.png", png(tile.nir)))
-    return files
+def build(config: WorldConfig, stage: Stage) -> Result:
+    """Make the world, continuing where a stopped run ended."""
+    stage.open()
+    out = config.out
+    for folder in [out, *(path for path in out.rglob("*") if path.is_dir())]:
+        remove_stale(folder)
+    corpus, sets = plan_corpus(config), plan_sets(config)
+    jobs: list[Job | Item] = [*corpus, *sets]
+    tasks = [jobs[i : i + PART] for i in range(0, len(jobs), PART)]
+
+    def make(left: list[int], tick: Callable[[int], object]) -> Iterator[tuple[int, list[Row]]]:
+        draw = functools.partial(_draw, config=config)
+        workers = min(config.workers, max(1, len(left)))
+        made = ordered_map(draw, [tasks[index] for index in left], workers)
+        for index, rows in zip(left, made, strict=True):
+            tick(len(tasks[index]))
+            yield index, rows
+
+    parts = make_parts(
+        [len(task) for task in tasks],
+        finished=lambda index: _finished(out, index),
+        make=make,
+        write=lambda index, rows: _finish(out, index, rows),
+        name="world",
+        unit="tile",
+    )
+    rows = [row for part in parts for row in part]
+    for name, text in split_lists(config).items():
+        write_text(out / name, text)
+        rows.append(_row(name, text.encode()))
+    _write_table(out / "truth.parquet", _truth(corpus))
+    paths, sizes, digests = zip(*sorted(rows), strict=True)
+    _write_table(out / "listing.parquet", {"path": paths, "bytes": sizes, "sha256": digests})
+    kinds = Counter(item.kind for item in sets)
+    scenes = Counter(job.scene for job in corpus)
+    faults = Counter(job.fault for job in corpus if job.fault)
+    duplicates = Counter(job.duplicate_kind for job in corpus if job.duplicate_kind)
+    result = stage.finish(
+        {
+            "corpus": len(corpus),
+            "scenes": {name: scenes[name] for name in SCENES},
+            "faults": dict(sorted(faults.items())),
+            "duplicates": dict(sorted(duplicates.items())),
+            **{kind: kinds[kind] for kind in ("reference", "sr", "sis")},
+            "files": len(rows),
+        },
+        ["truth.parquet", "listing.parquet"],
+        line=(
+            f"{len(corpus):,} corpus files, {kinds['reference']:,} reference, "
+            f"{kinds['sr']:,} SR and {kinds['sis']:,} SIS images"
+        ),
+    )
+    shutil.rmtree(_marker(out, 0).parent)  # the manifest says now that all parts are there
+    return result
 
 
-def _encode(pixels: Any, quality: int) -> bytes:
-    return jpeg(pixels, quality) if quality else png(pixels)
-
-
-def _make_part(task: tuple[int, Sequence[Job | Item]], config: WorldConfig) -> int:
-    """Draw and write one part, its marker last. Returns the number of renderings."""
-    number, jobs = task
-    rows: list[Row] = []
+def _draw(jobs: Sequence[Job | Item], config: WorldConfig) -> list[Row]:
+    """Draw and write the files of one part."""
+    rows = []
     for job in jobs:
-        files = corpus_files(job, config) if isinstance(job, Job) else make(job, config.seed)
+        files = corpus_files(job, config) if isinstance(job, Job) else set_files(job, config.seed)
         for name, data in files:
             path = config.out / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,104 +96,47 @@ def _make_part(task: tuple[int, Sequence[Job | Item]], config: WorldConfig) -> i
             temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
             temporary.write_bytes(data)
             temporary.replace(path)
-            rows.append((name, len(data), hashlib.sha256(data).hexdigest()))
-    _write_rows(_marker(config.out, number), rows)
-    return len(jobs)
+            rows.append(_row(name, data))
+    return rows
 
 
-def _marker(out: Path, number: int) -> Path:
-    return out / ".parts" / f"part-{number:05d}.parquet"
+def _row(name: str, data: bytes) -> Row:
+    return name, len(data), hashlib.sha256(data).hexdigest()
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    names, sizes, digests = zip(*rows, strict=True) if rows else ((), (), ())
-    table = pa.table(
-        {
-            "path": pa.array(names, pa.string()),
-            "bytes": pa.array(sizes, pa.int64()),
-            "sha256": pa.array(digests, pa.string()),
-        }
-    )
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+def _marker(out: Path, index: int) -> Path:
+    return out / ".parts" / f"part-{index:05d}.json"
 
 
-def _read_rows(path: Path) -> list[Row]:
-    table = pq.read_table(path)
-    return list(
-        zip(*(table[name].to_pylist() for name in ("path", "bytes", "sha256")), strict=True)
-    )
+def _finish(out: Path, index: int, rows: list[Row]) -> list[Row]:
+    write_json(_marker(out, index), rows)
+    return rows
 
 
-def _whole(out: Path, marker: Path) -> bool:
-    """Whether a part is finished and all its files are there with their sizes."""
-    if not marker.exists():
-        return False
+def _finished(out: Path, index: int) -> list[Row] | None:
+    """The rows of a part that is finished and whose files are all there with their sizes."""
     try:
-        return all((out / name).stat().st_size == size for name, size, _ in _read_rows(marker))
-    except (OSError, pa.ArrowInvalid):
-        return False
+        rows = json.loads(_marker(out, index).read_text(encoding="utf-8"))
+        if all((out / name).stat().st_size == size for name, size, _ in rows):
+            return [(name, size, digest) for name, size, digest in rows]
+    except (OSError, ValueError):
+        pass
+    return None
 
 
-def build(config: WorldConfig) -> tuple[dict[str, Any], list[str], str]:
-    """Make the world in `config.out`, continuing where a killed run stopped.
-
-    Returns:
-        Summary for the manifest, output files it should list, and a line for the user.
-    """
-    out = config.out
-    for folder in [out, *(path for path in out.rglob("*") if path.is_dir())]:
-        remove_stale(folder)
-    corpus, sets = plan_corpus(config), plan_sets(config)
-    jobs: list[Job | Item] = [*corpus, *sets]
-    parts = [(i // PART, jobs[i : i + PART]) for i in range(0, len(jobs), PART)]
-    left = [part for part in parts if not _whole(out, _marker(out, part[0]))]
-    waiting = sum(len(part) for _, part in left)
-    with progress(total=len(jobs), initial=len(jobs) - waiting, name="world", unit="tile") as bar:
-        make_part = functools.partial(_make_part, config=config)
-        for count in ordered_map(make_part, left, min(config.workers, max(1, len(left)))):
-            bar.update(count)
-    rows = [row for number, _ in parts for row in _read_rows(_marker(out, number))]
-    for name, text in split_lists(config).items():
-        write_text(out / name, text)
-        data = text.encode()
-        rows.append((name, len(data), hashlib.sha256(data).hexdigest()))
-    _write_truth(out, corpus)
-    _write_rows(out / "listing.parquet", sorted(rows))
-    kinds = Counter(item.kind for item in sets)
-    summary = {
-        "corpus": len(corpus),
-        "scenes": {name: sum(job.scene == name for job in corpus) for name in SCENES},
-        "faults": dict(sorted(Counter(job.fault for job in corpus if job.fault).items())),
-        "duplicates": dict(
-            sorted(Counter(job.duplicate_kind for job in corpus if job.duplicate_kind).items())
-        ),
-        "reference": kinds["reference"],
-        "sr": kinds["sr"],
-        "sis": kinds["sis"],
-        "files": len(rows),
-    }
-    line = (
-        f"{len(corpus):,} corpus files, {kinds['reference']:,} reference, "
-        f"{kinds['sr']:,} SR and {kinds['sis']:,} SIS images"
-    )
-    return summary, ["truth.parquet", "listing.parquet"], line
-
-
-def tidy(out: Path) -> None:
-    """Remove the markers of parts, once the stage's own manifest says that it is done."""
-    shutil.rmtree(out / ".parts", ignore_errors=True)
-
-
-def _write_truth(out: Path, corpus: Sequence[Job]) -> None:
-    columns = {
+def _truth(corpus: Sequence[Job]) -> dict[str, Sequence[object]]:
+    plain = {name for name, scene in SCENES.items() if scene.low_information}
+    return {
         "key": [job.key for job in corpus],
         "scene": [job.scene for job in corpus],
-        "dull": [job.scene in SCENES and SCENES[job.scene].dull for job in corpus],
+        "low_information": [job.scene in plain for job in corpus],
         "fault": [job.fault for job in corpus],
         "duplicate_of": [job.duplicate_of for job in corpus],
         "duplicate_kind": [job.duplicate_kind for job in corpus],
-        "index": pa.array([job.index for job in corpus], pa.int64()),
+        "index": [job.index for job in corpus],
     }
-    with atomic_path(out / "truth.parquet") as temporary:
+
+
+def _write_table(path: Path, columns: dict[str, Sequence[object]]) -> None:
+    with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

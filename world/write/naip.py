@@ -8,25 +8,27 @@ size, a raster gives the tiles back.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.transform import from_origin
 
 from core.atomic import atomic_path
 from core.errors import UserError
 from data.images.decode import decode_grey, decode_rgb
+from world.write.encode import Pixels
 
 ACROSS = 8  # tiles in a row of a raster
 EDGE = 0.3  # of a tile: the strip at the right and lower edge
 QUARTERS = ("ne", "nw", "se", "sw")
 CRS = "EPSG:26914"  # UTM zone 14 N on NAD83
 WEST, NORTH = 485_900.0, 5_209_200.0  # metres: upper left corner of the first raster
-
-Pixels = NDArray[np.uint8]
 
 
 def write_naip(world: Path, out: Path, shard_rows: int) -> tuple[list[Path], int]:
@@ -43,25 +45,17 @@ def write_naip(world: Path, out: Path, shard_rows: int) -> tuple[list[Path], int
     Raises:
         UserError: the world has no near infrared, or its tiles differ in size.
     """
-    made: list[Path] = []
-    held: list[Pixels] = []
-    tiles = 0
-    for tile in _tiles(world):
-        if held and tile.shape != held[0].shape:
-            raise UserError(f"{world}: tiles of {held[0].shape[:2]} and of {tile.shape[:2]} pixels")
-        held.append(tile)
-        tiles += 1
-        if len(held) == shard_rows:
-            made.append(write_quad(out, len(made), held))
-            held = []
-    if held:
-        made.append(write_quad(out, len(made), held))
-    return made, tiles
+    files: list[Path] = []
+    tiles, count = _tiles(world), 0
+    while held := list(itertools.islice(tiles, shard_rows)):
+        files.append(write_quad(out, len(files), held))
+        count += len(held)
+    return files, count
 
 
 def _tiles(world: Path) -> Iterator[Pixels]:
     """uint8 size x size x 4 of every tile with a near-infrared truth, by name."""
-    suffix = ".nir.png"
+    suffix, first = ".nir.png", None
     found = sorted((world / "truth").rglob(f"*{suffix}"))
     if not found:
         raise UserError(
@@ -70,22 +64,21 @@ def _tiles(world: Path) -> Iterator[Pixels]:
     for path in found:
         image = world / "corpus" / path.relative_to(world / "truth").as_posix().removesuffix(suffix)
         rgb = decode_rgb(image.read_bytes(), image.name)
+        first = first or rgb.shape[:2]
+        if rgb.shape[:2] != first:
+            raise UserError(f"{world}: tiles of {first} and of {rgb.shape[:2]} pixels")
         yield np.dstack([rgb, decode_grey(path.read_bytes())])
 
 
-def name_of(number: int) -> str:
+def name_of(index: int) -> str:
     """A quarter quad's file name: another place and another day for each."""
-    day = date(2015, 6, 1) + timedelta(days=37 * number)
-    quad = 4_709_963 + number // len(QUARTERS)
-    return f"m_{quad}_{QUARTERS[number % len(QUARTERS)]}_14_1_{day:%Y%m%d}.tif"
+    day = date(2015, 6, 1) + timedelta(days=37 * index)
+    quad = 4_709_963 + index // len(QUARTERS)
+    return f"m_{quad}_{QUARTERS[index % len(QUARTERS)]}_14_1_{day:%Y%m%d}.tif"
 
 
-def write_quad(out: Path, number: int, tiles: list[Pixels]) -> Path:
-    """Write one raster of tiles, uint8 size x size x 4, under the name of its number."""
-    import rasterio
-    from rasterio.enums import ColorInterp
-    from rasterio.transform import from_origin
-
+def write_quad(out: Path, index: int, tiles: list[Pixels]) -> Path:
+    """Write one raster of tiles, uint8 size x size x 4, under the name of its index."""
     size = tiles[0].shape[0]
     rows, strip = -(-len(tiles) // ACROSS), round(EDGE * size)
     across = min(ACROSS, len(tiles))
@@ -94,8 +87,8 @@ def write_quad(out: Path, number: int, tiles: list[Pixels]) -> Path:
         y, x = (n * size for n in divmod(i, ACROSS))
         pixels[y : y + size, x : x + size] = tile
     height, width = pixels.shape[:2]
-    transform = from_origin(WEST + number * 8_000.0, NORTH, 1.0, 1.0)
-    path = out / name_of(number)
+    transform = from_origin(WEST + index * 8_000.0, NORTH, 1.0, 1.0)
+    path = out / name_of(index)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
