@@ -109,7 +109,7 @@ def download(hub: Hub, out: Path) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     return subprocess.run(
         [sys.executable, "-m", "data.download", "sd-vae", "--out", str(out)],
-        text=True, capture_output=True, cwd=ROOT, check=False,
+        text=True, capture_output=True, cwd=ROOT, check=False, timeout=120,
         env={**kept, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
              "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(out.parent / "home"),
              "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"},
