@@ -15,7 +15,6 @@ more of the time is its decode, and the nearer the pass comes to it.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 import tempfile
@@ -25,24 +24,30 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made
+import simplejpeg
 
-QUALITY = 95  # of the made tiles' JPEG: 37 kB each
+from benchmarks import measure
+from core.command import command, execute
+from core.settings import AtLeast1, settings
+from data.corpus.specs import open_corpus
+from prune.score import ScoreConfig
+from prune.score import run as score
+from prune.stage1.score import score_shards
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class EntropyConfig:
     """What to measure."""
 
     images: Path | None = None
-    """Folder of JPEG files; without it 500 tiles of the miniature world are made."""
-    size: int = 256
+    """Folder of JPEG files; without it 500 tiles of the miniature world are measure."""
+    size: AtLeast1 = 256
     """Side of the miniature world's tiles (pixels)."""
-    files: int = 2000
+    files: AtLeast1 = 2000
     """Files in the folder that is scored (the images again and again)."""
-    long: int = 20
+    long: AtLeast1 = 20
     """Times as many for the comparison of two processes with one."""
-    repeats: int = 7
+    repeats: AtLeast1 = 7
     """Passes; the median ratio counts."""
 
 
@@ -50,19 +55,10 @@ def prepare(config: EntropyConfig, folder: Path, count: int) -> list[bytes]:
     """Write `count` files; returns their contents."""
     folder.mkdir()
     if config.images is None:
-        from world.paint.scenes import SCENES
-        from world.paint.tiles import render
-        from world.write.encode import jpeg
-
-        names = list(SCENES)
-        images = [
-            jpeg(render(names[i % len(names)], 0, i, config.size).rgb, QUALITY) for i in range(500)
-        ]
+        images = [measure.encoded(tile) for tile in measure.tiles(500, config.size)]
     else:
-        found = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-        images = [path.read_bytes() for path in found[: config.files]]
-        if not images:
-            sys.exit(f"{config.images}: no .jpg in it")
+        found = measure.jpeg_files(config.images, config.files)
+        images = [path.read_bytes() for path in found]
     chosen = [images[i % len(images)] for i in range(count)]
     for i, data in enumerate(chosen):
         (folder / f"{i:06d}.jpg").write_bytes(data)
@@ -71,26 +67,20 @@ def prepare(config: EntropyConfig, folder: Path, count: int) -> list[bytes]:
 
 def decode_all(images: list[bytes]) -> np.ndarray:
     """Seconds (wall, processor) of the bare decode."""
-    import simplejpeg
-
-    start = made.clocks()
+    start = measure.clocks()
     for data in images:
         simplejpeg.decode_jpeg(data, "GRAY")
-    return made.clocks() - start
+    return measure.clocks() - start
 
 
 def score_all(folder: Path) -> np.ndarray:
     """Seconds (wall, processor) of Stage I's pass in this process."""
-    from data.corpus.specs import open_corpus
-    from prune.stage1.config import ScoreConfig
-    from prune.stage1.score import score_shards
-
-    start = made.clocks()
-    corpus = open_corpus(folder)
     config = ScoreConfig(corpus=str(folder), out=folder, workers=1)
+    start = measure.clocks()
+    corpus = open_corpus(folder)
     for _ in score_shards(corpus, corpus.shards(), config):
         pass
-    return made.clocks() - start
+    return measure.clocks() - start
 
 
 def plain_all(folder: Path) -> np.ndarray:
@@ -98,33 +88,28 @@ def plain_all(folder: Path) -> np.ndarray:
     from PIL import Image
     from skimage.measure import shannon_entropy
 
-    start = made.clocks()
+    start = measure.clocks()
     for path in sorted(folder.iterdir()):
         with Image.open(path) as image:
             shannon_entropy(np.asarray(image.convert("L")))
-    return made.clocks() - start
+    return measure.clocks() - start
 
 
-def command(folder: Path, out: Path, workers: int) -> np.ndarray:
+def score_command(folder: Path, out: Path, workers: int) -> np.ndarray:
     """Seconds (wall, processor) of prune.score."""
-    from prune.score import main
-
     shutil.rmtree(out, ignore_errors=True)
-    start = made.clocks()
-    with made.quiet():
-        main(["--corpus", str(folder), "--out", str(out), "--workers", str(workers)])
-    return made.clocks() - start
+    start = measure.clocks()
+    with measure.quiet():
+        score(ScoreConfig(corpus=str(folder), out=out, workers=workers))
+    return measure.clocks() - start
 
 
-def main() -> None:
+def run(config: EntropyConfig) -> int:
     """Print the ratios."""
-    import tyro
-
-    config = tyro.cli(EntropyConfig, description=__doc__)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         images = prepare(config, work / "tiles", config.files)
-        print(made.machine_line())
+        print(measure.machine_line())
         print(f"{len(images):,} JPEGs, {sum(map(len, images)) / len(images) / 1e3:.1f} kB each")
         score_all(work / "tiles")  # imports, page cache
         passes, decodes = [], []
@@ -149,14 +134,17 @@ def main() -> None:
         prepare(config, work / "long", config.files * config.long)
         ratios = []
         for _ in range(3):
-            one = command(work / "long", work / "scores", 1)
-            with made.Peak() as peak:
-                two = command(work / "long", work / "scores", 2)
+            one = score_command(work / "long", work / "scores", 1)
+            with measure.Peak() as peak:
+                two = score_command(work / "long", work / "scores", 2)
             ratios.append(one / two)
         print(f"{config.files * config.long:,} images: one process / two processes "
               f"{np.median(ratios, axis=0)[0]:.2f}, peak memory of two "
               f"{peak.above:,.0f} MiB above the start")  # fmt: skip
+    return 0
 
+
+main = command("benchmarks.entropy", EntropyConfig, run, __doc__ or "")
 
 if __name__ == "__main__":
-    main()
+    execute(main)

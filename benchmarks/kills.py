@@ -5,12 +5,11 @@
 
 Trains a small DiT on random latents to the end, and once more with SIGKILL to all its processes
 at random moments; then compares every tensor of the last checkpoint (weights, average,
-optimiser) and stats.jsonl, timings aside. On the CPU, in float32. Exit code 1 if they differ.
+optimizer) and stats.jsonl, timings aside. On the CPU, in float32. Exit code 1 if they differ.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -25,26 +24,29 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made
+from benchmarks import synthetic
+from core.command import command, execute
+from core.errors import UserError
+from core.settings import AtLeast1, Seed, settings
 
 ROOT = Path(__file__).parents[1]
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class KillsConfig:
     """What to do."""
 
-    kills: int = 20
+    kills: AtLeast1 = 20
     """Kills, each at a random moment after the start."""
-    processes: int = 1
+    processes: AtLeast1 = 1
     """Processes of the run (gloo)."""
-    steps: int = 400
+    steps: AtLeast1 = 400
     """Steps of the run."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the moments."""
 
 
-def command(config: KillsConfig, latents: Path, out: Path) -> list[str]:
+def training(config: KillsConfig, latents: Path, out: Path) -> list[str]:
     """The training command, through torchrun for several processes."""
     flags = {
         "latents": latents, "out": out, "model": "DiT-mini/4", "batch": 8, "steps": config.steps,
@@ -66,7 +68,7 @@ def start(config: KillsConfig, latents: Path, out: Path) -> subprocess.Popen[byt
                    "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
     with open(out.with_suffix(".log"), "ab") as log:
         return subprocess.Popen(
-            command(config, latents, out), cwd=ROOT, env=environment, start_new_session=True,
+            training(config, latents, out), cwd=ROOT, env=environment, start_new_session=True,
             stdout=log, stderr=log,
         )  # fmt: skip
 
@@ -83,43 +85,40 @@ def tensors(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(last.iterdir())}
 
 
-def main() -> None:
-    """Run, kill, compare."""
-    import tyro
-
-    config = tyro.cli(KillsConfig, description=__doc__)
+def run(config: KillsConfig) -> int:
+    """Run, kill, compare. Returns the exit code: 1 if the results differ."""
     moments = random.Random(config.seed)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        latents = made.latents(work / "latents", rows=64, side=16)
+        latents = synthetic.make_latents(work / "latents", rows=64, side=16)
         begun = time.monotonic()
-        whole = start(config, latents, work / "whole")
-        if whole.wait() != 0:
-            sys.exit((work / "whole.log").read_text())
+        undisturbed = start(config, latents, work / "undisturbed")
+        if undisturbed.wait() != 0:
+            raise UserError((work / "undisturbed.log").read_text())
         length = time.monotonic() - begun
-        print(f"{config.processes} process(es), {config.steps} steps, whole run {length:.1f} s")
+        print(f"{config.processes} process(es), {config.steps} steps, undisturbed {length:.1f} s")
         killed, done = work / "killed", 0
         while True:
-            run = start(config, latents, killed)
+            process = start(config, latents, killed)
             if done == config.kills:
-                if run.wait() != 0:
-                    sys.exit(killed.with_suffix(".log").read_text()[-3000:])
+                if process.wait() != 0:
+                    raise UserError(killed.with_suffix(".log").read_text()[-3000:])
                 break
             before = progress(killed)
-            while run.poll() is None and progress(killed) == before:
+            while process.poll() is None and progress(killed) == before:
                 time.sleep(0.01)  # until it has come further, so that no kill is in vain
             time.sleep(moments.uniform(0.0, 0.3))
-            if run.poll() is not None:
-                sys.exit(f"the run ended after {done} of {config.kills} kills; give more --steps")
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+            if process.poll() is not None:
+                raise UserError(f"--steps: the run ended after {done} of {config.kills} kills")
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             done += 1
             print(f"kill {done:2} at checkpoint {progress(killed)}", flush=True)
-        same = tensors(killed) == tensors(work / "whole")
-        logged = stats(killed) == stats(work / "whole")
-    print(f"{done} kills; weights, average and optimiser bit-equal: {same}; "
+        same = tensors(killed) == tensors(work / "undisturbed")
+        logged = stats(killed) == stats(work / "undisturbed")
+    print(f"{done} kills; weights, average and optimizer bit-equal: {same}; "
           f"stats.jsonl equal: {logged}")  # fmt: skip
-    sys.exit(0 if same and logged else 1)
+    return 0 if same and logged else 1
 
 
 def progress(out: Path) -> str:
@@ -129,5 +128,7 @@ def progress(out: Path) -> str:
     return max(names, default="")
 
 
+main = command("benchmarks.kills", KillsConfig, run, __doc__ or "")
+
 if __name__ == "__main__":
-    main()
+    execute(main)

@@ -11,7 +11,6 @@ after normalising it, computed alike for all. Peers that are not installed are l
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -21,26 +20,28 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made
+from benchmarks import measure
+from core.command import command, execute
 from core.parallel import available_cpus
+from core.settings import AtLeast1, settings
 from prune.cluster.cosine import nearest
 from prune.cluster.features import Held, unit_rows
 from prune.cluster.kmeans import plus_plus, spherical_kmeans
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class KmeansConfig:
     """What to measure."""
 
-    rows: int = 55_605
+    rows: AtLeast1 = 55_605
     """Points."""
-    dim: int = 1024
+    dim: AtLeast1 = 1024
     """Their width d."""
-    clusters: int = 200
+    clusters: AtLeast1 = 200
     """K."""
-    iterations: int = 20
+    iterations: AtLeast1 = 20
     """Iterations of each."""
-    repeats: int = 3
+    repeats: AtLeast1 = 3
     """Runs of ours and faiss; the median of the paired ratios counts."""
     sklearn: bool = True
     """Compare with scikit-learn (one run; it takes long)."""
@@ -50,8 +51,8 @@ def points(config: KmeansConfig) -> np.ndarray:
     """Unit rows around more directions than there are clusters, of unequal popularity."""
     random = np.random.default_rng(0)
     centres = random.standard_normal((3 * config.clusters, config.dim), dtype=np.float32)
-    share = random.dirichlet(np.full(len(centres), 0.7))
-    matrix = centres[random.choice(len(centres), config.rows, p=share)]
+    popularity = random.dirichlet(np.full(len(centres), 0.7))
+    matrix = centres[random.choice(len(centres), config.rows, p=popularity)]
     matrix += 1.5 * random.standard_normal(matrix.shape, dtype=np.float32)
     return unit_rows(matrix)
 
@@ -68,12 +69,9 @@ def timed(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
     return time.perf_counter() - start, found
 
 
-def main() -> None:
+def run(config: KmeansConfig) -> int:
     """Print one line for each."""
-    import tyro
-
-    config = tyro.cli(KmeansConfig, description=__doc__)
-    print(made.machine_line())
+    print(measure.machine_line())
     print(
         f"{config.rows:,} x {config.dim} float32, K = {config.clusters}, {config.iterations} "
         f"iterations, {available_cpus()} threads each"
@@ -109,7 +107,7 @@ def main() -> None:
     rows: list[list[float]] = []
     results = []
     for _ in range(config.repeats):
-        with made.Peak() as peak:
+        with measure.Peak() as peak:
             seconds, mine = timed(ours)
         results.append(mine)
         product, _ = timed(bare)
@@ -133,7 +131,7 @@ def main() -> None:
             from sklearn.cluster import KMeans
         except ImportError:
             print("scikit-learn is not installed")
-            return
+            return 0
 
         def peer() -> np.ndarray:
             kmeans = KMeans(
@@ -145,7 +143,10 @@ def main() -> None:
         seconds, theirs = timed(peer)
         print(f"scikit-learn  {seconds:7.2f} s   objective {objective(units, theirs):.6f}, "
               f"scikit-learn / ours {seconds / took:.1f}")  # fmt: skip
+    return 0
 
+
+main = command("benchmarks.kmeans", KmeansConfig, run, __doc__ or "")
 
 if __name__ == "__main__":
-    main()
+    execute(main)

@@ -17,48 +17,57 @@ the more of the time is its decode.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import rasterio
+import simplejpeg
+from rasterio.windows import Window
+
+from benchmarks import measure
+from core.command import command, execute
+from core.settings import AtLeast0, AtLeast1, settings
+from data.corpus.specs import open_corpus
+from prune.score import ScoreConfig
+from prune.score import run as score
+from world.write.convert import write_shards
+from world.write.naip import write_quad
+
 FORMS = ("folder", "webdataset", "rs5m", "arrow", "arrow-early", "parquet", "naip")
-QUALITY = 95
 _CHILD = """
 import re, sys
-from prune.score import main
-main(["--corpus", sys.argv[1], "--out", sys.argv[2], "--workers", "1"])
+from pathlib import Path
+from prune.score import ScoreConfig, run
+run(ScoreConfig(corpus=sys.argv[1], out=Path(sys.argv[2]), workers=1))
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class ReadersConfig:
     """What to measure."""
 
     images: Path | None = None
     """Folder of JPEG files; without it 1,000 tiles of the miniature world are made."""
-    limit: int = 2000
+    limit: AtLeast1 = 2000
     """Images taken from it."""
-    size: int = 256
+    size: AtLeast1 = 256
     """Side of the miniature world's tiles (pixels)."""
-    copies: int = 5
+    copies: AtLeast1 = 5
     """Names under which each image is there: a pass of a second or less measures its start."""
-    repeats: int = 5
+    repeats: AtLeast1 = 5
     """Passes over each form; the median ratio counts."""
-    shard_rows: int = 1000
+    shard_rows: AtLeast1 = 1000
     """Images in a shard."""
-    times: int = 10
+    times: AtLeast0 = 10
     """Copies of the shards for the second memory figure; 0 measures no memory."""
     forms: tuple[str, ...] = FORMS
     """Forms to measure."""
@@ -66,37 +75,24 @@ class ReadersConfig:
 
 def prepare(config: ReadersConfig, work: Path) -> list[Path]:
     """The corpus in every form below `work`. Returns its JPEG files."""
-    from data.corpus.specs import open_corpus
-    from world.write.convert import write_shards
-
     folder = work / "folder"
     folder.mkdir()
     if config.images is None:
-        from world.paint.scenes import SCENES
-        from world.paint.tiles import render
-        from world.write.encode import jpeg
-
-        names = list(SCENES)
         chips = []
-        for i in range(min(config.limit, 1000)):
-            tile = render(names[i % len(names)], 0, i, config.size)
-            (folder / f"{i:05d}-0.jpg").write_bytes(jpeg(tile.rgb, QUALITY))
+        for i, tile in enumerate(measure.tiles(min(config.limit, 1000), config.size)):
+            (folder / f"{i:05d}-0.jpg").write_bytes(measure.encoded(tile))
             chips.append(np.dstack([tile.rgb, tile.nir]))
         if "naip" in config.forms:
-            from world.write.naip import write_quad
-
-            for number in range(0, len(chips), 200):
-                write_quad(work / "naip", number // 200, chips[number : number + 200])
+            for start in range(0, len(chips), 200):
+                write_quad(work / "naip", start // 200, chips[start : start + 200])
     else:
-        found = sorted(p for p in config.images.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-        for i, path in enumerate(found[: config.limit]):
+        for i, path in enumerate(measure.jpeg_files(config.images, config.limit)):
             shutil.copyfile(path, folder / f"{i:05d}-0.jpg")
     for path in sorted(folder.iterdir()):
         for copy in range(1, config.copies):
             shutil.copyfile(path, folder / f"{path.stem[:-2]}-{copy}.jpg")
     for form in set(config.forms) - {"folder", "naip"}:
-        with contextlib.redirect_stdout(io.StringIO()):
-            write_shards(open_corpus(folder), work / form, form, config.shard_rows)  # type: ignore[arg-type]
+        write_shards(open_corpus(folder), work / form, form, config.shard_rows)  # type: ignore[arg-type]
     return sorted(folder.iterdir())
 
 
@@ -108,28 +104,18 @@ def spec(work: Path, form: str, chip: int) -> str:
     return f"{presets.get(form, '')}{work / form}"
 
 
-def clocks() -> np.ndarray:
-    """Seconds of (wall, processor) time."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
 def decode_all(images: list[bytes], colours: str) -> np.ndarray:
     """Seconds (wall, processor) an image of the bare decode to 'GRAY' or 'RGB'."""
-    import simplejpeg
-
-    start = clocks()
+    start = measure.clocks()
     for data in images:
         simplejpeg.decode_jpeg(data, colours)
-    return (clocks() - start) / len(images)
+    return (measure.clocks() - start) / len(images)
 
 
 def read_windows(folder: Path, chip: int) -> np.ndarray:
     """Seconds (wall, processor) a cell of reading rasters, cells at the edges included."""
-    import rasterio
-    from rasterio.windows import Window
-
     cells = 0
-    start = clocks()
+    start = measure.clocks()
     for path in sorted(folder.glob("*.tif")):
         with rasterio.open(path) as raster:
             for y in range(0, raster.height, chip):
@@ -137,20 +123,16 @@ def read_windows(folder: Path, chip: int) -> np.ndarray:
                     cells += 1
                     if x + chip <= raster.width and y + chip <= raster.height:
                         raster.read(window=Window(x, y, chip, chip))  # type: ignore[call-arg]
-    return (clocks() - start) / cells
+    return (measure.clocks() - start) / cells
 
 
-def score(corpus: str, out: Path) -> np.ndarray:
+def score_pass(corpus: str, out: Path) -> np.ndarray:
     """Seconds (wall, processor) an image of the whole pass."""
-    from core.stage import read_manifest
-    from prune.score import main
-
     shutil.rmtree(out, ignore_errors=True)
-    quiet = io.StringIO()
-    start = clocks()
-    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        main(["--corpus", corpus, "--out", str(out), "--workers", "1"])
-    return (clocks() - start) / read_manifest(out)["summary"]["n"]
+    start = measure.clocks()
+    with measure.quiet():
+        made = score(ScoreConfig(corpus=corpus, out=out, workers=1))
+    return (measure.clocks() - start) / made.summary["n"]
 
 
 def peak(corpus: str, out: Path) -> float:
@@ -177,11 +159,8 @@ def multiply(work: Path, form: str, times: int) -> Path:
     return more
 
 
-def main() -> None:
+def run(config: ReadersConfig) -> int:
     """Print one line a form."""
-    import tyro
-
-    config = tyro.cli(ReadersConfig, description=__doc__)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         files = prepare(config, work)
@@ -193,10 +172,11 @@ def main() -> None:
               + f" {'peak MiB':>9} {config.times:>4}x shards" * (config.times > 0))  # fmt: skip
         for form in config.forms:
             if form != "naip" or (work / form).is_dir():
-                print(measure(form, images, config, work), flush=True)
+                print(line(form, images, config, work), flush=True)
+    return 0
 
 
-def measure(form: str, images: list[bytes], config: ReadersConfig, work: Path) -> str:
+def line(form: str, images: list[bytes], config: ReadersConfig, work: Path) -> str:
     """One form's line."""
 
     def decode(colours: str) -> np.ndarray:
@@ -205,24 +185,26 @@ def measure(form: str, images: list[bytes], config: ReadersConfig, work: Path) -
         return decode_all(images, colours)
 
     corpus, out = spec(work, form, config.size), work / "scores"
-    score(corpus, out)  # imports, page cache
+    score_pass(corpus, out)  # imports, page cache
     passes, decodes, colour = [], [], []
     for _ in range(config.repeats):
         before = decode("GRAY")
-        passes.append(score(corpus, out))
+        passes.append(score_pass(corpus, out))
         decodes.append((before + decode("GRAY")) / 2)
         colour.append(decode("RGB"))
     grey, rgb = (np.median(np.array(d) / np.array(passes), axis=0) for d in (decodes, colour))
     speeds = [1 / np.median([t[0] for t in times]) for times in (passes, decodes)]
-    line = f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f}"
-    line += f" {grey[0]:6.2f} {grey[1]:5.2f} {rgb[0]:5.2f}"
+    text = f"{form:12} {speeds[0]:11,.0f} {speeds[1]:13,.0f}"
+    text += f" {grey[0]:6.2f} {grey[1]:5.2f} {rgb[0]:5.2f}"
     if config.times:
         multiply(work, form, config.times)
         one, many = peak(corpus, out), peak(spec(work / "more", form, config.size), out)
         shutil.rmtree(work / "more" / form)
-        line += f" {one:9,.0f} {many:11,.0f}"
-    return line
+        text += f" {one:9,.0f} {many:11,.0f}"
+    return text
 
+
+main = command("benchmarks.readers", ReadersConfig, run, __doc__ or "")
 
 if __name__ == "__main__":
-    main()
+    execute(main)

@@ -11,7 +11,6 @@ own arithmetic leaves.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shutil
 import sys
 import time
@@ -20,20 +19,27 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made
+import torch
+
+from benchmarks import measure
+from core.command import command, execute
+from core.settings import AtLeast0, settings
+from dit.diffusion.samplers import sample_latents
+from dit.model.transformer import build
+from dit.training.network import compile_blocks
 
 SAMPLERS = (("ddpm", 250), ("ddim", 50), ("dpmpp", 25))
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleBenchmark:
+@settings
+class SampleConfig:
     """What to measure."""
 
     model: str = ""
     """Network; empty: DiT-XL/2 on a GPU, DiT-mini/2 on a CPU."""
-    size: int = 0
+    size: AtLeast0 = 0
     """Side of the latents; 0: 32 (256 px) on a GPU, 16 on a CPU."""
-    batch: int = 0
+    batch: AtLeast0 = 0
     """Images at a time; 0: 64 on a GPU, 8 on a CPU."""
     compile: bool = True
     """Also with compiled blocks, where there is a compiler."""
@@ -41,8 +47,6 @@ class SampleBenchmark:
 
 def seconds(call: Any, cuda: bool, repeats: int = 3) -> float:
     """Median wall time of a call, after one to warm up."""
-    import torch
-
     times = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
@@ -53,21 +57,12 @@ def seconds(call: Any, cuda: bool, repeats: int = 3) -> float:
     return sorted(times[1:])[repeats // 2]
 
 
-def main() -> None:
+def run(config: SampleConfig) -> int:
     """Print the rates."""
-    import torch
-    import tyro
-
-    from dit.diffusion.samplers import sample_latents
-    from dit.model.transformer import build
-    from dit.training.network import compile_blocks
-
-    config = tyro.cli(SampleBenchmark, description=__doc__)
     cuda = torch.cuda.is_available()
     name = config.model or ("DiT-XL/2" if cuda else "DiT-mini/2")
     side, batch = config.size or (32 if cuda else 16), config.batch or (64 if cuda else 8)
-    print(made.machine_line() + f", torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("GPU: " + (torch.cuda.get_device_name() if cuda else "none; its figures: not measured"))
+    print(measure.torch_lines())
     print(f"{name}, latents 4 x {side} x {side}")
     device = torch.device("cuda" if cuda else "cpu")
     torch.manual_seed(0)
@@ -103,7 +98,10 @@ def main() -> None:
                 rate = size / seconds(draw, cuda, 1 if not cuda else 3)
                 label = f"{sampler}-{steps}, batch {size}" + (", compiled" if fast else "")
                 print(f"{label:<28} {rate:9.3f} img/s, {rate * steps / alone:.2f} of the network")
+    return 0
 
+
+main = command("benchmarks.sample", SampleConfig, run, __doc__ or "")
 
 if __name__ == "__main__":
-    main()
+    execute(main)

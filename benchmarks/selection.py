@@ -9,7 +9,6 @@ and imports count; beside it stands the mere reading of the columns that it need
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -21,7 +20,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made
+from benchmarks import measure, synthetic
+from core.command import command, execute
+from core.errors import UserError
+from core.settings import AtLeast1, settings
+from data.formats.tables import read_parts
 
 _CHILD = """
 import re, runpy, sys
@@ -33,19 +36,19 @@ finally:
 """
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class SelectionConfig:
     """What to measure."""
 
-    rows: int = 10_500_000
+    rows: AtLeast1 = 10_500_000
     """Rows of the score table."""
-    repeats: int = 3
+    repeats: AtLeast1 = 3
     """Times that each command runs; the median counts."""
     scratch: Path | None = None
     """Folder for the scratch folder; the system's by default."""
 
 
-def run(*arguments: object) -> tuple[float, float]:
+def timed(*arguments: object) -> tuple[float, float]:
     """Wall seconds of a command in a process of its own, and its peak memory in MiB."""
     start = time.perf_counter()
     done = subprocess.run(
@@ -54,35 +57,30 @@ def run(*arguments: object) -> tuple[float, float]:
     )  # fmt: skip
     seconds = time.perf_counter() - start
     if done.returncode not in (0, 1):  # 1: prune.index diff found other images
-        sys.exit(done.stdout + done.stderr)
+        raise UserError(done.stdout + done.stderr)
     return seconds, int(re.findall(r"\d+", done.stdout)[-1]) / 1024
 
 
 def reading(work: Path) -> float:
     """Seconds to read the score table's columns."""
-    from data.formats.tables import read_parts
-
     start = time.perf_counter()
     read_parts(work / "scores", ["key", "shard", "row", "entropy", "status"], ["shard", "status"])
     return time.perf_counter() - start
 
 
-def main() -> None:
+def run(config: SelectionConfig) -> int:
     """Print one line a command."""
-    import tyro
-
-    config = tyro.cli(SelectionConfig, description=__doc__)
     with tempfile.TemporaryDirectory(dir=config.scratch, prefix="rs-prune-") as temporary:
         work = Path(temporary)
-        print(made.machine_line())
-        scores = made.make_scores(work / "scores", config.rows)
-        assignments = made.make_assignments(work / "assignments", config.rows)
-        print(f"{config.rows:,} rows scored and assigned (K = {made.CLUSTERS})")
+        print(measure.machine_line())
+        scores = synthetic.make_scores(work / "scores", config.rows)
+        assignments = synthetic.make_assignments(work / "assignments", config.rows)
+        print(f"{config.rows:,} rows scored and assigned (K = {synthetic.CLUSTERS})")
         of = ("--scores", scores)
         clustered = (*of, "--assignments", assignments)
         select = "prune.select"
         # Held-out images are found by digest, a column that the other commands do not read.
-        run("data.holdout", *of, "--n", 5000, "--out", work / "holdout.parquet")
+        timed("data.holdout", *of, "--n", 5000, "--out", work / "holdout.parquet")
         held = ("--holdout", work / "holdout.parquet")
         ours, random = work / "ours.parquet", work / "random.parquet"
         commands = {
@@ -110,7 +108,7 @@ def main() -> None:
                     out.unlink(missing_ok=True)
                     out.with_suffix(".manifest.json").unlink(missing_ok=True)
                 reads.append(reading(work))
-                seconds, peak = run(*arguments)
+                seconds, peak = timed(*arguments)
                 times.append(seconds)
                 peaks.append(peak)
             print(
@@ -118,7 +116,10 @@ def main() -> None:
                 f"{max(peaks):9,.0f}",
                 flush=True,
             )
+    return 0
 
+
+main = command("benchmarks.selection", SelectionConfig, run, __doc__ or "")
 
 if __name__ == "__main__":
-    main()
+    execute(main)

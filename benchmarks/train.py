@@ -26,25 +26,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import made
+from benchmarks import measure, synthetic
+from core.command import command, execute
+from core.settings import AtLeast0, AtLeast1, settings
+from dit.diffusion.gaussian import Diffusion
+from dit.model.transformer import build
+from dit.train import DitConfig
+from dit.train import run as train
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainBenchmark:
+@settings
+class TrainConfig:
     """What to measure."""
 
     model: str = ""
     """Network; empty: DiT-XL/2 on a GPU, DiT-S/2 on a CPU."""
-    batch: int = 0
+    batch: AtLeast0 = 0
     """Images a step; 0: 256 on a GPU, 4 on a CPU."""
-    per_device: int = 0
+    per_device: AtLeast0 = 0
     """Micro batch of our loop, and the plain loop's batch; 0: the batch."""
-    steps: int = 0
+    steps: AtLeast0 = 0
     """Measured steps of a repeat; 0: 50 on a GPU, 6 on a CPU."""
-    repeats: int = 3
+    repeats: AtLeast1 = 3
     """Paired repeats; the median counts."""
     compile: bool = True
     """Compile our network (on a GPU only)."""
@@ -52,11 +59,6 @@ class TrainBenchmark:
 
 def plain(model: str, batch: int, steps: int, cuda: bool) -> tuple[float, float]:
     """(images a second, peak GPU memory in GiB) of the plain loop."""
-    import torch
-
-    from dit.diffusion.gaussian import Diffusion
-    from dit.model.transformer import build
-
     device = torch.device("cuda" if cuda else "cpu")
     torch.set_float32_matmul_precision("high")  # TF32 where there is any
     torch.manual_seed(0)
@@ -83,31 +85,22 @@ def plain(model: str, batch: int, steps: int, cuda: bool) -> tuple[float, float]
 
 
 def ours(
-    config: TrainBenchmark, latents: Path, out: Path, steps: int, cuda: bool
+    config: TrainConfig, latents: Path, out: Path, steps: int, cuda: bool
 ) -> dict[str, Any]:
     """Timing of the last interval of a run of 2 * steps, and of its cold start."""
-    from dit.training.train import main
-
-    flags = {
-        "latents": latents, "out": out, "model": config.model, "batch": config.batch,
-        "per-device": config.per_device, "steps": 2 * steps, "log-every": steps,
-        "checkpoint-every": 10**6, "precision": "bf16" if cuda else "fp32",
-    }  # fmt: skip
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    if config.compile and cuda:
-        words.append("--compile")
-    with made.quiet():
-        main(words)
+    training = DitConfig(
+        latents=latents, out=out, model=config.model, batch=config.batch,
+        per_device=config.per_device, steps=2 * steps, log_every=steps, checkpoint_every=10**6,
+        precision="bf16" if cuda else "fp32", compile=config.compile and cuda,
+    )  # fmt: skip
+    with measure.quiet():
+        train(training)
     lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     return {**lines[-1]["timing"], "cold": lines[0]["timing"]["first_step_s"]}
 
 
-def main() -> None:
+def run(config: TrainConfig) -> int:
     """Print the figures."""
-    import torch
-    import tyro
-
-    config = tyro.cli(TrainBenchmark, description=__doc__)
     cuda = torch.cuda.is_available()
     config = dataclasses.replace(
         config,
@@ -118,28 +111,30 @@ def main() -> None:
     os.environ["WANDB_MODE"] = "disabled"
     if not cuda:
         os.environ["ACCELERATE_USE_CPU"] = "1"
-    print(made.machine_line() + f", torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("GPU: " + (torch.cuda.get_device_name() if cuda else "none; its figures: not measured"))
+    print(measure.torch_lines())
     ratios, rows = [], []
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        latents = made.latents(work / "latents", rows=max(256, config.batch))
+        latents = synthetic.make_latents(work / "latents", rows=max(256, config.batch))
         size = config.per_device or config.batch
         for repeat in range(config.repeats):
             before, memory = plain(config.model, size, steps, cuda)
-            run = ours(config, latents, work / f"run{repeat}", steps, cuda)
+            made = ours(config, latents, work / f"run{repeat}", steps, cuda)
             after, _ = plain(config.model, size, steps, cuda)
-            ratios.append(run["images_per_s"] / ((before + after) / 2))
-            rows.append((run["images_per_s"], (before + after) / 2, run, memory))
-    rate, bare, run, memory = rows[int(np.argsort(ratios)[len(ratios) // 2])]
+            ratios.append(made["images_per_s"] / ((before + after) / 2))
+            rows.append((made["images_per_s"], (before + after) / 2, made, memory))
+    rate, bare, made, memory = rows[int(np.argsort(ratios)[len(ratios) // 2])]
     print(f"{config.model}, latents 4 x 32 x 32 (256 px), batch {config.batch}, "
           f"{config.repeats} x {steps} steps")  # fmt: skip
-    mfu = "not measured" if run["mfu"] is None else f"{100 * run['mfu']:.1f} %"
-    print(f"ours   {rate:9.2f} img/s, MFU {mfu}, data wait {100 * run['data_wait']:.2f} %, peak "
-          f"{run['memory_gib']:.1f} GiB, first step {run['cold']:.1f} s")  # fmt: skip
+    mfu = "not measured" if made["mfu"] is None else f"{100 * made['mfu']:.1f} %"
+    print(f"ours   {rate:9.2f} img/s, MFU {mfu}, data wait {100 * made['data_wait']:.2f} %, peak "
+          f"{made['memory_gib']:.1f} GiB, first step {made['cold']:.1f} s")  # fmt: skip
     print(f"plain  {bare:9.2f} img/s" + (f", peak {memory:.1f} GiB" if cuda else ""))
     print(f"ours / plain {np.median(ratios):.3f} (each: {', '.join(f'{r:.3f}' for r in ratios)})")
+    return 0
 
+
+main = command("benchmarks.train", TrainConfig, run, __doc__ or "")
 
 if __name__ == "__main__":
-    main()
+    execute(main)

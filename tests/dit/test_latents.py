@@ -199,10 +199,10 @@ def test_a_killed_run_continues_to_the_same_bytes(
     out = tmp_path / "store"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     slow = (  # the same command, asleep before its third shard, to be killed there
-        "import sys; from dit.latents import encode; real = encode._encode_shard\n"
+        "import sys, time; from dit.latents import encode; real = encode._encode_shard\n"
         "def shard(vae, corpus, rows, config, shape, bar):\n"
         "    latents = real(vae, corpus, rows, config, shape, bar)\n"
-        "    if len(rows) == 3: print('LAST', flush=True); __import__('signal').pause()\n"
+        "    if len(rows) == 3: print('LAST', flush=True); time.sleep(60)\n"
         "    return latents\n"
         "encode._encode_shard = shard; encode.main(sys.argv[1:])"
     )

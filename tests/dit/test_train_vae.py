@@ -278,7 +278,7 @@ def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path
         "import os, sys; from dit.vae import train as train_vae, trainer as vae_trainer\n"
         "real = vae_trainer.VaeTrainer._update\n"
         "def update(self, picks, images):\n"
-        "    if self.step == 5: print('FIVE', flush=True); import signal; signal.pause()\n"
+        "    if self.step == 5: print('FIVE', flush=True); import time; time.sleep(60)\n"
         "    return real(self, picks, images)\n"
         "vae_trainer.VaeTrainer._update = update; train_vae.PRESETS['mini'] = "
         "__import__('dataclasses').replace(train_vae.PRESETS['mini'], log_every=1)\n"
