@@ -13,8 +13,9 @@ from PIL import Image
 from core.errors import UserError
 from dit.diffusion.gaussian import respaced_timesteps
 from dit.diffusion.samplers import denoise, slot_noise
+from dit.export import main
 from dit.model.transformer import DiT
-from dit.sampling.export import main, to_diffusers
+from dit.sampling.export import to_diffusers
 from dit.vae.autoencoder import load_vae
 from tests.dit.test_sample import save_run
 from tests.dit.tiny_vae import save_tiny_vae

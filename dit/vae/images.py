@@ -5,38 +5,50 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from core.errors import UserError
-
-if TYPE_CHECKING:
-    from data.corpus.base import Corpus, Sample
+from data.corpus.base import Corpus, Sample
+from data.corpus.verified import verified
+from data.images.decode import Reject, decode_rgb, decode_rgbn
+from data.images.transforms import center_crop
+from dit.vae.listing import Listing
 
 T = TypeVar("T")
-Place = tuple[str, str, int]  # key, shard, row
 
 
 def read_images(
-    corpus: Corpus, places: Sequence[Place], image_size: int, workers: int = 2, bands: int = 3
+    corpus: Corpus, images: Listing, image_size: int, workers: int = 2, bands: int = 3
 ) -> Iterator[np.ndarray]:
-    """Each place's image, uint8 image_size x image_size x `bands`, in order.
+    """Each image, uint8 image_size x image_size x `bands`, in order.
 
     `bands` is 3 (red, green, blue) or 4 (and near infrared, which only chips have).
 
+    Raises UserError naming an image that can no longer be read or decoded, or is another one:
+    the corpus has changed since it was scored.
+    """
+    samples = verified(corpus.fetch(images.places), images.digests)
+    return decode_images(samples, image_size, workers, bands)
+
+
+def decode_images(
+    samples: Iterable[Sample], image_size: int, workers: int, bands: int
+) -> Iterator[np.ndarray]:
+    """The samples' images, as `read_images` gives them.
+
     Reading runs in this thread, decoding and cropping in `workers` threads (the decoders let go
-    of Python's lock), a few images ahead. Raises UserError naming an image that can no longer
-    be read or decoded: the corpus has changed since it was scored.
+    of Python's lock), a few images ahead.
     """
     ahead = 4 * workers + 16
     pending: deque[Future[np.ndarray]] = deque()
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         try:
-            for sample in corpus.fetch(places):
-                pending.append(pool.submit(_prepare, sample, image_size, bands))
+            for sample in samples:
+                pending.append(pool.submit(_decode, sample, image_size, bands))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -46,26 +58,23 @@ def read_images(
                 future.cancel()
 
 
-def _prepare(sample: Sample, image_size: int, bands: int) -> np.ndarray:
-    from data.images.decode import Reject, decode_rgb, decode_rgbn
-    from data.images.transforms import center_crop
-
-    changed = "the corpus has changed since it was scored; score it again"
-    if sample.data is None:
-        reason, detail = sample.error or ("unreadable", "")
-        raise UserError(f"{sample.shard}: {sample.key}: {reason} ({detail}); {changed}")
-    try:
-        decode = decode_rgbn if bands == 4 else decode_rgb
-        return center_crop(decode(sample.data), image_size)
-    except Reject as reject:
-        if bands == 4 and reject.reason == "bands":
-            raise UserError(
-                f"{sample.shard}: {sample.key}: {reject.detail}; a VAE of four bands needs a "
-                "corpus of four-band chips (usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
-            ) from None
+def _decode(sample: Sample, image_size: int, bands: int) -> np.ndarray:
+    where = f"{sample.shard}: {sample.key}"
+    reason, detail = sample.error or ("unreadable", "")
+    if sample.data is not None:
+        try:
+            decode = decode_rgbn if bands == 4 else decode_rgb
+            return center_crop(decode(sample.data), image_size)
+        except Reject as reject:
+            reason, detail = reject.reason, reject.detail
+    if bands == 4 and reason == "bands":
         raise UserError(
-            f"{sample.shard}: {sample.key}: {reject.reason} ({reject.detail}); {changed}"
-        ) from None
+            f"{where}: {detail}; a VAE of four bands needs a corpus of four-band chips "
+            "(usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
+        )
+    raise UserError(
+        f"{where}: {reason} ({detail}); the corpus has changed since it was scored; score it again"
+    )
 
 
 def batched(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
