@@ -15,20 +15,40 @@ from dit.vae.autoencoder import describe_vae
 
 
 @settings
-class SampleConfig:
-    """Settings of one folder of samples."""
+class CheckpointConfig:
+    """What dit.sample and dit.export take."""
 
     checkpoint: Path
     """Run folder of dit.train (its newest checkpoint), one checkpoint folder of it, or a file in
     the published DiT format (.pt, .safetensors)."""
     vae: Path
-    """VAE that decodes: folder in diffusers' layout or hub id; must be the one trained with."""
+    """The VAE that it was trained with: folder in diffusers' layout or hub id."""
+    weights: Weights = "ema"
+    """The weights' moving average, or the weights themselves."""
+    num_heads: AtLeast0 = 0
+    """Files in the published format: attention heads; 0 knows those of the published models."""
+
+
+@settings
+class ExportConfig(CheckpointConfig):
+    """Settings of an export."""
+
+    out: Path
+    """Output folder, in diffusers' layout."""
+
+    def stage(self) -> Stage:
+        """What the command makes of what."""
+        return _stage(self, "dit.export")
+
+
+@settings
+class SampleConfig(CheckpointConfig):
+    """Settings of one folder of samples."""
+
     out: Path
     """Output folder: 000000.png, 000001.png, ..., grid.png."""
     n: AtLeast1 = 256
     """Images to draw."""
-    weights: Weights = "ema"
-    """The weights' moving average, or the weights themselves."""
     sampler: Literal["ddpm", "ddim", "dpmpp"] = "ddpm"
     """ddpm: DiT's own, learned variance. ddim: deterministic, steps must divide 1000 evenly.
     dpmpp: DPM-Solver++, deterministic, good from 20 steps on."""
@@ -42,8 +62,6 @@ class SampleConfig:
     """Class-conditional models: classifier-free guidance scale; 1 is without."""
     guided_channels: int = 0
     """Latent channels that guidance acts on; 0 is all (DiT's published figures: 3 of 4)."""
-    num_heads: AtLeast0 = 0
-    """Files in the published format: attention heads; 0 knows those of the published models."""
 
     batch: AtLeast1 = machine(32)
     """Images at a time through the model."""
@@ -59,27 +77,6 @@ class SampleConfig:
         return _stage(self, "dit.sample")
 
 
-@settings
-class ExportConfig:
-    """Settings of an export."""
-
-    checkpoint: Path
-    """Run folder of dit.train (its newest checkpoint), one checkpoint folder of it, or a file in
-    the published DiT format."""
-    vae: Path
-    """VAE that it was trained with: folder in diffusers' layout or hub id."""
-    out: Path
-    """Output folder, in diffusers' layout."""
-    weights: Weights = "ema"
-    """The weights' moving average, or the weights themselves."""
-    num_heads: AtLeast0 = 0
-    """Files in the published format: attention heads; 0 knows those of the published models."""
-
-    def stage(self) -> Stage:
-        """What the command makes of what."""
-        return _stage(self, "dit.export")
-
-
 def _stage(config: SampleConfig | ExportConfig, name: str) -> Stage:
     require_folder(config.out)
     inputs = {
@@ -89,7 +86,7 @@ def _stage(config: SampleConfig | ExportConfig, name: str) -> Stage:
     return Stage(config.out, name, identifying(config), inputs)
 
 
-def identifying(config: SampleConfig | ExportConfig) -> dict[str, Any]:
+def identifying(config: CheckpointConfig) -> dict[str, Any]:
     """The settings that make up the output's fingerprint."""
     params = science(config)
     if not config.num_heads:

@@ -86,9 +86,8 @@ def train(
     parameters = sum(p.numel() for p in model.parameters())
     if config.recompute:
         model.gradient_checkpointing = True  # type: ignore[assignment]
-    network = prepare(
-        model.train(), accelerator, shard=_sharded(config, accelerator), compiled=config.compile
-    )
+    shard = config.shard or accelerator.distributed_type == DistributedType.FSDP
+    network = prepare(model.train(), accelerator, shard=shard, compiled=config.compile)
     diffusion = Diffusion()
     weights = list(network.parameters.values())
     optimizer = torch.optim.AdamW(
@@ -238,10 +237,6 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         # Said here, since a launcher's setting would divide the loss once more.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
-
-
-def _sharded(config: TrainConfig, accelerator: Accelerator) -> bool:
-    return config.shard or accelerator.distributed_type == DistributedType.FSDP
 
 
 def _slots(config: TrainConfig, rank: int, processes: int) -> tuple[slice, int]:

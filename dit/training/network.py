@@ -102,7 +102,7 @@ class Sharded(Network):
     """A slice of every weight on each process, cut along the first dimension.
 
     The slices that FSDP2 keeps are wrapped once more as plain parameters over the same memory:
-    the fused optimiser, its found_inf and the average then work as they do unsharded.
+    the fused optimizer, its found_inf and the average then work as they do unsharded.
     """
 
     shared_by_all = True

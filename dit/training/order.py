@@ -2,9 +2,7 @@
 
 A slot is a place in the global batch, 0..batch-1. Nothing here knows of ranks, workers, micro
 batches or the clock, so one process, four processes and a killed-and-resumed run see the same
-numbers. All of them come from Philox, a counter-based generator whose streams NumPy keeps stable:
-its key holds (seed, stream), its counter (step, slot), so any number is reached without the ones
-before it.
+numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from dit.diffusion.noise import philox, slot_noise
 
 _DRAWS = 8  # 64-bit integers for each slot and step: flip, timestep, four uniforms, two spare
 
@@ -33,19 +33,11 @@ class Stream(enum.IntEnum):
     """The diffusion's noise, epsilon."""
 
 
-def _philox(seed: int, stream: int, step: int, slot: int) -> np.random.Philox:
-    # The counter's two low integers count the numbers drawn, so that streams never overlap.
-    return np.random.Philox(
-        key=np.array([seed, stream], dtype=np.uint64),
-        counter=np.array([0, 0, slot, step], dtype=np.uint64),
-    )
-
-
 @functools.lru_cache(maxsize=2)  # a batch spans the end of one epoch and the start of the next
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of epoch `epoch`: a read-only permutation of 0..n-1, int64."""
     # Sorting raw integers, not Generator.permutation: NumPy promises those, not the shuffle.
-    order = np.argsort(_philox(seed, Stream.ORDER, epoch, 0).random_raw(n), kind="stable")
+    order = np.argsort(philox(seed, Stream.ORDER, epoch).random_raw(n), kind="stable")
     order.flags.writeable = False
     return order
 
@@ -97,14 +89,7 @@ class BatchPlan:
 
     def noise(self, shape: Sequence[int], stream: int = Stream.DIFFUSION) -> torch.Tensor:
         """Standard normal noise, float32 CPU tensor [b, *shape], its own for each slot."""
-        out = np.empty((len(self.slots), *shape), dtype=np.float32)
-        philox = _philox(self.seed, stream, self.step, 0)
-        generator, state = np.random.Generator(philox), philox.state
-        for row, slot in zip(out, self.slots, strict=True):
-            state["state"]["counter"][2] = slot  # fifteen times cheaper than a new generator
-            philox.state = state
-            generator.standard_normal(dtype=np.float32, out=row)
-        return torch.from_numpy(out)
+        return slot_noise(self.seed, stream, self.step, self.slots, shape)
 
     def split(self, size: int) -> Iterator[BatchPlan]:
         """Micro batches of at most `size` slots, in slot order."""
@@ -127,7 +112,7 @@ def plan_batch(
         slots: the slots wanted (those of one process); all of them by default.
         flip: mirror each sample with probability 1/2.
     """
-    draws = _philox(seed, Stream.SCALARS, step, 0).random_raw(batch * _DRAWS)
+    draws = philox(seed, Stream.SCALARS, step).random_raw(batch * _DRAWS)
     draws = draws.reshape(batch, _DRAWS)[slots]
     flips = (draws[:, 0] >> np.uint64(63)).astype(bool)
     return BatchPlan(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -94,37 +92,12 @@ def in_background(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
 
     Its exceptions are raised here. Leaving the loop early stops the thread.
     """
-    buffer: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def put(entry: tuple[str, T | BaseException | None]) -> None:
-        while not stop.is_set():
-            try:
-                return buffer.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(("item", item))
-                if stop.is_set():
-                    return
-            put(("end", None))
-        except BaseException as error:
-            put(("error", error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    iterator, end = iter(items), object()
+    thread = ThreadPoolExecutor(max_workers=1)
+    pending = deque(thread.submit(next, iterator, end) for _ in range(ahead))
     try:
-        while True:
-            kind, value = buffer.get()
-            if kind == "item":
-                yield value  # type: ignore[misc]
-            elif kind == "error":
-                raise value  # type: ignore[misc]
-            else:
-                return
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, iterator, end))
+            yield cast(T, item)
     finally:
-        stop.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)
