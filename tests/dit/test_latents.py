@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -40,14 +42,19 @@ def make_corpus(folder: Path, n: int = ROWS + 2) -> Path:
     return folder
 
 
-def make_subset(corpus: Path, path: Path, n: int = ROWS) -> Path:
+def make_subset(
+    corpus: Path, path: Path, rows: slice = slice(-ROWS, None), digests: bool = True
+) -> Path:
     samples = [s for shard in open_corpus(corpus).shards() for s in open_corpus(corpus).read(shard)]
-    samples = samples[-n:]
+    samples = samples[rows]
+    n = len(samples)
+    known = [hashlib.sha256(s.data or b"").hexdigest() if digests else None for s in samples]
     table = pa.table(
         {
             "key": [s.key for s in samples],
             "shard": [s.shard for s in samples],
             "row": pa.array([s.row for s in samples], pa.int64()),
+            "digest": pa.array(known, pa.string()),
             "entropy": [7.0] * n,
             "cluster": pa.array([-1] * n, pa.int32()),
             "similarity": pa.array([None] * n, pa.float32()),
@@ -59,6 +66,9 @@ def make_subset(corpus: Path, path: Path, n: int = ROWS) -> Path:
     stage.open()
     about = {"method": "random", "params": {}, "inputs": {}, "encoder": None}
     write_index(path, table, {**about, "code": "test", "counts": {"chosen": n}})
+    written = pq.read_table(path)
+    if "digest" not in written.column_names:
+        pq.write_table(written.append_column("digest", table["digest"]), path)
     stage.finish({}, [path.name], "made")
     return path
 
@@ -90,8 +100,6 @@ def arguments(root: Path, out: Path, **changed: str) -> list[str]:
 
 
 def subset_keys(root: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
     return pq.read_table(root / "subset.parquet")["key"].to_pylist()
 
 
