@@ -62,6 +62,7 @@ def make_parts(
     """
     group = group or ProcessGroup()
     found = [finished(index) for index in range(len(sizes))]
+    group.wait()  # until all have looked: nothing is written before
     left = group.mine([index for index, known in enumerate(found) if known is None])
     done = sum(size or 0 for size, known in zip(sizes, found, strict=True) if known is not None)
     with progress(

@@ -40,9 +40,9 @@ arm() { # ARM: rsprune or random; from its subset to its metrics
     local ARM="$1" TASK
     select_subset "$ARM"
     python -m dit.encode --corpus "$CORPUS" --subset "$RUN/subsets/$ARM.parquet" --vae "$VAE" \
-        --image-size "$IMAGE_SIZE" --out "$RUN/latents/$ARM"
-    launch dit.train --latents "$RUN/latents/$ARM" --model "$MODEL" --steps "$STEPS" --batch "$BATCH" \
-        "${TRAINING[@]}" --out "$RUN/dit/$ARM"
+        --image-size "$IMAGE_SIZE" --out "$RUN/latents" # one store for all of them
+    launch dit.train --latents "$RUN/latents" --subset "$RUN/subsets/$ARM.parquet" --model "$MODEL" --steps "$STEPS" \
+        --batch "$BATCH" "${TRAINING[@]}" --out "$RUN/dit/$ARM"
     python -m dit.sample --checkpoint "$RUN/dit/$ARM" --n "$HOLDOUT" "${SAMPLING[@]}" --vae "$VAE" \
         --out "$RUN/samples/$ARM"
     python -m eval.evaluate --generated "$RUN/samples/$ARM" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \

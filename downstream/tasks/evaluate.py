@@ -115,7 +115,7 @@ def _evaluate(
     from core.progress import progress
     from data.pairs.listing import file_names
     from dit.diffusion.samplers import sample_latents
-    from dit.latents.encode import pick_device
+    from dit.model.device import pick_device
     from dit.training.checkpoint import load_model
     from dit.vae.autoencoder import load_vae
     from downstream.conditioning import conditioned  # noqa: F401 (teaches load_model its class)

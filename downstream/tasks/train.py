@@ -107,7 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def _train(config: DownstreamConfig, speaks: bool) -> int:
-    config.check()
     if config.init.is_file():
         raise UserError(
             f"--init {config.init}: a file; give a run of dit.train (dit.train --init FILE makes "
@@ -188,7 +187,7 @@ def _train(config: DownstreamConfig, speaks: bool) -> int:
     }
     source = DownstreamSource(task, vae)
     on_sample = _sample_hook(config, source) if config.sample_every else None
-    return train(config, model, source, config.out, stage, extra, on_sample)
+    return train(config, model, source, config.out, stage, extra, on_sample).exit_code
 
 
 def _sample_hook(config: DownstreamConfig, source: DownstreamSource) -> SampleHook:

@@ -11,7 +11,6 @@ from core.settings import machine, parse, place, science, settings
 from core.stage import Stage, fingerprint, read_manifest, sha256_file
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
-from dit.latents.encode import pick_device
 
 
 @settings
@@ -85,6 +84,7 @@ def _inputs(config: EvaluateConfig) -> dict[str, str]:
 
 def _generation(config: EvaluateConfig) -> dict[str, Any]:
     """Distances of generated images, and of VAE reconstructions, from the hold-out."""
+    from dit.model.device import pick_device
     from eval.judges.extractors import load_extractor
     from eval.judges.images import names_of, read_folder, read_holdout
 
@@ -115,6 +115,7 @@ def _pairs(config: EvaluateConfig) -> dict[str, Any]:
     """Distances between two folders of equal names, and LPIPS of each pair."""
     import numpy as np
 
+    from dit.model.device import pick_device
     from eval.judges.extractors import load_extractor
     from eval.judges.images import names_of, read_folder
     from eval.judges.lpips_metric import bootstrap_interval, load_lpips, lpips_pairs, metric_name

@@ -17,7 +17,7 @@ from core.atomic import atomic_path
 from core.errors import UserError
 from core.progress import progress
 from core.stage import code_version, digest_of, sha256_file
-from dit.sampling.sample import SampleConfig, draw_latents, identifying, ready_device
+from dit.sampling.config import SampleConfig, identifying
 from dit.training.checkpoint import Weights
 from eval.judges.evaluate import distances
 from eval.records.record import Line
@@ -49,10 +49,7 @@ def settings_of(config: TrackConfig, checkpoint: Path, weights: Weights) -> Samp
     shared = {field.name for field in dataclasses.fields(SampleConfig)}
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     values = {name: value for name, value in values.items() if name in shared}
-    device = "" if config.device == "auto" else config.device
-    return SampleConfig(
-        **{**values, "checkpoint": checkpoint, "weights": weights, "device": device}
-    )
+    return SampleConfig(**{**values, "checkpoint": checkpoint, "weights": weights})
 
 
 class Measurer:
@@ -70,16 +67,17 @@ class Measurer:
     ) -> None:
         from dit.diffusion.gaussian import Diffusion
         from dit.diffusion.samplers import respaced_for
+        from dit.model.device import pick_device
         from dit.vae.autoencoder import load_vae
         from eval.judges.extractors import load_extractor
 
         self.config = config
         # Bad settings are refused before the first file binds the folder to them.
         respaced_for(config.sampler, config.steps, Diffusion())
-        self.device = ready_device(settings_of(config, config.run, "ema"))
+        self.device = pick_device(config.device, settings_of(config, config.run, "ema").precision)
         self.code = code_version()
         self.extractor = load_extractor(
-            config.extractor, weights=config.weights_folder, device=str(self.device)
+            config.extractor, weights=config.weights_folder, device=self.device
         )
         known = lines[-1]["extractor"] if lines else self.extractor.fingerprint
         if known != self.extractor.fingerprint:
@@ -130,6 +128,8 @@ class Measurer:
     ) -> np.ndarray | None:
         """The samples, uint8 [n, h, w, 3]; None where the weights give no finite ones."""
         import numpy as np
+
+        from dit.sampling.sample import draw_latents
 
         parts = []
         with progress(total=settings.n, name=label, unit="img") as bar:

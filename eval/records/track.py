@@ -25,7 +25,6 @@ from core.settings import machine, parse, place, science, settings
 from core.stage import Stage, digest_of, manifest_path, sha256_file
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
-from dit.sampling.sample import load_checked
 from dit.training.checkpoint import (
     WEIGHTS_FILES,
     Damaged,
@@ -36,7 +35,7 @@ from dit.training.checkpoint import (
     step_of,
     verify,
 )
-from dit.training.signals import stop_signals
+from dit.training.processes import stop_signals
 from dit.vae.autoencoder import VaeInfo, describe_vae
 from eval.records.measure import Job, Measurer, Stopped, settings_of
 from eval.records.record import Line, append, draw, mend, read_lines, up_to_date
@@ -194,7 +193,7 @@ class _Track:
         self.passed_over: set[tuple[str, int, str]] = set()
         self.noted: set[str] = set()  # notes on the distances, said once
         self.tools: Measurer | None = None
-        self.mirror: Any = None
+        self.logger: Any = None
         self.corpus: Corpus | None = None  # opened with the folder
 
     def go(self) -> int:
@@ -295,6 +294,8 @@ class _Track:
         """The model on the CPU; None when its file is gone or damaged."""
         from safetensors import SafetensorError
 
+        from dit.sampling.sample import load_checked
+
         try:
             return load_checked(settings_of(self.config, job.checkpoint, weights), self.info)
         except (UserError, OSError, SafetensorError) as error:
@@ -314,21 +315,21 @@ class _Track:
 
     def repeat(self, line: Line) -> None:
         """The line to W&B, by the names of its distances and weights."""
-        from dit.training.runlog import open_mirror
+        from dit.training.runlog import open_logger
 
-        if self.mirror is None:
+        if self.logger is None:
             config = {**self.stage.params, "run": str(self.config.run)}
-            self.mirror = open_mirror(self.config.out, config, self.record.name)
+            self.logger = open_logger(self.config.out, config, self.record.name)
         distance, kind = line["distance"] or {}, line["weights"]
         values = {f"{kind}/seconds": line["seconds"], "samples": line["samples"]}
         for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
             if distance:
                 values[f"{kind}/{distance[name]}"] = distance[value]
-        self.mirror.log({"step": line["step"], **values, "timing": {}})
+        self.logger.log({"step": line["step"], **values, "timing": {}})
 
     def close(self, code: int) -> None:
-        if self.mirror is not None:
-            self.mirror.close(code)
+        if self.logger is not None:
+            self.logger.close(code)
         self.stage.close()
 
     def _none_there(self) -> str:

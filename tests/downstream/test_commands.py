@@ -17,7 +17,7 @@ from data.pairs.palettes import PALETTES
 from dit.diffusion.gaussian import Diffusion
 from dit.model.transformer import DiT
 from dit.training.checkpoint import load_model, load_tensors, resolve, save_checkpoint
-from dit.training.order import picks
+from dit.training.order import plan_batch
 from dit.vae.autoencoder import describe_vae, load_vae
 from downstream.conditioning.conditioned import extend
 from downstream.tasks import evaluate, train
@@ -230,7 +230,7 @@ def test_fine_tuning_teaches_the_condition(world: Path, task: str, tmp_path: Pat
     vae = load_vae(world / "vae")
     held_out = build_task(task, listing, split, state["downstream"], limits)
     source = DownstreamSource(held_out, vae)
-    share = picks(seed=9, step=0, batch=64, n=len(source.keys))
+    share = plan_batch(seed=9, step=0, batch=64, n=len(source.keys))
     given = source.load(share)
     x0, own = given["x0"], given["condition"]
     t = torch.full((64,), 600)

@@ -13,7 +13,7 @@ from PIL import Image
 from core.errors import UserError
 from data.pairs.listing import Listing, Report, open_sis, open_sr
 from data.pairs.palettes import PALETTES
-from dit.training.order import picks
+from dit.training.order import plan_batch
 from downstream.tasks.dataset import choose_palette, fixed_crops, random_crops, scaled
 from downstream.tasks.sis import SisTask
 from downstream.tasks.source import DownstreamSource
@@ -192,15 +192,11 @@ class TestSis:
         assert choose_palette(items, "openearthmap", report, 2, quiet=True).classes == 9
 
 
-class FakeInfo:
+class FakeVae:
     """Only the shape of a VAE: `pixels` encodes nothing."""
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         return 4, size // 8, size // 8
-
-
-class FakeVae:
-    info = FakeInfo()
 
 
 @pytest.mark.parametrize("kind", ["sr", "sis"])
@@ -210,7 +206,7 @@ def test_source_is_a_function_of_the_picks(kind: str, request: pytest.FixtureReq
     spilled = (sr_task if kind == "sr" else sis_task)(root, cache=0)[0]
     assert task.bank.resident and not spilled.bank.resident
     n = len(task.bank)
-    whole = picks(seed=3, step=5, batch=8, n=n)
+    whole = plan_batch(seed=3, step=5, batch=8, n=n)
     first = DownstreamSource(task, FakeVae()).pixels(whole)  # type: ignore[arg-type]
     parts = [
         DownstreamSource(spilled, FakeVae()).pixels(part)  # type: ignore[arg-type]
@@ -219,7 +215,7 @@ def test_source_is_a_function_of_the_picks(kind: str, request: pytest.FixtureReq
     for place in (0, 1):
         assert (first[place] == np.concatenate([part[place] for part in parts])).all()
     # Mirrored where, and only where, the picks say so.
-    plain = picks(seed=3, step=5, batch=8, n=n, flip=False)
+    plain = plan_batch(seed=3, step=5, batch=8, n=n, flip=False)
     straight = DownstreamSource(task, FakeVae()).pixels(plain)  # type: ignore[arg-type]
     assert whole.flips.any() and not whole.flips.all()
     for place in (0, 1):

@@ -20,14 +20,15 @@ import pytest
 import torch
 from PIL import Image
 
+import dit.sampling.sample
 import dit.training.checkpoint
 import eval.judges.images
 import eval.records.measure
 import eval.records.track
 from core.errors import UserError
 from core.stage import Stage, digest_of
+from dit.sample import main as sample
 from dit.sampling.sample import draw_latents
-from dit.sampling.sample import main as sample
 from dit.training.checkpoint import save_checkpoint
 from dit.vae.autoencoder import describe_vae
 from eval.judges.evaluate import main as evaluate
@@ -333,7 +334,7 @@ def test_a_stop_leaves_whole_lines_and_the_next_call_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return draw_latents(*given)
 
-    monkeypatch.setattr(eval.records.measure, "draw_latents", stops)
+    monkeypatch.setattr(dit.sampling.sample, "draw_latents", stops)
     assert main(flags(made, training, out, "--batch", "3")) == 75
     assert "run the same command again" in capsys.readouterr().out
     assert kinds(out) == [(2, "ema"), (2, "raw")] and len(batches) == 5
