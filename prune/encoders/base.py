@@ -15,17 +15,18 @@ import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
 from data.images import descriptor
-from prune.encoders.config import Device, Precision
 
 Pixels = NDArray[np.uint8]
 Prepare = Callable[[Pixels], NDArray[Any]]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 ENCODERS: dict[str, str] = {
     "descriptor": "prune.encoders.base:DescriptorEncoder",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from core.engines import Engine
 from core.errors import UserError
@@ -12,12 +11,7 @@ from core.parallel import available_cpus
 from core.settings import AtLeast1, Fraction, machine, place, science, settings
 from core.stage import Stage, digest_of, fingerprint, require_folder
 from data.reference.sets import Scenes, open_scenes
-
-if TYPE_CHECKING:
-    from prune.encoders.base import Encoder
-
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+from prune.encoders.base import Device, Encoder, Precision, open_encoder
 
 DIGESTS = ".weights.json"  # in the output folder: weight digests, so as to hash large files once
 
@@ -67,9 +61,6 @@ class EmbedConfig:
 
         Raises UserError for settings that do not go together, and for what is not there.
         """
-        # Here, because it imports NumPy, which --help can do without.
-        from prune.encoders.base import open_encoder
-
         if bool(self.reference) == (self.corpus is not None):
             raise UserError("give either --corpus with --scores, or --reference")
         if self.reference and (self.scores or self.holdout):

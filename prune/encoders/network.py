@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core.engines import own_gpu
 from core.errors import UserError
-from prune.encoders.config import Device, Precision
+from prune.encoders.base import Device, Precision
 
 SHOWN = 600  # characters of a list of tensors that do not fit
 

@@ -22,8 +22,7 @@ from core.atomic import write_json
 from core.errors import UserError
 from core.hub import hub_file, local_path
 from core.stage import digest_of, sha256_file
-from prune.encoders.base import Encoder, Prepare
-from prune.encoders.config import Device, Precision
+from prune.encoders.base import Device, Encoder, Precision, Prepare
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
