@@ -1,4 +1,4 @@
-"""Stage II: which candidates make up the pruned set (Eq. 6), as pure functions of arrays.
+"""Stage II: which candidates make up the pruned set (Eqs. 5 and 6), as pure functions of arrays.
 
 With budget B, K clusters and candidates P_k in cluster k (the survivors of Stage I, each assigned
 to its nearest centroid with cosine similarity s):

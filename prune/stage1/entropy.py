@@ -1,4 +1,4 @@
-"""Stage I's measure: the Shannon entropy of an image's grey levels.
+"""Stage I's measure: the Shannon entropy of an image's grey levels (Eq. 1).
 
     H = - sum_{v=0}^{255} p_v log2 p_v        bits, in [0, 8]
 
