@@ -171,7 +171,7 @@ def subset(
     table: pa.Table,
     rows: NDArray[np.int64],
     *,
-    chosen: str | NDArray[np.str_],
+    chosen: str | pa.Array,
     rank: NDArray[np.int64] | None = None,
     cluster: NDArray[np.int32] | None = None,
     similarity: NDArray[np.float32] | None = None,
@@ -186,15 +186,8 @@ def subset(
         "cluster": np.full(count, -1, np.int32) if cluster is None else cluster,
         "similarity": pa.nulls(count, pa.float32()) if similarity is None else similarity,
         "rank": np.arange(count, dtype=np.int64) if rank is None else rank,
-        "chosen": _names(chosen, count),
+        "chosen": pa.repeat(chosen, count) if isinstance(chosen, str) else chosen,
     }
     for name, values in columns.items():
         taken = taken.append_column(name, pa.array(values))
     return taken
-
-
-def _names(chosen: str | NDArray[np.str_], count: int) -> pa.Array:
-    if isinstance(chosen, str):
-        return pa.repeat(chosen, count)
-    names, codes = np.unique(chosen, return_inverse=True)
-    return pa.array(names.tolist(), pa.string()).take(pa.array(codes))

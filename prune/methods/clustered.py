@@ -66,16 +66,16 @@ def a2mae(request: Request) -> Chosen:
 
 @method(
     "full-set",
-    "no Stage I, no reference: equal quotas over clusters of the whole pool (Table 4)",
+    "no Stage I, no reference: equal quotas over clusters of the complete pool (Table 4)",
     params=("ratio",),
     reads=("assignments",),
 )
 def full_set(request: Request) -> Chosen:
     """Clustering on the full unlabelled set (Table 4, first row).
 
-    The centroids are those of the whole pool's embeddings, and Eq. 6 selects from the whole pool.
-    The paper does not say how images are picked from these clusters; its own rule is taken, so
-    that the rows of that table differ in the centroids alone.
+    The centroids are those of all the pool's embeddings, and Eq. 6 selects from all of it. The
+    paper does not say how images are picked from these clusters; its own rule is taken, so that
+    the rows of that table differ in the centroids alone.
     """
     cluster, similarity = pool_clusters(request, "full-set")
     return stage2(request.pool, cluster, similarity, request)

@@ -27,7 +27,7 @@ def moderate(request: Request) -> Chosen:
 
     The centre of a class is the coordinate-wise median of its features. All distances
     ||f_i - centre of its class||_2 are sorted together, and with keep rate r = B/N the ranks in
-    [0.5 - r/2, 0.5 + r/2] N stay: a window around the median distance of the whole pool, not of
+    [0.5 - r/2, 0.5 + r/2] N stay: a window around the median distance of the complete pool, not of
     each class. Here it is the B ranks from (N - B) // 2 on, ties by key.
 
     Deviations: there are no labels, so classes are pseudo-classes, the nearest centroids of the

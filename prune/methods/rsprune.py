@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from core.errors import UserError
@@ -73,7 +74,7 @@ def stage2(
         kept,
         found.rows,
         rank=found.rank,
-        chosen=np.where(found.by_quota, "quota", "remainder"),
+        chosen=pc.if_else(pa.array(found.by_quota), "quota", "remainder"),
         cluster=cluster[found.rows],
         similarity=similarity[found.rows],
     )

@@ -27,7 +27,7 @@ def entropy(request: Request) -> Chosen:
     return subset(kept, order, chosen="entropy"), {}
 
 
-@method("full", "the whole pool, nothing pruned")
+@method("full", "the complete pool, nothing pruned")
 def full(request: Request) -> Chosen:
     """Baseline: all N images, in the order of (shard, row)."""
     return subset(request.pool, place_order(request.pool), chosen="full"), {}

@@ -36,7 +36,7 @@ CONVENTIONS = {
 
 @settings
 class StudyConfig:
-    """Settings that prune.judge and prune.compare share."""
+    """Settings that the studies of selections share."""
 
     out: Path
     """Output folder: the report (Markdown and JSON), and the stages' outputs below it."""
@@ -44,6 +44,14 @@ class StudyConfig:
     """Pruning ratio: fraction of the pool that is dropped."""
     keep: Fraction = 0.30
     """Fraction of the pool that Stage I keeps."""
+    workers: AtLeast1 = machine(2)
+    """Processes (machine setting)."""
+
+
+@settings
+class TruthConfig(StudyConfig):
+    """Settings that prune.judge and prune.compare share."""
+
     clusters: AtLeast1 = MINI_CLUSTERS
     """K of the reference's centroids (the paper's 200 needs thousands of reference images)."""
     whiten: AtLeast0 | None = None
@@ -54,8 +62,6 @@ class StudyConfig:
     """Its weights, as for prune.embed."""
     seed: Seed = 0
     """Seed of all draws."""
-    workers: AtLeast1 = machine(2)
-    """Processes (machine setting)."""
 
     @property
     def dims(self) -> int:
@@ -66,7 +72,7 @@ class StudyConfig:
 
 
 @settings
-class JudgeConfig(StudyConfig):
+class JudgeConfig(TruthConfig):
     """Settings of prune.judge."""
 
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
@@ -90,7 +96,7 @@ class JudgeConfig(StudyConfig):
 
 
 @settings
-class CompareConfig(StudyConfig):
+class CompareConfig(TruthConfig):
     """Settings of prune.compare."""
 
     corpus: str = place()
@@ -124,19 +130,13 @@ class CompareConfig(StudyConfig):
 
 
 @settings
-class StabilityConfig:
+class StabilityConfig(StudyConfig):
     """Settings of prune.stability. The first of each list is the base setting."""
 
     corpus: str = place()
     """Corpus, as for prune.score."""
     reference: tuple[Path, ...]
     """Reference sets (ROOT/CLASS/IMAGE)."""
-    out: Path
-    """Output folder: the card, and the stages' outputs below it."""
-    ratio: Ratio = 0.85
-    """Pruning ratio: fraction of the pool that is dropped."""
-    keep: Fraction = 0.30
-    """Fraction of the pool that Stage I keeps."""
     clusters: tuple[AtLeast1, ...] = (200, 100, 400)
     """K, numbers of centroids."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
@@ -149,8 +149,6 @@ class StabilityConfig:
     """Whiten the descriptor's embeddings to D dimensions (see prune.centroids); 0: no."""
     restarts: AtLeast1 = 5
     """Starts of k-means."""
-    workers: AtLeast1 = machine(2)
-    """Processes that decode (machine setting)."""
 
     def check(self) -> None:
         """Raise UserError for a convention that there is not, and for repeated values."""

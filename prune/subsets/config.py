@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 HOW = {
     "assignments": "a folder made by python -m prune.assign",
-    "embeddings": "embeddings of the whole pool, made by python -m prune.embed --keep 1",
+    "embeddings": "embeddings of the complete pool, made by python -m prune.embed --keep 1",
     "reference": "embeddings of a reference set, made by python -m prune.embed --reference",
-    "copies": "embeddings of the whole pool by a copy detector, made by prune.embed --keep 1",
+    "copies": "embeddings of the complete pool by a copy detector, made by prune.embed --keep 1",
     "exclude": "embeddings of the evaluation images by the encoder of --copies",
 }
 """The inputs that some methods read beside the scores, and where they come from."""
@@ -70,11 +70,11 @@ class Inputs:
     holdout: Path | None = None
     """Hold-out file of data.holdout: its images, and their exact copies, leave the pool."""
     embeddings: Path | None = None
-    """moderate, semdedup, dinov2: embeddings of the whole pool (prune.embed --keep 1)."""
+    """moderate, semdedup, dinov2: embeddings of the complete pool (prune.embed --keep 1)."""
     reference: Path | None = None
     """dinov2: embeddings of the reference set, by the encoder of --embeddings."""
     copies: Path | None = None
-    """dinov2: embeddings of the whole pool by a copy detector (SSCD); default: --embeddings."""
+    """dinov2: embeddings of the complete pool by a copy detector (SSCD); default: --embeddings."""
     exclude: Path | None = renamed(None, "avoid")
     """dinov2: embeddings of evaluation images by the encoder of --copies; what is a copy of one
     of them is dropped."""
@@ -122,7 +122,7 @@ class SelectConfig(Inputs):
     """semdedup: which of a group of duplicates stays: the farthest from the centroid (hard), the
     nearest (easy), or any."""
     retrieval: Literal["sample", "cluster"] = "sample"
-    """dinov2: retrieve neighbours of each reference image, or whole clusters that hold some."""
+    """dinov2: retrieve neighbours of each reference image, or complete clusters that hold some."""
     dedup_threshold: Cosine = renamed(0.6, "near")
     """dinov2: cosine above which two images of --copies are copies of each other."""
     leak: Cosine = 0.45

@@ -108,16 +108,12 @@ def row_differences(found: pa.Table, derived: pa.Table, limit: int = 5) -> list[
         return lines
     aligned = _aligned(derived, found)
     for name in found.column_names:
-        left, right = found.column(name), aligned.column(name)
-        same = pc.fill_null(pc.equal(left, right), False)
-        both_null = pc.and_(pc.is_null(left), pc.is_null(right))
-        odd = pc.indices_nonzero(pc.invert(pc.or_(same, both_null))).to_pylist()
-        if odd:
-            lines.append(f"column '{name}' differs in {len(odd):,} rows:")
-            lines += [
-                f"  {found.column('key')[i].as_py()}: {left[i].as_py()}, derived {right[i].as_py()}"
-                for i in odd[:limit]
-            ]
+        if found[name].equals(aligned[name]):
+            continue
+        columns = (found["key"], found[name], aligned[name])
+        rows = zip(*(column.to_pylist() for column in columns), strict=True)
+        odd = [f"  {key}: {here}, derived {there}" for key, here, there in rows if here != there]
+        lines += [f"column '{name}' differs in {len(odd):,} rows:", *odd[:limit]]
     return lines
 
 
