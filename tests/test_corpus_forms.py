@@ -219,8 +219,8 @@ def test_every_command_keeps_a_specification_as_it_is_written():
     code = (
         "import dataclasses, importlib, sys\n"
         "for name in sys.argv[1:]:\n"
-        "    command = importlib.import_module(name)\n"
-        "    modules = (command, sys.modules[command.main.__module__])\n"
+        "    module = importlib.import_module(name)\n"
+        "    modules = (module, sys.modules[module.main.__module__])\n"
         "    configs = [v for m in modules for k, v in vars(m).items() if k.endswith('Config')]\n"
         "    fields = {f.name: f for c in configs for f in dataclasses.fields(c)}\n"
         "    field = fields['corpus']\n"
