@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,3 +347,30 @@ def test_a_finished_vae_answers_without_the_heavy_imports(corpus: Path, tmp_path
     assert "already done" in answer.stdout
     with pytest.raises(UserError, match="other settings"):
         main([*arguments, "--seed", "3"])
+
+
+def test_asked_to_stop_it_saves_itself(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    update = VaeTrainer._update
+
+    def asked(self: VaeTrainer, *given: object) -> dict:
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, *given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VaeTrainer, "_update", asked)
+        assert main(command(corpus, tmp_path / "stopped", *EVERY)) == 75
+    assert "stopped at step 5 of 8" in capsys.readouterr().out
+    assert main(command(corpus, tmp_path / "stopped", *EVERY)) == 0
+    assert "continuing at step 5" in capsys.readouterr().out
+    assert main(command(corpus, tmp_path / "whole", *EVERY)) == 0
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+
+
+def test_another_image_under_a_name_is_refused(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "other")
+    Image.new("RGB", (12, 12)).save(tmp_path / "other" / "corpus" / "11.png")
+    with pytest.raises(UserError, match=r"'11\.png': its bytes"):
+        main(command(tmp_path / "other", tmp_path / "vae"))
