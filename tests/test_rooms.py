@@ -56,8 +56,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wrong_import_is_found(
     contract: str, file: str, line: str, named: str, tree: Path
 ) -> None:
-    before = lint(tree, contract)[1]
-    assert "Contracts" in before and named not in before
     text = (tree / file).read_text()
     try:
         (tree / file).write_text(f"{text}\n{line}\n")

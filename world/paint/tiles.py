@@ -15,20 +15,13 @@ from world.paint.look import draw_look
 from world.paint.scenes import SCENES
 
 _PAINTERS: dict[str, Callable[[Canvas], None]] = {
-    "sea": nature.sea,
-    "cloud": nature.cloud,
-    "desert": nature.desert,
-    "forest": nature.forest,
-    "fields": nature.fields,
-    "mountain": nature.mountain,
-    "suburb": built.suburb,
-    "river": shores.river,
-    "coast": shores.coast,
-    "city": built.city,
-    "roads": built.roads,
-    "industry": built.industry,
-    "harbour": shores.harbour,
-}
+    painter.__name__: painter
+    for painter in (
+        nature.sea, nature.cloud, nature.desert, nature.forest, nature.fields, nature.mountain,
+        built.suburb, built.city, built.roads, built.industry,
+        shores.river, shores.coast, shores.harbour,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ def render(
 
     Args:
         scene: a name in `scenes.SCENES`.
-        seed, index: non-negative; the world's seed and the tile's number in its stream.
+        seed, index: non-negative; the world's seed and the tile's index in its stream.
         size: side in pixels, at least 16.
         stream: independent sequences of tiles: 'corpus', 'reference', 'sr', 'sis'.
         epoch: 0, or 1 for the same place later: another season, sun and atmosphere, one building
