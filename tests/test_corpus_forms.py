@@ -219,8 +219,9 @@ def test_every_command_keeps_a_specification_as_it_is_written():
     code = (
         "import dataclasses, importlib, sys\n"
         "for name in sys.argv[1:]:\n"
-        "    module = sys.modules[importlib.import_module(name).main.__module__]\n"
-        "    configs = [v for k, v in vars(module).items() if k.endswith('Config')]\n"
+        "    module = importlib.import_module(name)\n"
+        "    modules = (module, sys.modules[module.main.__module__])\n"
+        "    configs = [v for m in modules for k, v in vars(m).items() if k.endswith('Config')]\n"
         "    fields = {f.name: f for c in configs for f in dataclasses.fields(c)}\n"
         "    field = fields['corpus']\n"
         "    assert 'Path' not in str(field.type) and field.metadata['location'], name\n"

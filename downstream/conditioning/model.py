@@ -2,15 +2,18 @@
 
 The paper initialises both downstream models from the pretrained DiT and does not say how the
 condition enters. Here it is concatenated to the noisy latent, [z_t, c], in front of a widened
-patch embedding (see downstream.conditioning.widen), the way latent diffusion does it (Rombach et
-al. 2022, sections 4.3.2 and 4.4):
+patch embedding, the way latent diffusion does it (Rombach et al. 2022, sections 4.3.2 and 4.4):
 
     SR    c = scale * mean of VAE(LR image brought back to full size)
     SIS   c = E(mask), E a learned embedding of the classes in each latent cell
+
+The weights of the added channels start at zero and everything else is copied, so at step 0 the
+network is the pretrained one, whatever the condition says.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -19,9 +22,33 @@ from torch import Tensor, nn
 from core.errors import UserError
 from dit.model.transformer import DiT
 from dit.training.checkpoint import LOADERS
-from downstream.conditioning.widen import widen_patch_embedding
 
 MASK_CHANNELS = 4  # channels of E(mask)
+
+
+@torch.no_grad()
+def widen_patch_embedding(dit: DiT, extra: int) -> None:
+    """Give `dit.x_embedder.proj` `extra` (>= 1) more input channels, in place, after its own.
+
+    Their weights are zero; those of its own channels and the bias are kept.
+    """
+    if extra < 1:
+        raise ValueError(f"extra channels: {extra}, expected at least 1")
+    old = dit.x_embedder.proj
+    assert isinstance(old.kernel_size, tuple) and isinstance(old.stride, tuple)
+    new = nn.Conv2d(
+        old.in_channels + extra,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        stride=old.stride,  # type: ignore[arg-type]
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    assert old.bias is not None and new.bias is not None
+    new.weight.zero_()
+    new.weight[:, : old.in_channels].copy_(old.weight)
+    new.bias.copy_(old.bias)
+    dit.x_embedder.proj = new
 
 
 class MaskEmbed(nn.Module):
@@ -104,21 +131,12 @@ def extend(base: DiT, condition: dict[str, Any], seed: int) -> ConditionedDiT:
             "one (num_classes 0 or 1)"
         )
     model = ConditionedDiT(base.config, condition)
-    state = {f"dit.{name}": value for name, value in base.state_dict().items()}
-    own = model.state_dict()
-    for name in own:
-        if name == "dit.x_embedder.proj.weight":
-            own[name].zero_()
-            own[name][:, : base.in_channels] = state[name]
-        elif name in state:
-            own[name].copy_(state[name])
+    widened = copy.deepcopy(base)
+    widen_patch_embedding(widened, condition["channels"])
+    model.dit.load_state_dict(widened.state_dict())
     if model.embed is not None:
         model.embed.initialise(torch.Generator().manual_seed(seed))
     return model
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
-    return ConditionedDiT(**config)
-
-
-LOADERS["ConditionedDiT"] = _build
+LOADERS["ConditionedDiT"] = lambda config: ConditionedDiT(**config)
