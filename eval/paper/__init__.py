@@ -1,4 +1,4 @@
-"""The paper's numbers as data, and tables of theirs beside ours.
+"""The paper's numbers as data (numbers), and a run beside them: its table and its pictures.
 
-May import core and eval.records.
+`numbers` may import core; the others also data, eval.config, eval.judges and eval.records.
 """

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
-from core.stage import Stage
-from eval.judges.evaluate import main
+from core.stage import Stage, sha256_file
+from eval.evaluate import main
 from eval.judges.images import names_of
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -42,6 +42,7 @@ def flags(tmp_path: Path) -> list[str]:
     for n, key in enumerate(keys):
         picture(tmp_path / "corpus" / key, 10 + n)
     places = {"key": keys, "shard": ["files-00000"] * 4, "row": list(range(4))}
+    places["digest"] = [sha256_file(tmp_path / "corpus" / key) for key in keys]
     pq.write_table(pa.table(places), tmp_path / "holdout.parquet")
     given = {name: tmp_path / name for name in ("corpus", "samples")}
     return [
@@ -57,7 +58,7 @@ def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -
         return json.loads((tmp_path / out).read_text())["distance"]
 
     clean = value("clean.json")
-    assert clean["n_generated"] == 3 and clean["n_reference"] == 4
+    assert clean["n_generated"] == 3 and clean["n_real"] == 4
     picture(tmp_path / "samples" / "stray.png", 99)
     assert value("stray.json") == clean
     (tmp_path / "samples" / "000001.png").unlink()
@@ -66,7 +67,7 @@ def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -
 
 
 def test_pairs_named_grid_count(tmp_path: Path) -> None:
-    names = [f"{part}/{name}.png" for part in ("generated", "reference") for name in ("a", "grid")]
+    names = [f"{part}/{name}.png" for part in ("generated", "target") for name in ("a", "grid")]
     folder = stage_of(tmp_path / "pairs", [*names, "grid.png"])
     picture(folder / "generated" / "stray.png", 99)
     assert names_of(folder, "generated") == ["a.png", "grid.png"]

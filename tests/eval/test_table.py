@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from eval.paper.table import load_experiment, main, paper_value
+from eval.paper.numbers import load_experiment, paper_value
+from eval.table import main
 
 
 def write_metrics(
-    run: Path, arm: str, task: str, value: float, name: str = "FD-descriptor"
+    run: Path, method: str, task: str, value: float, name: str = "FD-descriptor"
 ) -> None:
     result = {
         "task": task,
@@ -22,12 +23,12 @@ def write_metrics(
     if task != "generation":
         result["lpips"] = {"name": "LPIPS-random-backbone", "value": value / 100, "pairs": 9}
     (run / "metrics").mkdir(parents=True, exist_ok=True)
-    (run / "metrics" / f"{arm}-{task}.json").write_text(json.dumps(result))
+    (run / "metrics" / f"{method}-{task}.json").write_text(json.dumps(result))
 
 
 def arguments(run: Path, profile: str) -> list[str]:
     names = ["--experiment", "git10m_85", "--run", str(run), "--profile", profile]
-    return [*names, "--out", str(run / "table.md"), "--arms", "rsprune", "random"]
+    return [*names, "--out", str(run / "table.md"), "--methods", "rsprune", "random"]
 
 
 def test_paper_profile_compares_and_missing_cells_say_so(tmp_path: Path, capsys) -> None:
@@ -44,9 +45,9 @@ def test_paper_profile_compares_and_missing_cells_say_so(tmp_path: Path, capsys)
 
 
 def test_mini_values_never_stand_in_the_compared_column(tmp_path: Path) -> None:
-    for arm in ("rsprune", "random"):
+    for method in ("rsprune", "random"):
         for task in ("generation", "sr", "sis"):
-            write_metrics(tmp_path, arm, task, 12.5)
+            write_metrics(tmp_path, method, task, 12.5)
     main(arguments(tmp_path, "mini"))
     for line in (tmp_path / "table.md").read_text().splitlines():
         if "FID" in line and line.startswith("| ") and "metric" not in line.split("|")[1]:
