@@ -112,7 +112,7 @@ def samples_picture(run: Path, methods: Sequence[str], out: Path) -> Path:
         images = read_folder(folder, names_of(folder))
         rows = [_row(images[start : start + 12], count=12) for start in (0, 12)]
         title = f"generated, trained on the {METHOD_NAMES.get(method, method)} subset"
-        _show(axis, np.concatenate(rows), title, fontsize=None)
+        _show(axis, np.concatenate(rows), title, fontsize="large")
     return save_figure(figure, out)
 
 
@@ -134,7 +134,7 @@ def pairs_picture(run: Path, methods: Sequence[str], task: str, out: Path) -> Pa
     return save_figure(figure, out)
 
 
-def _show(axis: Any, picture: np.ndarray, title: str, fontsize: int | None = 10) -> None:
+def _show(axis: Any, picture: np.ndarray, title: str, fontsize: int | str = 10) -> None:
     axis.imshow(picture)
     axis.set_title(title, fontsize=fontsize, loc="left")
     axis.axis("off")
