@@ -86,7 +86,7 @@ def ours(
     config: TrainBenchmark, latents: Path, out: Path, steps: int, cuda: bool
 ) -> dict[str, Any]:
     """Timing of the last interval of a run of 2 * steps, and of its cold start."""
-    from dit.training.train import main
+    from dit.train import main
 
     flags = {
         "latents": latents, "out": out, "model": config.model, "batch": config.batch,

@@ -40,6 +40,7 @@ def make_parts(
     """
     group = group or ProcessGroup()
     found = [finished(number) for number in range(len(sizes))]
+    group.wait()  # until all have looked: nothing is written before
     left = group.mine([number for number, known in enumerate(found) if known is None])
     done = sum(size for size, known in zip(sizes, found, strict=True) if known is not None)
     with progress(

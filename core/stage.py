@@ -260,7 +260,11 @@ class Stage:
         return Result(self.out, read_manifest(self.out)["summary"], reused=True)
 
     def finish(
-        self, summary: Mapping[str, Any], outputs: Iterable[Path | str], line: str
+        self,
+        summary: Mapping[str, Any],
+        outputs: Iterable[Path | str],
+        line: str,
+        unchanged: Mapping[str, Any] | None = None,
     ) -> Result:
         """Write the manifest and print the one-line summary.
 
@@ -269,13 +273,16 @@ class Stage:
                 stays out of the fingerprint.
             outputs: files written, relative to the output folder (or absolute).
             line: what was done, without name, seconds and place, which are added.
+            unchanged: of an output that grows, the manifest's entries of the files that were
+                there before: they are not read again.
         """
         seconds = time.monotonic() - self._clock
         base = self.manifest.parent
         files = {}
         for output in outputs:
             path = base / output
-            files[str(path.relative_to(base))] = {
+            name = str(path.relative_to(base))
+            files[name] = (unchanged or {}).get(name) or {
                 "bytes": path.stat().st_size,
                 "sha256": sha256_file(path),
             }

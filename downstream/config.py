@@ -77,7 +77,6 @@ class DownstreamConfig(TrainConfig):
 
     def stage(self) -> Stage:
         """What the command makes of what. Raises UserError where VAE and --init do not fit."""
-        self.check()
         require_folder(self.out)
         if self.init.is_file():
             raise UserError(

@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 from core.command import command, execute
-from core.engines import process_group, quiet_unless_main
-from core.errors import UserError
 from core.stage import Result, Stage, run_stage
+from dit.training.processes import FINISHED, WORK_LEFT, first_process_prints
 from downstream.config import DownstreamConfig
 
 __all__ = ["DownstreamConfig", "run"]
-
-_WORK_LEFT, _REFUSED = 3, 2
 
 
 def run(config: DownstreamConfig) -> Result:
@@ -26,19 +23,15 @@ def run(config: DownstreamConfig) -> Result:
     """
 
     def make(stage: Stage) -> Result:
-        if config.is_done:
-            return Result(config.out, exit_code=_WORK_LEFT)
         from downstream.tasks.train import train
 
         return train(config, stage)
 
-    quiet_unless_main()
-    try:
-        return run_stage(config.stage(), make)
-    except UserError:
-        if process_group().main:
-            raise
-        return Result(config.out, exit_code=_REFUSED)  # the main process says why
+    with first_process_prints():
+        stage = config.stage()
+        if config.is_done:
+            return Result(config.out, exit_code=FINISHED if stage.done() else WORK_LEFT)
+        return run_stage(stage, make)
 
 
 main = command("downstream.train", DownstreamConfig, run)

@@ -13,7 +13,6 @@ from core.settings import (
     AtLeast0,
     AtLeast1,
     NonNegative,
-    Seed,
     machine,
     place,
     renamed,
@@ -29,6 +28,7 @@ from core.stage import (
     require_folder,
     sha256_file,
 )
+from dit.sampling.config import DrawConfig
 from dit.vae.autoencoder import describe_vae
 from eval.paper.numbers import PAPER, load_experiment
 
@@ -92,7 +92,7 @@ class EvaluateConfig:
 
 
 @settings
-class TrackConfig:
+class TrackConfig(DrawConfig):
     """Settings of eval.track."""
 
     run: Path
@@ -113,14 +113,8 @@ class TrackConfig:
     """As in dit.sample."""
     steps: AtLeast1 = 50
     """Model evaluations an image."""
-    seed: Seed = 0
-    """Seed of all noise: image i starts from the same noise at every checkpoint."""
-    class_label: Annotated[int, Field(ge=-1)] = -1
-    """Class-conditional models: class of every image; -1 gives image i class i mod classes."""
-    guidance: float = 1.0
-    """Class-conditional models: classifier-free guidance scale; 1 is without."""
-    guided_channels: int = 0
-    """Latent channels that guidance acts on; 0 is all."""
+    batch: AtLeast1 = machine(64)
+    """Images at a time through the model."""
 
     # These say which lines are wanted, and change none of them.
     weights: Literal["both", "ema", "raw"] = machine("both")
@@ -133,12 +127,6 @@ class TrackConfig:
     """With --follow: seconds between looks at the run folder."""
     weights_folder: Path | None = None
     """Folder with Inception's weights, inception-2015-12-05.pt (default: clean-fid's place)."""
-    batch: AtLeast1 = machine(64)
-    """Images at a time through the model."""
-    precision: Literal["tf32", "fp32", "bf16"] = machine("tf32")
-    """Arithmetic of the DiT, as in dit.sample."""
-    device: str = machine("auto")
-    """Where networks run: auto, cpu, cuda, cuda:1 (machine setting)."""
 
     def training(self) -> str | None:
         """What the run is of, as its checkpoints name it ("run" in state.json); None: not begun.

@@ -16,9 +16,10 @@ from data.curation.holdout import main as holdout
 from data.formats.index import read_index
 from data.formats.tables import read_parts
 from data.images.decode import decode_rgb, decode_rgbn
-from dit.latents.encode import main as encode
-from dit.latents.images import read_images
+from dit.encode import main as encode
 from dit.latents.store import LatentStore
+from dit.vae.images import read_images
+from dit.vae.listing import listing_of
 from eval.judges.images import read_holdout
 from prune.assign import main as assign
 from prune.cluster.centroids import main as centroids
@@ -175,9 +176,8 @@ def test_a_vae_of_four_bands_gets_all_of_them(forms, naip, tmp_path):
     run(encode, "--corpus", naip, *flags, "--out", tmp_path / "latents")
     table, _ = read_index(made / "rsprune.parquet")
     assert LatentStore(tmp_path / "latents").rows == table.num_rows
-    places = list(zip(*(table[n].to_pylist() for n in ("key", "shard", "row")), strict=True))
-    images = np.stack(list(read_images(open_corpus(naip), places, 32, bands=4)))
-    assert images.shape == (len(places), 32, 32, 4)
+    images = np.stack(list(read_images(open_corpus(naip), listing_of(table), 32, bands=4)))
+    assert images.shape == (table.num_rows, 32, 32, 4)
     assert read_holdout(open_corpus(naip), made / "holdout.parquet", 32).shape == (12, 32, 32, 3)
     other = ("--corpus", SPECS["folder"].format(forms), "--vae", vae, "--image-size", 32)
     subset = forms / "runs" / "folder" / "entropy.parquet"

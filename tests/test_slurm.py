@@ -121,7 +121,7 @@ def test_the_documented_lines_make_a_picture(tmp_path: Path) -> None:
     """docs/checkpoint_to_picture.md, its very lines, on a small model."""
     import re
 
-    from dit.sampling.export import main
+    from dit.export import main
     from tests.dit.test_export import dit, save_run
     from tests.dit.tiny_vae import save_tiny_vae
 

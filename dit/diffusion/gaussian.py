@@ -153,8 +153,8 @@ class Diffusion:
         eps, v = output.float().split(channels, dim=1)
         low = self._at("min_log_variance", t, x_t)
         high = self._at("max_log_variance", t, x_t)
-        share = (v + 1) / 2
-        log_variance = share * high + (1 - share) * low
+        fraction = (v + 1) / 2
+        log_variance = fraction * high + (1 - fraction) * low
         x0 = (
             self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
             - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps

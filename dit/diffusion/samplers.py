@@ -12,35 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
 from dit.diffusion.gaussian import Diffusion, Model
+from dit.diffusion.noise import slot_noise
 
 Sampler = Literal["ddpm", "ddim", "dpmpp"]
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
-STREAM = 16  # the key's second word; training's streams of the same seed are below 16
-
-
-def slot_noise(seed: int, slots: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise, float32 CPU tensor [len(slots), *shape], each slot its own.
-
-    Args:
-        seed: 0 .. 2**64-1.
-        slots: sample numbers, from 0.
-        step: 0 is the starting noise, i the i-th denoising step's.
-    """
-    philox = np.random.Philox(key=np.array([seed, STREAM], dtype=np.uint64))
-    generator, state = np.random.Generator(philox), philox.state
-    out = np.empty((len(slots), *shape), dtype=np.float32)
-    for row, slot in zip(out, slots, strict=True):
-        # The two low words count the numbers drawn, so that streams never overlap.
-        state["state"]["counter"][:] = 0, 0, slot, step
-        philox.state = state  # fifteen times cheaper than a new generator
-        generator.standard_normal(dtype=np.float32, out=row)
-    return torch.from_numpy(out)
+STREAM = 16  # of the noise; training's streams of the same seed are below 16
 
 
 def guided(
@@ -229,10 +210,10 @@ def sample_latents(
                 parts.append(
                     denoise(
                         predictor,
-                        slot_noise(seed, chunk, 0, shape).to(place),
+                        slot_noise(seed, STREAM, 0, chunk, shape).to(place),
                         sampler=sampler,
                         steps=steps,
-                        noise=partial(slot_noise, seed, chunk, shape=shape),
+                        noise=partial(slot_noise, seed, STREAM, slots=chunk, shape=shape),
                         diffusion=diffusion,
                         on_step=on_step,
                         **_rows(model_kwargs, rows, place),

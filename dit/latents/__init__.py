@@ -1,4 +1,4 @@
-"""The latent store: every image's VAE posterior on disk, and how it is made.
+"""The latent store: every image's VAE posterior on disk, and how it is made and read.
 
-May import core, data, dit.vae and dit.training.
+May import core, data, dit.model, dit.training and dit.vae.
 """

@@ -1,12 +1,4 @@
-"""The latent store: every image's VAE posterior, and its mirror image's, on disk.
-
-`latents-00000.npy` holds n x 2 x 2 x C x h x w float16, [image, mirror image] x [posterior mean,
-standard deviation], NOT scaled; `latents-00000.parquet` holds the n keys. Storing the posterior
-keeps the sampling noise fresh at every step, and storing the mirror image keeps the flip
-(a mirrored latent is not the latent of the mirrored image). Written by `python -m dit.encode`.
-
-Light to import: torch is loaded when latents are read.
-"""
+"""The latent store as a training reads it; its files are described in dit.latents.shards."""
 
 from __future__ import annotations
 
@@ -14,97 +6,73 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import psutil
+import torch
 from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.stage import read_manifest
-from dit.training.order import Picks, Stream
+from dit.latents.shards import open_shards, subset_rows
+from dit.latents.statistics import moments, statistics
+from dit.training.order import BatchPlan, Stream
 
-if TYPE_CHECKING:
-    import torch
-
-IMAGE, MIRROR = 0, 1  # second axis of a shard
-MEAN, STD = 0, 1  # third axis
-_RESIDENT_SHARE = 0.5  # of the free memory that 'auto' may fill
-
-
-def shard_names(index: int) -> tuple[str, str]:
-    """File names of shard `index`: the latents and the keys."""
-    return f"latents-{index:05d}.npy", f"latents-{index:05d}.parquet"
+MEAN, STD = 0, 1  # second axis of `posterior`
+_RESIDENT_FRACTION = 0.5  # of the free memory that 'auto' may fill
+_MEASURED = 1024  # images over which the spread of a subset's latents is measured
 
 
 class LatentStore:
-    """A finished latent store, opened for reading.
+    """A finished latent store, or a subset's part of it, opened for reading.
 
     Args:
         folder: output of `python -m dit.encode`.
-        resident: True: the whole store in memory; False: memory-mapped (the operating system
-            caches what it can); 'auto': in memory when it fits in half of what is free.
+        subset: subset index whose images are taken, in its order; None: all, in the store's.
+        resident: True: these latents in memory; False: memory-mapped (the operating system
+            caches what it can); 'auto': in memory when they fit in half of what is free.
 
     Attributes:
         rows: number of images. shape: (C, h, w). scale: factor of the scaled latents.
-        keys: the images' keys, in the subset's order. vae: the VAE's record (fingerprint, scale,
-        factor, channels). image_size: pixels. resident: bool. nbytes: size on disk.
+        keys: the images' keys in order. vae: the VAE's record (fingerprint, scale, factor,
+        channels). image_size: pixels. resident: bool. nbytes: size of these latents.
 
-    Raises UserError when the store is unfinished, or a shard is missing, cut short or of
-    another shape than the manifest says.
+    Raises UserError when the store is unfinished or lacks images of the subset, and when a shard
+    is missing, truncated or of another shape than the manifest says.
     """
 
-    def __init__(self, folder: Path | str, resident: bool | Literal["auto"] = False) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        subset: Path | None = None,
+        resident: bool | Literal["auto"] = False,
+    ) -> None:
         self.folder = Path(folder)
-        manifest = read_manifest(self.folder)
-        if manifest["stage"] != "dit.encode":
-            raise UserError(f"{folder}: made by {manifest['stage']}, not a latent store")
-        summary = manifest["summary"]
-        self.fingerprint: str = manifest["fingerprint"]
+        shards = open_shards(self.folder)
+        summary = read_manifest(self.folder)["summary"]
         self.vae: dict[str, Any] = summary["vae"]
         self.scale = float(self.vae["scale"])
         self.image_size = int(summary["image_size"])
-        self.rows = int(summary["rows"])
         channels, height, width = summary["shape"]
         self.shape: tuple[int, int, int] = (channels, height, width)
-        self._shards: list[NDArray[np.float16]] = []
-        keys: list[str] = []
-        starts = [0]
-        for index in range(int(summary["shards"])):
-            array, names = self._open_shard(index)
-            self._shards.append(array)
-            keys.extend(names)
-            starts.append(len(keys))
-        if len(keys) != self.rows:
-            raise UserError(f"{folder}: {len(keys)} latents there, the manifest says {self.rows}")
-        self.keys: Sequence[str] = keys
-        self._starts = np.asarray(starts, dtype=np.int64)
-        self.nbytes = sum(array.nbytes for array in self._shards)
+        keys = [key for shard in shards for key in shard.contents["key"].to_pylist()]
+        rows = np.arange(len(keys))
+        if subset is not None:
+            rows = subset_rows(self.folder, shards, subset)
+        self.keys: Sequence[str] = [keys[row] for row in rows]
+        self.rows = len(rows)
+        self.nbytes = self.rows * 4 * int(np.prod(self.shape)) * 2
+        self._parts = [shard.latents for shard in shards]
+        self._starts = np.cumsum([0] + [len(part) for part in self._parts])
+        self._rows = rows
         self.resident = self.nbytes <= _free_memory() if resident == "auto" else bool(resident)
         if self.resident:
-            self._shards = [np.array(array) for array in self._shards]
+            self._parts, self._starts = [self._read(rows)], np.array([0, self.rows])
+            self._rows = np.arange(self.rows)
 
     def __len__(self) -> int:
         return self.rows
-
-    def _open_shard(self, index: int) -> tuple[NDArray[np.float16], list[str]]:
-        array_name, table_name = shard_names(index)
-        path = self.folder / array_name
-        again = f"run the dit.encode command that made {self.folder} again; it repairs the shard"
-        try:
-            array = np.load(path, mmap_mode="r")
-            names = pq.read_table(self.folder / table_name, columns=["key"])["key"].to_pylist()
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename or path}: missing shard; {again}") from None
-        except (ValueError, OSError, EOFError, pa.ArrowException) as error:
-            raise UserError(f"{path}: damaged shard ({error}); {again}") from None
-        expected = (len(names), 2, 2, *self.shape)
-        if array.shape != expected or array.dtype != np.float16:
-            raise UserError(
-                f"{path}: {array.dtype} {array.shape}, expected float16 {expected}; {again}"
-            )
-        return array, names
 
     def check_vae(self, fingerprint: str) -> None:
         """Raise UserError unless the latents were made by the VAE with this fingerprint.
@@ -118,27 +86,23 @@ class LatentStore:
                 f"({fingerprint[:12]}); give the same --vae, or encode again"
             )
 
-    def check_image_size(self, image_size: int) -> None:
-        """Raise UserError unless the store holds images of this size (pixels)."""
-        if image_size != self.image_size:
-            raise UserError(
-                f"{self.folder}: latents of {self.image_size}-px images, not {image_size}; "
-                f"encode again with --image-size {image_size} to another folder"
-            )
+    def statistics(self) -> dict[str, Any]:
+        """Mean and spread of at most 1,024 evenly spread images, see dit.latents.statistics."""
+        chosen = np.unique(np.linspace(0, self.rows - 1, min(self.rows, _MEASURED)).astype(int))
+        return statistics([moments(self._read(self._rows[chosen]))], self.scale)
 
-    def check_subset(self, keys: Sequence[str]) -> None:
-        """Raise UserError unless the store holds just these keys, in this order."""
-        if len(keys) != self.rows:
-            raise UserError(
-                f"{self.folder}: holds {self.rows:,} images, the subset {len(keys):,}; it was "
-                "encoded from another subset index"
-            )
-        for row, (have, want) in enumerate(zip(self.keys, keys, strict=True)):
-            if have != want:
-                raise UserError(
-                    f"{self.folder}: row {row} is {have}, the subset has {want} there; it was "
-                    "encoded from another subset index"
-                )
+    def _read(
+        self, rows: NDArray[np.int64], side: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float16]:
+        """Rows [b, 2, 2, C, h, w] of the parts; with `side` [b], one side of each."""
+        kept = (2, 2) if side is None else (2,)
+        out = np.empty((len(rows), *kept, *self.shape), dtype=np.float16)
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for part in np.unique(part_of):
+            here = part_of == part
+            at = rows[here] - self._starts[part]
+            out[here] = self._parts[part][at if side is None else (at, side[here])]
+        return out
 
     def posterior(
         self, indices: NDArray[np.int64], flips: NDArray[np.bool_]
@@ -152,14 +116,7 @@ class LatentStore:
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= self.rows):
             raise IndexError(f"row out of range 0..{self.rows - 1}")
-        side = np.asarray(flips, dtype=bool).astype(np.intp)
-        out = np.empty((len(indices), 2, *self.shape), dtype=np.float16)
-        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            rows = indices[here] - self._starts[shard]
-            out[here] = self._shards[shard][rows, side[here]]
-        return out
+        return self._read(self._rows[indices], np.asarray(flips, dtype=bool).astype(np.intp))
 
     def read(
         self, indices: NDArray[np.int64], flips: NDArray[np.bool_], noise: torch.Tensor
@@ -172,8 +129,6 @@ class LatentStore:
 
         Raises UserError, naming the images, when a stored latent is not finite.
         """
-        import torch
-
         stored = torch.from_numpy(self.posterior(indices, flips)).float()
         if not torch.isfinite(stored).all():
             bad = ~torch.isfinite(stored).flatten(1).all(1).numpy()
@@ -208,19 +163,17 @@ class LatentSource:
             "image_size": self.store.image_size,
         }
 
-    def load(self, picks: Picks) -> dict[str, torch.Tensor]:
-        """{"x0": float32 [b, C, h, w]}, a function of the picks alone."""
-        noise = picks.noise(self.latent_shape, Stream.POSTERIOR)
-        return {"x0": self.store.read(picks.indices, picks.flips, noise)}
+    def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
+        """{"x0": float32 [b, C, h, w]}, a function of the plan alone."""
+        noise = plan.noise(self.latent_shape, Stream.POSTERIOR)
+        return {"x0": self.store.read(plan.indices, plan.flips, noise)}
 
 
 def _free_memory() -> float:
     """Bytes that one process of this node may fill with latents."""
-    import psutil
-
     free = psutil.virtual_memory().available
     limit = Path("/sys/fs/cgroup/memory.max")  # a container's own limit, unknown to psutil
     used = Path("/sys/fs/cgroup/memory.current")
     with contextlib.suppress(OSError, ValueError):  # no control group, or no limit ("max")
         free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return _RESIDENT_SHARE * max(free, 0) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _RESIDENT_FRACTION * max(free, 0) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""The Diffusion Transformer, its moving average, and checkpoints in the published format.
+"""The Diffusion Transformer, its moving average, its device, and the published format.
 
 May import core.
 """

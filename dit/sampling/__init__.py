@@ -1,4 +1,4 @@
 """Sampling images from a trained DiT, and exporting it to diffusers.
 
-May import core, data and all rooms of dit.
+May import core, dit.model, dit.diffusion, dit.training and dit.vae.
 """

@@ -10,59 +10,35 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiTTransformer2DModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from core.atomic import atomic_path, write_json, write_text
 from core.errors import UserError
-from core.settings import parse, science, settings
-from core.stage import Stage
-from dit.sampling.sample import check_vae, fingerprint_of, load_dit
-from dit.vae.autoencoder import WEIGHTS, describe_vae
-
-if TYPE_CHECKING:
-    from dit.model.transformer import DiT
-    from dit.vae.autoencoder import VaeInfo
+from core.stage import Result, Stage
+from dit.model.transformer import DiT, sincos_2d
+from dit.sampling.config import ExportConfig
+from dit.sampling.sample import check_vae
+from dit.training.pretrained import load_dit
+from dit.vae.autoencoder import WEIGHTS, VaeInfo, describe_vae
 
 
-@settings
-class ExportConfig:
-    """Settings of an export."""
-
-    checkpoint: Path
-    """Run folder of dit.train (its newest checkpoint), one checkpoint folder of it, or a file in
-    the published DiT format."""
-    vae: Path
-    """VAE that it was trained with: folder in diffusers' layout or hub id."""
-    out: Path
-    """Output folder, in diffusers' layout."""
-    weights: Literal["ema", "raw"] = "ema"
-    """The weights' moving average, or the weights themselves."""
-    num_heads: int = 0
-    """Files in the published format: attention heads; 0 knows those of the published models."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m dit.export`."""
-    config = parse(
-        ExportConfig, argv, prog="python -m dit.export", description="Export a DiT to diffusers."
-    )
-    info = describe_vae(config.vae)
-    inputs = {"checkpoint": fingerprint_of(config.checkpoint), "vae": info.fingerprint}
-    params = science(config)
-    if not config.num_heads:
-        del params["num_heads"]
-    stage = Stage(config.out, "dit.export", params, inputs)
-    if stage.done():
-        return 0
+def export(config: ExportConfig, stage: Stage) -> Result:
+    """Write transformer, VAE, scheduler, pipeline and a README in diffusers' layout."""
     stage.open()
+    info = describe_vae(config.vae)
     model, latent = load_dit(config.checkpoint, config.weights, config.num_heads)
     check_vae(model, latent, info, config.checkpoint, config.vae)
     to_diffusers(model).save_pretrained(config.out / "transformer")
     _save_vae(info, config.out / "vae")
     _save_pipeline(model, config.out)
-    write_text(config.out / "README.md", _card(model, info, inputs["checkpoint"], config.weights))
+    card = _card(model, info, stage.inputs["checkpoint"], config.weights)
+    write_text(config.out / "README.md", card)
     outputs = [
         path.relative_to(config.out)
         for folder in (".", "transformer", "vae", "scheduler")
@@ -71,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     count = sum(parameter.numel() for parameter in model.parameters())
     line = f"DiT of {count:,} parameters, {config.weights} weights"
-    stage.finish({"model": model.config, "parameters": count}, outputs, line)
-    return 0
+    return stage.finish({"model": model.config, "parameters": count}, outputs, line)
 
 
 def to_diffusers(model: DiT) -> Any:
@@ -86,11 +61,6 @@ def to_diffusers(model: DiT) -> Any:
     Raises UserError for position embeddings other than the fixed ones, which diffusers
     computes anew.
     """
-    import torch
-    from diffusers import DiTTransformer2DModel
-
-    from dit.model.transformer import sincos_2d
-
     config = model.config
     side = config["input_size"] // config["patch_size"]
     fixed = sincos_2d(config["hidden_size"], side)
@@ -118,8 +88,6 @@ def to_diffusers(model: DiT) -> Any:
 
 def _renamed(model: DiT, classes: int) -> dict[str, Any]:
     """Our state dict under diffusers' names."""
-    import torch
-
     ours = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     hidden = model.config["hidden_size"]
     table = ours.get("y_embedder.embedding_table.weight")
@@ -165,9 +133,6 @@ def _save_vae(info: VaeInfo, folder: Path) -> None:
 
 
 def _save_pipeline(model: DiT, out: Path) -> None:
-    import diffusers
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
     scheduler: Any = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,

@@ -134,8 +134,8 @@ class ExportedDiTPipeline(DiffusionPipeline):
             weight = float(beta[i]) * math.sqrt(before) / (1.0 - bar)
             x = weight * x0 + (1.0 - before) * math.sqrt(1.0 - float(beta[i])) / (1.0 - bar) * x
             if i > 0:
-                share = (v + 1.0) / 2.0
-                log_variance = share * math.log(beta[i]) + (1.0 - share) * math.log(tilde[i])
+                fraction = (v + 1.0) / 2.0
+                log_variance = fraction * math.log(beta[i]) + (1.0 - fraction) * math.log(tilde[i])
                 noise = torch.randn(x.shape, generator=generator).to(x.device)
                 x = x + torch.exp(0.5 * log_variance) * noise
         return x

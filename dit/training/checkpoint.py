@@ -7,8 +7,9 @@
         state.json             step, model, latents, run, and each file's bytes and SHA-256
 
 A checkpoint is written under a temporary name, flushed and renamed, so a folder named step-*
-is whole unless the disk harmed it later; then `latest` says so and falls back to the one before.
-Nothing in it depends on the number of processes or on the clock. Light to import: no torch.
+is complete unless the disk damaged it later; then `latest` warns and falls back to the one before.
+Nothing in it depends on the number of processes or on the clock. Light to import, since commands
+that find their work done ask for fingerprints only: torch is imported where tensors are.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core.atomic import fsync_folder
+from core.atomic import fsync_folder as fsync  # it opens files as well
 from core.errors import UserError
 from core.stage import digest_of, present_names, sha256_file
 
@@ -53,7 +54,7 @@ LOADERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"DiT": _build_dit}
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoint folders, oldest step first, whole or not."""
+    """The run's checkpoint folders, oldest step first, complete or not."""
     try:
         found = [path for path in (run / "checkpoints").iterdir() if _NAME.match(path.name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -88,7 +89,7 @@ def save_checkpoint(
         run: the run folder. One process writes at a time (the stage's lock).
         step: steps finished.
         tensors: file stem -> name -> tensor; "model" and "ema" are what `load_model` reads.
-        state: JSON-able; must hold "model": {"class": key of LOADERS, ...} and "latent".
+        state: JSON-able; for `load_model` with "model": {"class": key of LOADERS, ...}, "latent".
         keep: this many newest stay.
         keep_every: those at multiples of it stay too; 0: none.
 
@@ -108,13 +109,13 @@ def save_checkpoint(
         older = [path.name for path in checkpoints(run)]
         raise UserError(
             f"{final}: cannot be written ({error}); what was there before is untouched "
-            f"({', '.join(older) or 'no checkpoint yet'}). Make room, or mend what is said, and "
+            f"({', '.join(older) or 'no checkpoint yet'}). Make room, or fix the cause, and "
             "run the same command again"
         ) from None
     if final.exists():
         final.rename(root / f"{final.name}.old.tmp-{os.getpid()}")
     temporary.rename(final)
-    fsync_folder(root)
+    fsync(root)
     # Later ones are damaged (else the run had continued from them): they must not count.
     kept = [path for path in checkpoints(run) if step_of(path) <= step]
     for old in kept[:-keep]:
@@ -137,16 +138,19 @@ def _write(
     files = {}
     for stem, named in tensors.items():
         path = folder / f"{stem}.safetensors"
-        whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
-        save_file(whole, path, metadata={"format": "pt"})
-        _fsync(path)
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in named.items()},
+            path,
+            metadata={"format": "pt"},
+        )
+        fsync(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     body = {"format": FORMAT, "step": step, **state, "files": files}
     body = json.loads(json.dumps(body))
     path = folder / "state.json"
     path.write_text(json.dumps({**body, "digest": digest_of(body)}, indent=2) + "\n")
-    _fsync(path)
-    fsync_folder(folder)
+    fsync(path)
+    fsync(folder)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def verify(checkpoint: Path, only: str | None = None) -> dict[str, Any]:
     """Check every file (or the one named) against state.json, and return the state.
 
-    Raises Damaged. Reads the files whole: about a second for each gigabyte.
+    Raises Damaged. Reads the files: about a second for each gigabyte.
     """
     state = read_state(checkpoint)
     for name, entry in state["files"].items():
@@ -198,7 +202,7 @@ def verify(checkpoint: Path, only: str | None = None) -> dict[str, Any]:
 
 
 def latest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None. Says on stderr which damaged ones it skips."""
+    """The newest complete checkpoint of a run, or None. Warns on stderr of damaged ones."""
     for checkpoint in reversed(checkpoints(run)):
         try:
             verify(checkpoint)
@@ -210,7 +214,7 @@ def latest(run: Path) -> Path | None:
 
 
 def resolve(path: Path | str) -> Path:
-    """A checkpoint folder from itself or from its run folder (then the newest whole one).
+    """A checkpoint folder from itself or from its run folder (then the newest complete one).
 
     Raises UserError when there is none.
     """
@@ -221,12 +225,17 @@ def resolve(path: Path | str) -> Path:
         raise UserError(f"{path}: no such checkpoint")
     found = latest(path)
     if found is None:
-        raise UserError(f"{path}: no whole checkpoint in {path / 'checkpoints'}; train it first")
+        raise UserError(f"{path}: no complete checkpoint in {path / 'checkpoints'}; train it first")
     return found
 
 
 def fingerprint(path: Path | str) -> str:
-    """What a checkpoint is, as an input of later stages: the same for a run and its newest one."""
+    """What a checkpoint is, as an input of later stages: the same for a run and its newest one.
+
+    Of a file in the published format it is the file's SHA-256.
+    """
+    if Path(path).is_file():
+        return sha256_file(path)
     checkpoint = resolve(path)
     try:
         state = read_state(checkpoint)
@@ -245,7 +254,7 @@ def load_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """An optimiser's state by '<moment>.<parameter>' (AdamW: step, exp_avg, exp_avg_sq)."""
+    """An optimizer's state by '<moment>.<parameter>' (Adam: step, exp_avg, exp_avg_sq)."""
     return {
         f"{moment}.{name}": value
         for name, parameter in parameters.items()
@@ -254,26 +263,32 @@ def optimizer_tensors(
 
 
 def restore_optimizer(
-    checkpoint: Path,
+    tensors: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
-    part: Callable[[str, torch.Tensor], torch.Tensor],
+    part: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, complete: complete,
 ) -> None:
-    """Take back what `optimizer_tensors` gave, on each parameter's device.
+    """Take back what `optimizer_tensors` gave, each moment in its parameter's memory layout.
 
-    `part` cuts what a process holds of a parameter's whole moment: (name, whole) -> part.
+    `part` cuts what a process holds of a parameter's complete moment: (name, complete) -> part.
     """
-    for key, value in load_tensors(checkpoint, "optimizer").items():
+    import torch
+
+    for key, value in tensors.items():
         moment, _, name = key.partition(".")
-        parameter = parameters[name]
-        optimizer.state[parameter][moment] = part(name, value).to(parameter.device)
+        parameter, value = parameters[name], part(name, value)
+        if value.ndim:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        elif optimizer.defaults["fused"]:  # others count their steps on the CPU
+            value = value.to(parameter.device)
+        optimizer.state[parameter][moment] = value.detach()
 
 
 def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, dict[str, Any]]:
     """A trained model, on the CPU and in eval mode, and its checkpoint's state.
 
     Args:
-        path: a run folder (its newest whole checkpoint) or a checkpoint folder.
+        path: a run folder (its newest complete checkpoint) or a checkpoint folder.
         weights: "ema", the moving average, or "raw", the weights themselves.
 
     The state holds "step", "model" (class and arguments) and "latent" (shape, scale,
@@ -294,14 +309,6 @@ def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, d
     stem = WEIGHTS_FILES[weights].removesuffix(".safetensors")
     model.load_state_dict(load_tensors(checkpoint, stem))
     return model.eval(), state
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _clear(root: Path) -> None:

@@ -1,13 +1,13 @@
 """The training loop: DiT on latents, the same on a CPU, one GPU or several.
 
 What a step sees is a function of (seed, step, slot), see dit.training.order; each process takes
-an equal share of the slots, so the global batch, and with it the mean loss and gradient, are the
-same on any number of processes. A killed run continues from its newest checkpoint, on a CPU bit for
-bit.
+equally many slots, so the global batch, and with it the mean loss and gradient, are the same on
+any number of processes. A killed run continues from its newest checkpoint, on a CPU bit for bit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import sys
@@ -32,18 +32,17 @@ from core.atomic import write_json
 from core.errors import UserError
 from core.progress import progress
 from core.settings import science
-from core.stage import DoneElsewhere, Stage, digest_of
+from core.stage import DoneElsewhere, Result, Stage, digest_of
 from dit.diffusion.gaussian import Diffusion
 from dit.model.ema import Ema
 from dit.training import checkpoint
 from dit.training.config import TrainConfig
 from dit.training.meter import Meter, Speed, log_line
 from dit.training.network import Network, prepare
-from dit.training.order import Picks, Source, batch_indices, picks
+from dit.training.order import BatchPlan, Source, batch_indices, plan_batch
+from dit.training.processes import RUN_AGAIN, stop_signals
 from dit.training.runlog import RunLog
-from dit.training.signals import stop_signals
 
-RUN_AGAIN = 75  # exit code of a run that was asked to stop and saved itself (EX_TEMPFAIL)
 PATIENCE = 10  # non-finite steps in a row that end a run
 _LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
 _TERMS = ("loss", "mse", "vb")
@@ -60,7 +59,7 @@ def train(
     stage: Stage,
     extra_state: Mapping[str, Any],
     on_sample: SampleHook | None = None,
-) -> int:
+) -> Result:
     """Train `model` on `source` to config.steps, from the run folder's newest checkpoint if any.
 
     Args:
@@ -73,13 +72,13 @@ def train(
         extra_state: for state.json; must hold "model": {"class": ...} (dit.training.checkpoint).
         on_sample: called on the main process every config.sample_every steps.
 
-    Returns 0 when finished, RUN_AGAIN when SIGTERM or SIGUSR1 stopped it after a checkpoint.
-    Raises UserError for settings that cannot be met and after ten non-finite steps in a row.
+    Returns the stage's result; its exit code is RUN_AGAIN when SIGTERM or SIGUSR1 stopped the run
+    after a checkpoint.
+    Raises UserError for settings that do not fit and after ten non-finite steps in a row.
     """
-    config.check()
     accelerator = _accelerator(config)
     device, main = accelerator.device, accelerator.is_main_process
-    mine, micro = _shares(config, accelerator.process_index, accelerator.num_processes)
+    mine, micro = _slots(config, accelerator.process_index, accelerator.num_processes)
     if (n := len(source.keys)) == 0:
         raise UserError(f"{out}: nothing to train on, the latents are empty")
     newest = _open(stage, out, accelerator)
@@ -87,9 +86,8 @@ def train(
     parameters = sum(p.numel() for p in model.parameters())
     if config.recompute:
         model.gradient_checkpointing = True  # type: ignore[assignment]
-    network = prepare(
-        model.train(), accelerator, shard=_sharded(config, accelerator), compiled=config.compile
-    )
+    shard = config.shard or accelerator.distributed_type == DistributedType.FSDP
+    network = prepare(model.train(), accelerator, shard=shard, compiled=config.compile)
     diffusion = Diffusion()
     weights = list(network.parameters.values())
     optimizer = torch.optim.AdamW(
@@ -112,15 +110,15 @@ def train(
             "run": _run_of(stage),
             "meter": meter.state(),
         }
-        tensors = _whole_tensors(network, ema, optimizer)
+        tensors = _complete_tensors(network, ema, optimizer)
         if main:
             checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
 
     def load(step: int) -> list[dict[str, Tensor]]:
-        share = picks(config.seed, step, config.batch, n, mine, config.flip)
+        plan = plan_batch(config.seed, step, config.batch, n, mine, config.flip)
         pin = device.type == "cuda"
         try:
-            return [_micro_batch(source, part, len(diffusion), pin) for part in share.split(micro)]
+            return [_micro_batch(source, part, len(diffusion), pin) for part in plan.split(micro)]
         except UserError as error:
             if not main:  # perhaps its slots alone are to blame, and the main process never knows
                 print(f"error: {error}", file=sys.stderr, flush=True)
@@ -136,7 +134,7 @@ def train(
             "micro_batch": micro,
             "sharded": network.shared_by_all,
         }
-        log = RunLog(out, config, start, session)
+        log = RunLog(out, dataclasses.asdict(config), start, session)
     before = log.last.get("timing", {}).get("seconds", 0.0) if log else 0.0
     speed = Speed(config, extra_state["model"], device, precision, processes, before, start)
     bar = progress(total=config.steps, initial=start, name="train", unit="step", disable=not main)
@@ -150,7 +148,7 @@ def train(
             if done < config.steps:
                 coming = ahead.submit(load, done)
 
-            # Forward and backward over equal micro batches: the mean of the step's share.
+            # Forward and backward over equal micro batches: the mean over this process's slots.
             totals = torch.zeros(len(_TERMS) + 1, device=device)
             for i, host in enumerate(batches):
                 inputs = {name: v.to(device, non_blocking=True) for name, v in host.items()}
@@ -166,7 +164,7 @@ def train(
                 totals = accelerator.reduce(totals, "mean")
 
             # Not finite: left out on all processes alike. Where found_inf is 1, the fused
-            # optimiser changes nothing, and the host need not know.
+            # optimizer changes nothing, and the host need not know.
             norm = network.gradient_norm()
             if config.clip:
                 torch.nn.utils.clip_grads_with_norm_(weights, config.clip, norm)
@@ -200,7 +198,7 @@ def train(
                     picture = on_sample(model.eval(), done)
                 model.train()
                 if log is not None:
-                    log.mirror.image(picture, done)
+                    log.logger.image(picture, done)
             due = done % config.checkpoint_every == 0 or done == config.steps
             if (stopping or due) and takes_part:
                 save(done)
@@ -209,16 +207,17 @@ def train(
         else:
             stopping = False
 
+    result = Result(out, exit_code=RUN_AGAIN if stopping else 0)
     if log is not None:
-        log.close(RUN_AGAIN if stopping else 0)
+        log.close(result.exit_code)
         if stopping:
             where = f"[{stage.name}] stopped at step {done:,} of {config.steps:,}"
             print(f"{where} as asked; run the same command again to continue", flush=True)
             stage.close()
         else:
-            _finish(stage, out, config, log.last, parameters)
+            result = _finish(stage, out, config, log.last, parameters)
     accelerator.end_training()
-    return RUN_AGAIN if stopping else 0
+    return result
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -240,26 +239,22 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     )
 
 
-def _sharded(config: TrainConfig, accelerator: Accelerator) -> bool:
-    return config.shard or accelerator.distributed_type == DistributedType.FSDP
-
-
-def _shares(config: TrainConfig, rank: int, processes: int) -> tuple[slice, int]:
+def _slots(config: TrainConfig, rank: int, processes: int) -> tuple[slice, int]:
     """This process's slots of the global batch, and the micro batch."""
-    share, rest = divmod(config.batch, processes)
+    count, rest = divmod(config.batch, processes)
     if rest:
         raise UserError(f"--batch {config.batch} does not divide among {processes} processes")
-    micro = config.per_device or share
-    if share % micro:
+    micro = config.per_device or count
+    if count % micro:
         raise UserError(
-            f"--per-device {micro} does not divide a process's share of the batch "
-            f"({config.batch} / {processes} = {share})"
+            f"--per-device {micro} does not divide a process's part of the batch "
+            f"({config.batch} / {processes} = {count})"
         )
-    return slice(rank * share, (rank + 1) * share), micro
+    return slice(rank * count, (rank + 1) * count), micro
 
 
 def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
-    """Take the run folder and find its newest whole checkpoint, the same on all processes."""
+    """Take the run folder and find its newest complete checkpoint, the same on all processes."""
     found: list[Any] = [None, None, False]
     if accelerator.is_main_process:
         try:
@@ -303,7 +298,7 @@ def _run_of(stage: Stage) -> str:
     return digest_of({"params": stage.params, "inputs": stage.inputs})
 
 
-def _micro_batch(source: Source, part: Picks, steps: int, pin: bool) -> dict[str, Tensor]:
+def _micro_batch(source: Source, part: BatchPlan, steps: int, pin: bool) -> dict[str, Tensor]:
     """What training_losses takes beside the model: x0, t, noise and the source's extras."""
     inputs = source.load(part)
     inputs["t"] = torch.from_numpy(part.timesteps(steps))
@@ -311,18 +306,18 @@ def _micro_batch(source: Source, part: Picks, steps: int, pin: bool) -> dict[str
     return {k: v.pin_memory() if pin and v.device.type == "cpu" else v for k, v in inputs.items()}
 
 
-def _whole_tensors(
+def _complete_tensors(
     network: Network, ema: Ema, optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint holds, whole; of sharded weights all processes must ask together."""
-    raw = {name: network.whole(name, value) for name, value in network.state().items()}
-    average = {name: network.whole(name, value) for name, value in ema.average.items()}
+    """What a checkpoint holds; of sharded weights all processes must ask together."""
+    raw = {name: network.complete(name, value) for name, value in network.state().items()}
+    average = {name: network.complete(name, value) for name, value in ema.average.items()}
     moments = checkpoint.optimizer_tensors(optimizer, network.parameters)
     return {
         "model": raw,
         "ema": {**raw, **average},
         "optimizer": {
-            key: network.whole(key.partition(".")[2], value) for key, value in moments.items()
+            key: network.complete(key.partition(".")[2], value) for key, value in moments.items()
         },
     }
 
@@ -339,7 +334,8 @@ def _resume(
     network.load(checkpoint.load_tensors(path, "model"))
     average = checkpoint.load_tensors(path, "ema")
     ema.load({name: network.part(name, average[name]) for name in network.parameters})
-    checkpoint.restore_optimizer(path, optimizer, network.parameters, network.part)
+    moments = checkpoint.load_tensors(path, "optimizer")
+    checkpoint.restore_optimizer(moments, optimizer, network.parameters, network.part)
     meter.load(state["meter"])
     return int(state["step"])
 
@@ -360,7 +356,7 @@ def _give_up(out: Path, config: TrainConfig, source: Source, steps: range, main:
 
 def _finish(
     stage: Stage, out: Path, config: TrainConfig, last: Mapping[str, Any], parameters: int
-) -> None:
+) -> Result:
     folder = checkpoint.folder_of(out, config.steps)
     names = [*checkpoint.read_state(folder)["files"], "state.json"]
     if last.get("step") != config.steps:  # the line was written before the checkpoint
@@ -376,7 +372,7 @@ def _finish(
         end = f"{summary['samples']:,} samples, last loss {last['loss']:.4f}"
     else:
         end = "the last ones not finite" if "step" in last else "their last line was lost"
-    stage.finish(
+    return stage.finish(
         summary,
         [folder.relative_to(out) / name for name in names],
         f"{config.steps:,} steps, {end}",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dit.training.config import TrainConfig
 
-# Dense bf16 peak of the SXM board, FLOP/s, by a word of the device's name (vendors' data sheets).
+# Dense bf16 peak of the SXM board, FLOP/s, by a part of the device's name (vendors' data sheets).
 _PEAKS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12,
           "L40S": 362e12, "L4": 121e12, "A10": 125e12, "4090": 165e12, "3090": 71e12}  # fmt: skip
 
@@ -74,7 +74,7 @@ class Meter:
 
 
 class Speed:
-    """Wall-clock of the loop: images a second, MFU, the share spent waiting for data, ETA.
+    """Wall-clock of the loop: images a second, MFU, the fraction spent waiting for data, ETA.
 
     Args:
         config: for batch and steps.
@@ -189,8 +189,8 @@ def peak_flops(device: Any, precision: str) -> float | None:
     """The device's peak in bf16, or None where it is not known (CPUs, float32)."""
     if device.type != "cuda" or precision != "bf16":
         return None
-    words = re.split(r"[\s-]", torch.cuda.get_device_name(device))
-    return next((_PEAKS[word] for word in words if word in _PEAKS), None)
+    parts = re.split(r"[\s-]", torch.cuda.get_device_name(device))
+    return next((_PEAKS[part] for part in parts if part in _PEAKS), None)
 
 
 def memory_gib(device: Any) -> float:

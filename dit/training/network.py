@@ -1,63 +1,24 @@
-"""The network as one process of a training holds it: precision, compilation, its share of weights.
+"""The network as one process of a training holds it: precision, compilation, its part of weights.
 
-`Replicated` keeps all weights on every process (DistributedDataParallel when there are several);
+`Network` keeps all weights on every process (DistributedDataParallel when there are several);
 `Sharded` keeps a slice of every weight, of its gradient, of its average and of its moments
 (FSDP2's fully_shard, block by block), for models whose 20 bytes a parameter do not fit one GPU.
-Optimiser and average see plain tensors in both, and checkpoints hold whole tensors, so a run may
-change from one to the other.
+Optimizer and average see plain tensors in both, and checkpoints hold complete tensors, so a run
+may change from one to the other.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-
-
-class Network(Protocol):
-    """What the trainer asks of either."""
-
-    model: nn.Module
-    """The model with its own parameter names."""
-    parameters: dict[str, nn.Parameter]
-    """This process's part of every trainable parameter, by name."""
-    shared_by_all: bool
-    """Does a forward pass need all processes at once?"""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The forward pass in the run's precision; float32 out."""
-        ...
-
-    def accumulating(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Around one micro batch's forward and backward; gradients travel after the last only."""
-        ...
-
-    def gradient_norm(self) -> Tensor:
-        """After the last backward: L2 norm of the whole gradient, a scalar, on all the same."""
-        ...
-
-    def clear_gradients(self) -> None: ...
-
-    def state(self) -> dict[str, Tensor]:
-        """This process's part of the model's state_dict."""
-        ...
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take whole tensors for state(). Raises KeyError or RuntimeError if they don't fit."""
-        ...
-
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        """The whole of a tensor shaped as parameter `name`, from all processes' parts; all must
-        call it together. A scalar or a buffer is its own whole."""
-        ...
-
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        """This process's part of a tensor shaped as parameter `name`; `whole`'s inverse."""
-        ...
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
 
 
 def prepare(model: nn.Module, accelerator: Accelerator, *, shard: bool, compiled: bool) -> Network:
@@ -65,14 +26,14 @@ def prepare(model: nn.Module, accelerator: Accelerator, *, shard: bool, compiled
 
     Args:
         model: the same weights on every process; changed in place.
-        shard: share the weights out over the processes; with one process there is nothing to share.
+        shard: divide the weights among the processes, if there are several.
         compiled: compile the blocks, see `compile_blocks`.
     """
     if compiled:
         compile_blocks(model)
     if shard and accelerator.num_processes > 1:
         return Sharded(model, accelerator)
-    return Replicated(model, accelerator)
+    return Network(model, accelerator)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -86,8 +47,14 @@ def compile_blocks(model: nn.Module) -> None:
         region.compile(dynamic=False)
 
 
-class Replicated:
-    """All weights on every process."""
+class Network:
+    """All weights on every process.
+
+    Attributes:
+        model: the model with its own parameter names.
+        parameters: this process's part of every trainable parameter, by name.
+        shared_by_all: whether a forward pass needs all processes at once.
+    """
 
     shared_by_all = False
 
@@ -97,12 +64,15 @@ class Replicated:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The forward pass in the run's precision; float32 out."""
         return self._call(*args, **kwargs)
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Around one micro batch's forward and backward; gradients travel after the last only."""
         return contextlib.nullcontext() if last else self._accelerator.no_sync(self._call)
 
     def gradient_norm(self) -> Tensor:
+        """After the last backward: L2 norm of the complete gradient, a scalar, on all the same."""
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
@@ -111,31 +81,33 @@ class Replicated:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
+        """This process's part of the model's state_dict."""
         return self.model.state_dict()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take complete tensors for state(). Raises KeyError or RuntimeError if they don't fit."""
         self.model.load_state_dict(tensors)
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
+    def complete(self, name: str, part: Tensor) -> Tensor:
+        """The complete tensor of parameter `name`'s shape, from all processes' parts; all must
+        call it together. A scalar or a buffer is complete as it is."""
         return part
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        return whole
+    def part(self, name: str, complete: Tensor) -> Tensor:
+        """This process's part of a tensor of parameter `name`'s shape; `complete`'s inverse."""
+        return complete
 
 
-class Sharded:
+class Sharded(Network):
     """A slice of every weight on each process, cut along the first dimension.
 
     The slices that FSDP2 keeps are wrapped once more as plain parameters over the same memory:
-    the fused optimiser, its found_inf and the average then work as they do unsharded.
+    the fused optimizer, its found_inf and the average then work as they do unsharded.
     """
 
     shared_by_all = True
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         self.model, self._accelerator = model, accelerator
         self._rank, self._processes = accelerator.process_index, accelerator.num_processes
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
@@ -180,9 +152,7 @@ class Sharded:
         for name, value in mine.items():
             value.copy_(self.part(name, tensors[name]))
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        from torch.distributed.tensor import DTensor, Shard
-
+    def complete(self, name: str, part: Tensor) -> Tensor:
         if part.ndim == 0 or name not in self._shapes:  # buffers are not cut
             return part
         shape = self._shapes[name]
@@ -190,16 +160,14 @@ class Sharded:
         pieces = DTensor.from_local(
             part, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
         )
-        return pieces.full_tensor().cpu()  # off the GPU at once: one whole tensor at a time
+        return pieces.full_tensor().cpu()  # off the GPU at once: one complete tensor at a time
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
-        if whole.ndim == 0 or name not in self._shapes:
-            return whole
-        cut = whole.chunk(self._processes)
-        return cut[self._rank] if self._rank < len(cut) else whole[:0]
+    def part(self, name: str, complete: Tensor) -> Tensor:
+        if complete.ndim == 0 or name not in self._shapes:
+            return complete
+        cut = complete.chunk(self._processes)
+        return cut[self._rank] if self._rank < len(cut) else complete[:0]
 
 
 def _local(value: Tensor) -> Tensor:
-    from torch.distributed.tensor import DTensor
-
     return value.to_local() if isinstance(value, DTensor) else value

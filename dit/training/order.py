@@ -2,9 +2,7 @@
 
 A slot is a place in the global batch, 0..batch-1. Nothing here knows of ranks, workers, micro
 batches or the clock, so one process, four processes and a killed-and-resumed run see the same
-numbers. All of them come from Philox, a counter-based generator whose streams NumPy keeps stable:
-its key holds (seed, stream), its counter (step, slot), so any number is reached without the ones
-before it. Light to import: torch is loaded by `Picks.noise` only.
+numbers.
 """
 
 from __future__ import annotations
@@ -13,15 +11,15 @@ import dataclasses
 import enum
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import torch
+from dit.diffusion.noise import philox, slot_noise
 
-_WORDS = 8  # 64-bit words for each slot and step: flip, timestep, four uniforms, two spare
+_DRAWS = 8  # 64-bit integers for each slot and step: flip, timestep, four uniforms, two spare
 
 
 class Stream(enum.IntEnum):
@@ -35,19 +33,11 @@ class Stream(enum.IntEnum):
     """The diffusion's noise, epsilon."""
 
 
-def _philox(seed: int, stream: int, step: int, slot: int) -> np.random.Philox:
-    # The two low counter words count the numbers drawn, so that streams never overlap.
-    return np.random.Philox(
-        key=np.array([seed, stream], dtype=np.uint64),
-        counter=np.array([0, 0, slot, step], dtype=np.uint64),
-    )
-
-
 @functools.lru_cache(maxsize=2)  # a batch spans the end of one epoch and the start of the next
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of epoch `epoch`: a read-only permutation of 0..n-1, int64."""
-    # Sorting raw words, not Generator.permutation: NumPy promises the words, not the shuffle.
-    order = np.argsort(_philox(seed, Stream.ORDER, epoch, 0).random_raw(n), kind="stable")
+    # Sorting raw integers, not Generator.permutation: NumPy promises those, not the shuffle.
+    order = np.argsort(philox(seed, Stream.ORDER, epoch).random_raw(n), kind="stable")
     order.flags.writeable = False
     return order
 
@@ -72,7 +62,7 @@ def batch_indices(seed: int, step: int, batch: int, n: int) -> NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Picks:
+class BatchPlan:
     """What some slots of one step see. Every array has one row for each slot, b in all."""
 
     seed: int
@@ -86,52 +76,32 @@ class Picks:
     """Mirror left-right? bool [b], probability 1/2 (all False when flipping is off)."""
     uniforms: NDArray[np.float64]
     """Uniform numbers in [0, 1) for the source's own use (random crops), float64 [b, 4]."""
-    words: NDArray[np.uint64]
-    """The word behind each slot's timestep, uint64 [b]; see `timesteps`."""
+    draws: NDArray[np.uint64]
+    """The random integer behind each slot's timestep, uint64 [b]; see `timesteps`."""
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def timesteps(self, count: int = 1000) -> NDArray[np.int64]:
         """Diffusion timesteps, int64 [b], uniform on 0..count-1."""
-        high = self.words >> np.uint64(32)
+        high = self.draws >> np.uint64(32)
         return ((high * np.uint64(count)) >> np.uint64(32)).astype(np.int64)
 
     def noise(self, shape: Sequence[int], stream: int = Stream.DIFFUSION) -> torch.Tensor:
         """Standard normal noise, float32 CPU tensor [b, *shape], its own for each slot."""
-        import torch
+        return slot_noise(self.seed, stream, self.step, self.slots, shape)
 
-        out = np.empty((len(self.slots), *shape), dtype=np.float32)
-        philox = _philox(self.seed, stream, self.step, 0)
-        generator, state = np.random.Generator(philox), philox.state
-        for row, slot in zip(out, self.slots, strict=True):
-            state["state"]["counter"][2] = slot  # fifteen times cheaper than a new generator
-            philox.state = state
-            generator.standard_normal(dtype=np.float32, out=row)
-        return torch.from_numpy(out)
-
-    def split(self, size: int) -> Iterator[Picks]:
+    def split(self, size: int) -> Iterator[BatchPlan]:
         """Micro batches of at most `size` slots, in slot order."""
         for start in range(0, len(self.slots), size):
             part = slice(start, start + size)
-            yield dataclasses.replace(
-                self,
-                slots=self.slots[part],
-                indices=self.indices[part],
-                flips=self.flips[part],
-                uniforms=self.uniforms[part],
-                words=self.words[part],
-            )
+            rows = ("slots", "indices", "flips", "uniforms", "draws")
+            yield dataclasses.replace(self, **{name: getattr(self, name)[part] for name in rows})
 
 
-def picks(
-    seed: int,
-    step: int,
-    batch: int,
-    n: int,
-    slots: slice = slice(None),
-    flip: bool = True,
-) -> Picks:
+def plan_batch(
+    seed: int, step: int, batch: int, n: int, slots: slice = slice(None), flip: bool = True
+) -> BatchPlan:
     """What `slots` of global step `step` see.
 
     Args:
@@ -139,20 +109,20 @@ def picks(
         step: 0-based global step.
         batch: global batch, over all processes.
         n: samples in the dataset.
-        slots: the slots wanted (a process's share); all of them by default.
+        slots: the slots wanted (those of one process); all of them by default.
         flip: mirror each sample with probability 1/2.
     """
-    words = _philox(seed, Stream.SCALARS, step, 0).random_raw(batch * _WORDS)
-    words = words.reshape(batch, _WORDS)[slots]
-    flips = (words[:, 0] >> np.uint64(63)).astype(bool)
-    return Picks(
+    draws = philox(seed, Stream.SCALARS, step).random_raw(batch * _DRAWS)
+    draws = draws.reshape(batch, _DRAWS)[slots]
+    flips = (draws[:, 0] >> np.uint64(63)).astype(bool)
+    return BatchPlan(
         seed=seed,
         step=step,
         slots=np.arange(batch, dtype=np.int64)[slots],
         indices=batch_indices(seed, step, batch, n)[slots],
         flips=flips if flip else np.zeros_like(flips),
-        uniforms=(words[:, 2:6] >> np.uint64(11)).astype(np.float64) * 2.0**-53,
-        words=words[:, 1],
+        uniforms=(draws[:, 2:6] >> np.uint64(11)).astype(np.float64) * 2.0**-53,
+        draws=draws[:, 1],
     )
 
 
@@ -174,8 +144,8 @@ class Source(Protocol):
         "shape" [C, h, w], "scale", "vae_fingerprint", "image_size" (pixels)."""
         ...
 
-    def load(self, picks: Picks) -> dict[str, torch.Tensor]:
-        """The picks' samples: "x0", float32 [b, C, h, w] scaled latents (noise for the posterior
-        sample: picks.noise(shape, Stream.POSTERIOR)); every other entry goes to the model by
-        name (condition=..., y=...). Must be a function of the picks alone."""
+    def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
+        """The plan's samples: "x0", float32 [b, C, h, w] scaled latents (noise for the posterior
+        sample: plan.noise(shape, Stream.POSTERIOR)); every other entry goes to the model by
+        name (condition=..., y=...). Must be a function of the plan alone."""
         ...

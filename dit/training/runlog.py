@@ -1,4 +1,4 @@
-"""The run folder's record: config.json, env.json, stats.jsonl, and W&B as their mirror.
+"""The run folder's record: config.json, env.json, stats.jsonl, repeated to W&B.
 
 stats.jsonl is the truth: one JSON line an interval, every figure but those under "timing" a
 function of the configuration and the data. W&B repeats it and may fail without harm.
@@ -6,7 +6,6 @@ function of the configuration and the data. W&B repeats it and may fail without 
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import netrc
@@ -14,9 +13,12 @@ import os
 import platform
 import secrets
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import torch
 
 from core.atomic import write_json, write_text
 from core.stage import code_version
@@ -27,8 +29,6 @@ _PROJECT = "rs-prune"
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and code revision of this process."""
-    import torch
-
     versions = {}
     for name in _PACKAGES:
         try:
@@ -48,18 +48,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-class Mirror(Protocol):
-    """Where each line of stats.jsonl is repeated."""
-
-    def log(self, line: dict[str, Any]) -> None: ...
-
-    def image(self, path: Path, step: int) -> None: ...
-
-    def close(self, code: int) -> None: ...
-
-
-class NoMirror:
-    """W&B switched off."""
+class Logger:
+    """Where each line of stats.jsonl is repeated; this one repeats nothing (W&B is off)."""
 
     def log(self, line: dict[str, Any]) -> None:
         pass
@@ -71,11 +61,16 @@ class NoMirror:
         pass
 
 
-class WandbMirror:
-    """A W&B run below the run folder; its first failure is reported and ends the mirror."""
+class WandbLogger(Logger):
+    """A W&B run below the run folder; its first failure is reported and ends it."""
 
     def __init__(
-        self, out: Path, config: dict[str, Any], mode: str, record: str = "stats.jsonl"
+        self,
+        out: Path,
+        config: dict[str, Any],
+        mode: str,
+        record: str = "stats.jsonl",
+        name: str | None = None,
     ) -> None:
         self._run: Any = None
         self._record = record
@@ -85,7 +80,7 @@ class WandbMirror:
             self._wandb = wandb
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
-                name=out.name,
+                name=name or out.name,
                 id=_wandb_id(out),
                 resume="allow",
                 mode=mode,  # type: ignore[arg-type]
@@ -150,10 +145,15 @@ def wandb_mode() -> str:
         return "offline"
 
 
-def open_mirror(out: Path, config: dict[str, Any], record: str = "stats.jsonl") -> Mirror:
-    """W&B's copy of the file `record` of the folder `out`, or none where WANDB_MODE says so."""
+def open_logger(
+    out: Path, config: dict[str, Any], record: str = "stats.jsonl", name: str | None = None
+) -> Logger:
+    """W&B's copy of the file `record` of the folder `out`, or none where WANDB_MODE says so.
+
+    `name` is W&B's for the run, the folder's by default.
+    """
     mode = wandb_mode()
-    return NoMirror() if mode == "disabled" else WandbMirror(out, config, mode, record)
+    return Logger() if mode == "disabled" else WandbLogger(out, config, mode, record, name)
 
 
 class RunLog:
@@ -161,22 +161,30 @@ class RunLog:
 
     Args:
         out: the run folder.
-        config: the resolved configuration, a dataclass.
+        config: the resolved configuration.
         step: steps finished when this session starts; later lines of stats.jsonl are cut off,
             since this session will write them again.
         session: what else env.json should say of this session (processes, device, precision).
+        name: see `open_logger`.
     """
 
-    def __init__(self, out: Path, config: Any, step: int, session: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        config: Mapping[str, Any],
+        step: int,
+        session: Mapping[str, Any],
+        name: str | None = None,
+    ) -> None:
         self.path = out / "stats.jsonl"
-        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        settings = json.loads(json.dumps(dict(config), default=str))
         write_json(out / "config.json", settings)
         self._note_session(out / "env.json", step, session)
         kept = self._truncate(step)
         self.last: dict[str, Any] = kept[-1] if kept else {}
         """The last line written, by this session or an earlier one."""
         self._stream = open(self.path, "a", encoding="utf-8")
-        self.mirror = open_mirror(out, settings)
+        self.logger = open_logger(out, settings, name=name)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line; it is on disk when this returns."""
@@ -184,11 +192,11 @@ class RunLog:
         self._stream.write(json.dumps(line, allow_nan=False) + "\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self.mirror.log(line)
+        self.logger.log(line)
 
     def close(self, code: int) -> None:
         self._stream.close()
-        self.mirror.close(code)
+        self.logger.close(code)
 
     def _truncate(self, step: int) -> list[dict[str, Any]]:
         try:
@@ -205,7 +213,7 @@ class RunLog:
                 entry = json.loads(line)
                 later = entry["step"] > step
             except (ValueError, TypeError, KeyError):
-                if number < len(lines):  # not a killed run's last line, cut short
+                if number < len(lines):  # not a killed run's last line, truncated
                     print(
                         f"WARNING: {self.path}: line {number} is damaged and left out",
                         file=sys.stderr,
@@ -220,7 +228,7 @@ class RunLog:
         return kept
 
     @staticmethod
-    def _note_session(path: Path, step: int, session: dict[str, Any]) -> None:
+    def _note_session(path: Path, step: int, session: Mapping[str, Any]) -> None:
         try:
             sessions = json.loads(path.read_text())["sessions"]
         except (OSError, ValueError, KeyError, TypeError):

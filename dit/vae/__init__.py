@@ -1,4 +1,4 @@
-"""The autoencoder in front of the DiT: loading one, and training one.
+"""The autoencoder in front of the DiT: loading one, feeding it images, and training one.
 
-May import core, data, dit.latents and dit.training.
+May import core, data, dit.model and dit.training.
 """

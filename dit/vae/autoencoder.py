@@ -5,7 +5,8 @@ The DiT works on latents scaled to about unit variance, z = scale * (mean + std 
 A latent is only meaningful with the very weights and scale that made it, so both are in the
 VAE's `fingerprint`, which the latent store and every checkpoint record and compare.
 
-Torch and diffusers are imported inside functions: `describe_vae` answers without them.
+Commands that find their work done call `describe_vae` alone: torch and diffusers, which take
+seconds, are imported where a model is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.errors import UserError
+from core.hub import hub_folder, local_path
 from core.stage import digest_of, sha256_file
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ _ESSENTIALS: dict[str, Any] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class VaeInfo:
     """What a VAE folder says of itself, read without torch.
 
@@ -72,47 +74,20 @@ class VaeInfo:
         return self.latent_channels, side, side
 
     def record(self) -> dict[str, Any]:
-        """JSON fingerprint for manifests and checkpoints."""
-        return {
-            "fingerprint": self.fingerprint,
-            "scale": self.scale,
-            "latent_channels": self.latent_channels,
-            "in_channels": self.in_channels,
-            "factor": self.factor,
-        }
+        """What manifests and checkpoints keep of it, JSON-able."""
+        names = ("fingerprint", "scale", "latent_channels", "in_channels", "factor")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
-class Vae:
+class Vae(VaeInfo):
     """A loaded AutoencoderKL, in eval mode and without gradients.
 
     Attributes:
-        model: the diffusers AutoencoderKL, on `device` in `dtype`.
-        info: fingerprint, scale, factor and channels (also as attributes of this object).
+        model: the diffusers AutoencoderKL, on its device.
     """
 
     model: Any
-    info: VaeInfo
-
-    @property
-    def scale(self) -> float:
-        return self.info.scale
-
-    @property
-    def fingerprint(self) -> str:
-        return self.info.fingerprint
-
-    @property
-    def factor(self) -> int:
-        return self.info.factor
-
-    @property
-    def latent_channels(self) -> int:
-        return self.info.latent_channels
-
-    @property
-    def in_channels(self) -> int:
-        return self.info.in_channels
 
     def encode(
         self, images: torch.Tensor, batch_size: int = 32
@@ -145,7 +120,7 @@ class Vae:
             latents: float N x C x h x w, scaled (as the DiT makes them).
             batch_size: latents at a time through the model (bounds memory).
 
-        Rounding is that of ADM and DiT: clamp(127.5 x + 128, 0, 255), then truncation.
+        Rounding is that of ADM and DiT, see `to_uint8`.
         """
         import torch
 
@@ -157,8 +132,7 @@ class Vae:
         with torch.inference_mode():
             for chunk in latents.split(batch_size):
                 chunk = (chunk.to(self.model.device).float() / self.scale).to(self.model.dtype)
-                decoded = self.model.decode(chunk).sample.float()
-                images.append(to_uint8(decoded))
+                images.append(to_uint8(self.model.decode(chunk).sample.float()))
         return np.concatenate(images)
 
 
@@ -193,13 +167,13 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
     Raises UserError when it cannot be found, is no AutoencoderKL, or normalises its latents in
     a way other than one scale.
     """
-    folder = _resolve(path_or_hub_id)
+    folder = _find(str(path_or_hub_id))
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: missing; expected a diffusers AutoencoderKL folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not the config of a model; expected an AutoencoderKL's")
@@ -212,13 +186,13 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
                 f"{path}: {key} = {config[key]} is not supported; only a VAE whose latents are "
                 "normalised by scaling_factor alone can be used"
             )
-    scale = config.get("scaling_factor")
+    given = config.get("scaling_factor")
     try:
-        scale = DEFAULT_SCALE if scale is None else float(scale)
+        scale = DEFAULT_SCALE if given is None else float(given)
     except (TypeError, ValueError):
-        raise UserError(f"{path}: scaling_factor {scale!r} must be a positive number") from None
+        scale = 0.0
     if not 0.0 < scale < float("inf"):
-        raise UserError(f"{path}: scaling_factor {scale} must be a positive number")
+        raise UserError(f"{path}: scaling_factor {given!r} must be a positive number")
     essentials = {key: config.get(key, default) for key, default in _ESSENTIALS.items()}
     if not isinstance(essentials["block_out_channels"], list):
         raise UserError(
@@ -243,15 +217,12 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
     )
 
 
-def load_vae(
-    path_or_hub_id: Path | str, device: str | torch.device = "cpu", dtype: Any = None
-) -> Vae:
-    """Load a VAE for encoding and decoding.
+def load_vae(path_or_hub_id: Path | str, device: str | torch.device = "cpu") -> Vae:
+    """Load a VAE, in float32, for encoding and decoding.
 
     Args:
         path_or_hub_id: see `describe_vae`.
         device: where the model runs.
-        dtype: torch dtype of the weights; None is float32.
 
     Raises UserError as `describe_vae` does, and when the weights do not fit the config.
     """
@@ -260,9 +231,7 @@ def load_vae(
     info = describe_vae(path_or_hub_id)
     # Channels last: convolutions are 1.5 times as fast on a CPU, and tensor cores want it too.
     model = _load_model(info.folder).to(device=device, memory_format=torch.channels_last)
-    if dtype not in (None, torch.float32):
-        model = model.to(dtype=dtype)
-    return Vae(model.eval().requires_grad_(False), info)
+    return Vae(**dataclasses.asdict(info), model=model.eval().requires_grad_(False))
 
 
 def _load_model(folder: Path) -> Any:
@@ -285,35 +254,13 @@ def _load_model(folder: Path) -> Any:
     return model
 
 
-def _resolve(path_or_hub_id: Path | str) -> Path:
-    """A local folder: the path itself, the hub cache, or a fresh download."""
-    folder = Path(path_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(path_or_hub_id)
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not looks_like_hub:
-        raise UserError(
-            f"{name}: no such folder; give a folder with config.json and {WEIGHTS[0]}, or a hub "
-            f"id such as {SD_VAE}"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+def _find(source: str) -> Path:
+    """The local folder of a path or a hub id: the path itself, the hub's cache, or a download."""
     wanted = ["config.json", WEIGHTS[0]]
     try:
-        cached = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-        if all((cached / part).is_file() for part in wanted):
-            return cached
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:
-        raise UserError(
-            f"{name}: not a local folder, not in the hub cache, and the download failed "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
-            f"On a machine with a network run: hf download {name} "
-            f"--local-dir vae --include config.json {WEIGHTS[0]}; then give that folder, "
-            "or train a VAE with: python -m dit.train_vae"
-        ) from None
+        folder = local_path(source, "--vae")
+        return folder or hub_folder(
+            source, wanted, lambda found: all((found / name).is_file() for name in wanted), "--vae"
+        )
+    except UserError as error:
+        raise UserError(f"{error}; or train a VAE: python -m dit.train_vae") from None

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from core.errors import UserError
 
-PERCEPTUAL = ("gradient", "lpips-vgg", "lpips-alex", "none")
 _BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from dit.training.config import Schedule
+
+Perceptual = Literal["gradient", "lpips-vgg", "lpips-alex", "none"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -25,18 +29,19 @@ class Recipe:
     batch: int
     """Crops in a step."""
     steps: int
-    """Optimiser steps."""
+    """Optimizer steps."""
     learning_rate: float
     """Adam's rate."""
     warmup: int
     """Steps of linear warm-up."""
-    schedule: Literal["constant", "cosine"]
+    schedule: Schedule
+    """constant, or cosine: half a cosine down to a fiftieth."""
     beta1: float
     """Adam's first beta."""
     beta2: float
     """Adam's second beta."""
-    perceptual: str
-    """gradient, lpips-vgg, lpips-alex or none; see dit.vae.losses."""
+    perceptual: Perceptual
+    """See dit.vae.losses."""
     perceptual_weight: float
     """Against L1."""
     adversarial_start: int

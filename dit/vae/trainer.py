@@ -1,46 +1,43 @@
-"""The autoencoder's training loop: step, validate, keep the best, go on after a kill.
+"""The autoencoder's training loop: step, validate, keep the best, continue after a kill.
 
-Order, crops, flips and noise are functions of (seed, step, slot), see dit.training.order. The
-checkpoint is one file, replaced atomically; beside it lie the best weights so far. A killed run
-repeats the steps since its last checkpoint and ends with the same bytes (on a CPU; GPU kernels may
-differ in the last bit).
+Order, crops, flips and noise are functions of (seed, step, slot), see dit.training.order; record
+and checkpoints are those of the DiT's training, and a checkpoint also holds the best weights so
+far. A killed run repeats the steps since its last checkpoint and ends with the same bytes (on a
+CPU; GPU kernels may differ in the last bit).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
-import zipfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
 
-from core.atomic import atomic_path, write_text
 from core.errors import UserError
 from core.progress import progress
-from dit.training.order import Picks, Stream
+from dit.training import checkpoint
+from dit.training.config import schedule_factor
+from dit.training.order import BatchPlan, Stream
+from dit.training.processes import stop_signals
+from dit.training.runlog import RunLog
 from dit.vae.autoencoder import to_uint8, to_unit
 from dit.vae.init import start_as_pyramid
 from dit.vae.losses import PatchDiscriminator, adaptive_weight, hinge_loss, make_perceptual
+from dit.vae.recipes import Recipe
 
-if TYPE_CHECKING:
-    from dit.vae.recipes import Recipe
-
-CHECKPOINT = "checkpoint.pt"
-BEST = "best.pt"
-STATS = "stats.jsonl"
-Batches = Iterator[tuple[Picks, np.ndarray]]
+Batches = Iterator[tuple[BatchPlan, np.ndarray]]
+_FLOOR = 0.02  # of the cosine: the last steps still learn
+_BATCH = 32  # images without gradients at a time
 
 
 def build(recipe: Recipe, channels: int, seed: int) -> Any:
     """The untrained AutoencoderKL of a recipe; equal seeds give equal weights."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     levels = len(recipe.block_out_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -68,8 +65,8 @@ class VaeTrainer:
         recipe: the settings (see dit.vae.recipes.Recipe).
         channels: image bands, 3 or 4.
         seed: of the initial weights.
-        folder: where checkpoint, best weights and stats go.
         device: torch device. precision: 'fp32' or 'bf16' (autocast).
+        recompute: recompute activations in the backward pass.
     """
 
     def __init__(
@@ -77,15 +74,14 @@ class VaeTrainer:
         recipe: Recipe,
         channels: int,
         seed: int,
-        folder: Path,
         device: str = "cpu",
         precision: str = "fp32",
-        checkpointing: bool = False,
+        recompute: bool = False,
     ) -> None:
-        self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
+        self.recipe, self.device = recipe, torch.device(device)
         self.half = precision == "bf16"
         self.model = build(recipe, channels, seed).to(self.device)
-        if checkpointing:
+        if recompute:
             self.model.enable_gradient_checkpointing()
         if self.device.type == "cpu":  # a tenth faster there
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -99,51 +95,59 @@ class VaeTrainer:
             self.critic = self._adam(self.discriminator)
         self.step = 0
         self.best: dict[str, float] = {}
+        self.best_weights: dict[str, Tensor] = {}
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
         betas = (self.recipe.beta1, self.recipe.beta2)
         return torch.optim.Adam(module.parameters(), lr=self.recipe.learning_rate, betas=betas)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then constant, or half a cosine down to a fiftieth."""
+        """Linear warm-up, then constant, or half a cosine down to a fiftieth; `step` from 0."""
         recipe = self.recipe
         rate = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup))
-        if recipe.schedule == "cosine":
-            rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-        return rate
+        return rate * schedule_factor(recipe.schedule, step, recipe.steps, _FLOOR)
 
-    def train(self, batches: Batches, validation: np.ndarray, checkpoint_every: int) -> None:
-        """Run to recipe.steps.
+    def train(
+        self, batches: Batches, validation: np.ndarray, log: RunLog, checkpoint_every: int = 0
+    ) -> bool:
+        """Run to recipe.steps. Returns False when SIGTERM or SIGUSR1 stopped it before.
 
         Args:
-            batches: (picks, uint8 N x H x W x C) of the steps from self.step on.
+            batches: (plan, uint8 N x H x W x C) of the steps from self.step on.
             validation: uint8 N x H x W x C.
+            log: of the run folder, where the checkpoints go too.
             checkpoint_every: steps; besides, every validation is a checkpoint.
         """
-        recipe = self.recipe
-        self._trim_stats()
-        with progress(total=recipe.steps, initial=self.step, name="VAE", unit="step") as bar:
-            for picks, images in batches:
-                line = self._update(picks, images)
+        recipe, begun = self.recipe, time.perf_counter()
+        bar = progress(total=recipe.steps, initial=self.step, name="VAE", unit="step")
+        with bar, stop_signals() as asked:
+            for plan, images in batches:
+                line = self._update(plan, images)
                 self.step += 1
                 bar.update()
                 last = self.step == recipe.steps
-                if self.step % recipe.validate_every == 0 or last:
+                validated = last or self.step % recipe.validate_every == 0
+                if validated:
                     line |= self._validate(validation)
-                if "val_loss" in line or self.step % recipe.log_every == 0:
-                    self._log(line)
+                if validated or self.step % recipe.log_every == 0:
+                    seconds = round(time.perf_counter() - begun, 3)
+                    log.write({**line, "timing": {"seconds": seconds}})
                     bar.set_postfix_str(f"L1 {line['l1']:.4f}", refresh=False)
-                if "val_loss" in line or (checkpoint_every and self.step % checkpoint_every == 0):
-                    self.save()
+                stop = asked.is_set() and not last
+                if validated or stop or (checkpoint_every and self.step % checkpoint_every == 0):
+                    self.save(log.path.parent)
+                if stop:
+                    return False
+        return True
 
-    def _update(self, picks: Picks, images: np.ndarray) -> dict[str, Any]:
+    def _update(self, plan: BatchPlan, images: np.ndarray) -> dict[str, Any]:
         recipe, step = self.recipe, self.step
-        x = to_unit(augment(images, picks, recipe.crop)).to(self.device)
+        x = to_unit(augment(images, plan, recipe.crop)).to(self.device)
         rate = self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         side = recipe.crop >> (len(recipe.block_out_channels) - 1)
-        noise = picks.noise((recipe.latent_channels, side, side), Stream.POSTERIOR)
+        noise = plan.noise((recipe.latent_channels, side, side), Stream.POSTERIOR)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             posterior = self.model.encode(x).latent_dist
             mean, std, logvar = (
@@ -163,7 +167,7 @@ class VaeTrainer:
             "l1": l1.item(),
             "perceptual": perceptual.item(),
             "kl": kl.item(),
-            "learning_rate": rate,
+            "lr": rate,
         }
         adversarial = self.discriminator is not None and step + 1 >= recipe.adversarial_start
         if adversarial:
@@ -173,10 +177,7 @@ class VaeTrainer:
             loss = loss + recipe.adversarial_weight * weight * fooled
             line |= {"generator": fooled.item(), "adaptive_weight": weight.item()}
         if not math.isfinite(loss.item()):
-            raise UserError(
-                f"step {step + 1}: the loss is {loss.item()}; use a lower --learning-rate than "
-                f"{recipe.learning_rate:g} and another --out"
-            )
+            raise self._diverged("loss", loss.item())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -194,20 +195,29 @@ class VaeTrainer:
     def _validate(self, validation: np.ndarray) -> dict[str, float]:
         """Validation loss, and the best weights kept where it is the lowest so far."""
         figures = self.evaluate(validation)
+        if not math.isfinite(figures["val_loss"]):
+            raise self._diverged("validation loss", figures["val_loss"])
         if not self.best or figures["val_loss"] < self.best["val_loss"]:
             self.best = {"step": self.step, **figures}
-            _save(self.folder / BEST, {"step": self.step, "model": self.model.state_dict()})
+            state = self.model.state_dict()
+            self.best_weights = {name: value.clone() for name, value in state.items()}
         return figures
+
+    def _diverged(self, what: str, value: float) -> UserError:
+        return UserError(
+            f"step {self.step + 1}: the {what} is {value}; use a lower --learning-rate than "
+            f"{self.recipe.learning_rate:g} and another --out"
+        )
 
     def evaluate(self, images: np.ndarray) -> dict[str, float]:
         """val_loss = L1 + perceptual, of reconstructions from the posterior mean; val_psnr (dB).
 
-        No KL and no adversarial term; whole images, no crops.
+        No KL and no adversarial term; complete images, no crops.
         """
         loss, squared = 0.0, 0.0
         with torch.no_grad():
-            for start in range(0, len(images), 32):
-                x = to_unit(images[start : start + 32]).to(self.device)
+            for start in range(0, len(images), _BATCH):
+                x = to_unit(images[start : start + _BATCH]).to(self.device)
                 y = self.model.decode(self.model.encode(x).latent_dist.mode()).sample
                 each = (y - x).abs().mean(dim=(1, 2, 3))
                 each = each + self.recipe.perceptual_weight * self.perceptual(x, y)
@@ -221,8 +231,8 @@ class VaeTrainer:
         """uint8 reconstructions of uint8 images N x H x W x C, from the posterior mean."""
         parts = []
         with torch.no_grad():
-            for start in range(0, len(images), 32):
-                x = to_unit(images[start : start + 32]).to(self.device)
+            for start in range(0, len(images), _BATCH):
+                x = to_unit(images[start : start + _BATCH]).to(self.device)
                 y = self.model.decode(self.model.encode(x).latent_dist.mode()).sample
                 parts.append(to_uint8(y))
         return np.concatenate(parts)
@@ -242,78 +252,58 @@ class VaeTrainer:
                 squares += (mean.square() + std.square()).sum().item()
         return 1.0 / math.sqrt(squares / count - (total / count) ** 2)
 
-    def save(self) -> None:
-        """Replace the checkpoint."""
-        state = {
-            "step": self.step,
-            "best": self.best,
+    def save(self, run: Path) -> None:
+        """Write a checkpoint; the one before is deleted."""
+        tensors = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "best": self.best_weights,
+            "optimizer": _moments(self.optimizer, self.model),
         }
         if self.discriminator is not None:
-            state["discriminator"] = self.discriminator.state_dict()
-            state["critic"] = self.critic.state_dict()
-        _save(self.folder / CHECKPOINT, state)
+            tensors["discriminator"] = self.discriminator.state_dict()
+            tensors["critic"] = _moments(self.critic, self.discriminator)
+        state = {"model": {"class": "AutoencoderKL"}, "best": self.best}
+        checkpoint.save_checkpoint(run, self.step, tensors, state, keep=1)
 
-    def resume(self) -> bool:
-        """Continue from the checkpoint, if there is one that can be read."""
-        state = _load(self.folder / CHECKPOINT, self.device)
-        if state is None:
+    def resume(self, run: Path) -> bool:
+        """Continue from the newest complete checkpoint, if there is one."""
+        path = checkpoint.latest(run)
+        if path is None:
             return False
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        state = checkpoint.read_state(path)
+        stems = {Path(name).stem for name in state["files"]}
+        tensors = {stem: checkpoint.load_tensors(path, stem) for stem in stems}
+        self.model.load_state_dict(tensors["model"])
+        _restore(self.optimizer, self.model, tensors["optimizer"])
         if self.discriminator is not None:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self.critic.load_state_dict(state["critic"])
-        self.step, self.best = state["step"], state["best"]
+            self.discriminator.load_state_dict(tensors["discriminator"])
+            _restore(self.critic, self.discriminator, tensors["critic"])
+        self.step, self.best, self.best_weights = state["step"], state["best"], tensors["best"]
         return True
 
     def load_best(self) -> None:
         """Put the weights with the lowest validation loss in place."""
-        state = _load(self.folder / BEST, self.device)
-        if state is None or state["step"] != self.best["step"]:
-            raise UserError(f"{self.folder / BEST}: damaged; delete {self.folder} and train again")
-        self.model.load_state_dict(state["model"])
-
-    def _trim_stats(self) -> None:
-        """Drop the lines that a killed run wrote after its last checkpoint."""
-        path = self.folder / STATS
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if not line.endswith("\n") or json.loads(line)["step"] > self.step:
-                    break
-                kept.append(line)
-        write_text(path, "".join(kept))
-
-    def _log(self, line: dict[str, Any]) -> None:
-        with open(self.folder / STATS, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self.model.load_state_dict(self.best_weights)
 
 
-def augment(images: np.ndarray, picks: Picks, crop: int) -> np.ndarray:
+def _moments(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    return checkpoint.optimizer_tensors(optimizer, dict(module.named_parameters()))
+
+
+def _restore(
+    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    checkpoint.restore_optimizer(tensors, optimizer, dict(module.named_parameters()))
+
+
+def augment(images: np.ndarray, plan: BatchPlan, crop: int) -> np.ndarray:
     """Each slot's random crop, mirrored or not: uint8 N x H x W x C -> N x crop x crop x C."""
     out = np.empty((len(images), crop, crop, images.shape[3]), dtype=np.uint8)
     room = images.shape[1] - crop + 1
-    corners = np.floor(picks.uniforms[:, :2] * room).astype(int)
+    corners = np.floor(plan.uniforms[:, :2] * room).astype(int)
     for row, (image, (top, left), flip) in enumerate(
-        zip(images, corners, picks.flips, strict=True)
+        zip(images, corners, plan.flips, strict=True)
     ):
         part = image[top : top + crop, left : left + crop]
         out[row] = part[:, ::-1] if flip else part
     return out
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        return None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        print(f"[dit.train_vae] {path}: unreadable ({error}); not used", flush=True)
-        return None

@@ -11,7 +11,7 @@ from core.progress import progress
 from core.stage import Result, Stage, discard_damaged
 from data.pairs.listing import file_names
 from dit.diffusion.samplers import sample_latents
-from dit.latents.encode import pick_device
+from dit.model.device import pick_device
 from dit.training.checkpoint import load_model
 from dit.vae.autoencoder import load_vae
 from downstream.config import EvaluateConfig, open_listing

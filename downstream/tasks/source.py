@@ -10,7 +10,7 @@ import torch
 
 from data.pairs.listing import Listing
 from data.pairs.palettes import from_dict
-from dit.training.order import Picks, Stream
+from dit.training.order import BatchPlan, Stream
 from dit.vae.autoencoder import Vae, to_unit
 from downstream.tasks.dataset import PairDataset, random_crops
 from downstream.tasks.sis import SisPairs
@@ -56,7 +56,7 @@ class DownstreamSource:
 
     def __init__(self, pairs: PairDataset, vae: Vae) -> None:
         self.pairs, self.vae = pairs, vae
-        self.latent_shape: tuple[int, int, int] = vae.info.latent_shape(pairs.image_size)
+        self.latent_shape: tuple[int, int, int] = vae.latent_shape(pairs.image_size)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -70,7 +70,7 @@ class DownstreamSource:
             "image_size": self.pairs.image_size,
         }
 
-    def pixels(self, plan: Picks) -> tuple[np.ndarray, np.ndarray]:
+    def pixels(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
         """The plan's crops, mirrored: images [b, S, S, 3], companions [b, S, S, ...], uint8."""
         pairs = self.pairs
         crops = random_crops(pairs.sizes, plan.indices, plan.uniforms, pairs.image_size)
@@ -79,7 +79,7 @@ class DownstreamSource:
         companions[plan.flips] = companions[plan.flips, :, ::-1]
         return images, companions
 
-    def load(self, plan: Picks) -> dict[str, torch.Tensor]:
+    def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
         """x0, a scaled sample of the posterior, and the condition; both on the VAE's device."""
         images, companions = self.pixels(plan)
         mean, std = self.vae.encode(to_unit(images))

@@ -11,7 +11,7 @@ from torch import nn
 
 from core.engines import process_group
 from core.errors import UserError
-from core.stage import Result, Stage, read_manifest
+from core.stage import Result, Stage
 from data.pairs.palettes import load_palette
 from dit.diffusion.samplers import sample_latents
 from dit.model.transformer import DiT
@@ -80,10 +80,7 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
     }
     source = DownstreamSource(pairs, vae)
     on_sample = _sample_hook(config, source) if config.sample_every else None
-    code = loop.train(config, model, source, config.out, stage, extra, on_sample)
-    finished = code == 0 and stage.manifest.exists()
-    summary = read_manifest(config.out)["summary"] if finished else {}
-    return Result(config.out, summary, exit_code=code)
+    return loop.train(config, model, source, config.out, stage, extra, on_sample)
 
 
 def _sample_hook(config: DownstreamConfig, source: DownstreamSource) -> loop.SampleHook:

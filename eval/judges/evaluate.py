@@ -14,7 +14,7 @@ from core.progress import progress
 from core.stage import Result, Stage, read_manifest
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
-from dit.latents.encode import pick_device
+from dit.model.device import pick_device
 from dit.vae.autoencoder import load_vae, to_unit
 from eval.config import EvaluateConfig, target_folder
 from eval.distances.bootstrap import bootstrap_interval

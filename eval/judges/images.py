@@ -11,10 +11,10 @@ from core.errors import UserError
 from core.progress import progress
 from core.stage import read_manifest
 from data.corpus.base import Corpus
-from data.corpus.verified import verified
 from data.curation import holdout as holdouts
 from data.images.decode import Reject, decode_rgb
-from data.images.transforms import center_crop
+from dit.vae.images import read_images
+from dit.vae.listing import listing_of
 
 
 def names_of(stage: Path, part: str = "") -> list[str]:
@@ -66,19 +66,5 @@ def read_holdout(corpus: Corpus, holdout: Path, image_size: int) -> np.ndarray:
     table = holdouts.read_holdout(holdout)
     if not table.num_rows:
         raise UserError(f"{holdout}: no images in it; make it again with python -m data.holdout")
-    places = list(zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True))
-    samples = verified(corpus.fetch(places), table["digest"].to_pylist())
-    images = []
-    for sample in progress(samples, total=len(places), name="read hold-out"):
-        if sample.data is None:
-            raise UserError(
-                f"hold-out image {sample.key} cannot be read from the corpus any more: "
-                f"{sample.error}"
-            )
-        try:
-            images.append(center_crop(decode_rgb(sample.data), image_size))
-        except Reject as reject:
-            raise UserError(
-                f"hold-out image {sample.key}: {reject.reason} ({reject.detail})"
-            ) from None
-    return np.stack(images)
+    images = read_images(corpus, listing_of(table), image_size)
+    return np.stack(list(progress(images, total=table.num_rows, name="read hold-out")))

@@ -10,15 +10,13 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from core.errors import UserError
 from core.stage import Result, Stage
 from data.corpus.base import Corpus, keep_apart
 from data.corpus.specs import open_corpus
-from data.corpus.verified import verified
 from data.formats.index import read_index
 from data.formats.tables import read_parts
-from data.images.decode import decode_rgb
-from data.images.transforms import center_crop
+from dit.vae.images import read_images
+from dit.vae.listing import listing_of
 from eval.config import PicturesConfig, target_folder
 from eval.judges.images import names_of, read_folder
 from eval.paper.numbers import METHOD_NAMES
@@ -93,14 +91,7 @@ def _tiles(corpus: Corpus, scores: pa.Table, mask: np.ndarray) -> list[np.ndarra
     rows = np.flatnonzero(mask)
     rows = rows[np.argsort(scores["entropy"].to_numpy()[rows], kind="stable")]
     rows = rows[np.linspace(0, len(rows) - 1, 16).round().astype(int)] if len(rows) else rows
-    picked = scores.take(rows)
-    places = list(zip(*(picked[name].to_pylist() for name in ("key", "shard", "row")), strict=True))
-    tiles = []
-    for sample in verified(corpus.fetch(places), picked["digest"].to_pylist()):
-        if sample.data is None:
-            raise UserError(f"{sample.key}: cannot be read any more: {sample.error}")
-        tiles.append(center_crop(decode_rgb(sample.data), 64))
-    return tiles
+    return list(read_images(corpus, listing_of(scores.take(rows)), 64))
 
 
 def samples_picture(run: Path, methods: Sequence[str], out: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import threading
@@ -20,16 +21,12 @@ from core.stage import Stage, code_version, digest_of, sha256_file
 from data.corpus.base import Corpus
 from dit.diffusion.gaussian import Diffusion
 from dit.diffusion.samplers import respaced_for
+from dit.model.device import pick_device
 from dit.model.transformer import DiT
-from dit.sampling.sample import (
-    SampleConfig,
-    draw_latents,
-    identifying,
-    load_checked,
-    ready_device,
-)
+from dit.sampling.config import DrawConfig, SampleConfig, identifying
+from dit.sampling.sample import draw_latents, load_checked
 from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
-from dit.training.runlog import open_mirror
+from dit.training.runlog import open_logger
 from dit.vae.autoencoder import load_vae
 from eval.config import TrackConfig
 from eval.judges import images
@@ -38,23 +35,11 @@ from eval.judges.extractors import load_extractor
 from eval.records.record import Job, Line, Stopped
 
 
-def settings_of(config: TrackConfig, weights: Weights, job: Job | None = None) -> SampleConfig:
+def settings_of(config: TrackConfig, weights: Weights, job: Job) -> SampleConfig:
     """How dit.sample would be asked for the same images."""
+    drawing = {f.name: getattr(config, f.name) for f in dataclasses.fields(DrawConfig)}
     return SampleConfig(
-        checkpoint=config.run if job is None else job.checkpoint,
-        vae=config.vae,
-        out=config.out,
-        n=config.n,
-        weights=weights,
-        sampler=config.sampler,
-        steps=config.steps,
-        seed=config.seed,
-        class_label=config.class_label,
-        guidance=config.guidance,
-        guided_channels=config.guided_channels,
-        batch=config.batch,
-        precision=config.precision,
-        device="" if config.device == "auto" else config.device,
+        checkpoint=job.checkpoint, vae=config.vae, weights=weights, out=config.out, **drawing
     )
 
 
@@ -74,10 +59,10 @@ class Measurer:
         self.config, self._stage, self._corpus = config, stage, corpus
         # Bad settings are refused before the first file binds the folder to them.
         respaced_for(config.sampler, config.steps, Diffusion())
-        self.device = ready_device(settings_of(config, "ema"))
+        self.device = pick_device(config.device, config.precision)
         self.code = code_version()
         self.extractor = load_extractor(
-            config.extractor, weights=config.weights_folder, device=str(self.device)
+            config.extractor, weights=config.weights_folder, device=self.device
         )
         known = lines[-1]["extractor"] if lines else self.extractor.fingerprint
         if known != self.extractor.fingerprint:
@@ -94,7 +79,7 @@ class Measurer:
         VAE do not fit it.
         """
         try:
-            return load_checked(settings_of(self.config, weights, job), self.vae.info)
+            return load_checked(settings_of(self.config, weights, job), self.vae)
         except (UserError, OSError, SafetensorError):
             verify(job.checkpoint, only=WEIGHTS_FILES[weights])  # was it the checkpoint's fault?
             raise
@@ -129,7 +114,7 @@ class Measurer:
             "extractor": self.extractor.fingerprint,
             "checkpoint": job.fingerprint,
             "seconds": round(time.monotonic() - begun, 3),
-            "device": str(self.device),
+            "device": self.device,
             "code": self.code,
         }
 
@@ -150,7 +135,7 @@ class Measurer:
     @functools.cached_property
     def _logger(self) -> Any:
         config = {**self._stage.params, "run": str(self.config.run)}
-        return open_mirror(self.config.out, config, "track.jsonl")
+        return open_logger(self.config.out, config, "track.jsonl")
 
     def _draw(
         self, settings: SampleConfig, model: DiT, label: str, asked: threading.Event

@@ -6,7 +6,6 @@ imported when the first line is to be measured.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -26,14 +25,12 @@ from dit.training.checkpoint import (
     read_state,
     step_of,
 )
-from dit.training.signals import stop_signals
+from dit.training.processes import RUN_AGAIN, stop_signals
 from eval.config import TrackConfig
 from eval.records.record import Job, Line, Stopped, append, read_lines, repair, up_to_date
 
 if TYPE_CHECKING:
     from eval.records.measure import Measurer
-
-RUN_AGAIN = os.EX_TEMPFAIL  # 75, as dit.train
 
 
 def track(config: TrackConfig) -> Result:

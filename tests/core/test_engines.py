@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import dit.encode
 from core.errors import UserError
 from core.stage import read_manifest
-from dit.latents import encode
 from prune.encoders import embed
 from prune.stage1 import score
 from prune.subsets import select
@@ -80,7 +80,7 @@ def flags(root: Path, command: str, out: Path, *more: str) -> list[str]:
 def run(root: Path, command: str, out: Path, *more: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embed, "PART", PART)
-        main = {"score": score.main, "embed": embed.main, "encode": encode.main}[command]
+        main = {"score": score.main, "embed": embed.main, "encode": dit.encode.main}[command]
         assert main(flags(root, command, out, *more)) == 0
 
 

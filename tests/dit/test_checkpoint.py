@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> No
 
 
 def test_unknown_model_class_and_missing_run_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         checkpoint.load_model(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no such checkpoint"):
         checkpoint.load_model(tmp_path / "step-0000009")

@@ -12,9 +12,11 @@ from PIL import Image
 
 from core.errors import UserError
 from dit.diffusion.gaussian import respaced_timesteps
-from dit.diffusion.samplers import denoise, slot_noise
+from dit.diffusion.noise import slot_noise
+from dit.diffusion.samplers import STREAM, denoise
+from dit.export import main
 from dit.model.transformer import DiT
-from dit.sampling.export import main, to_diffusers
+from dit.sampling.export import to_diffusers
 from dit.vae.autoencoder import load_vae
 from tests.dit.test_sample import save_run
 from tests.dit.tiny_vae import save_tiny_vae
@@ -34,7 +36,7 @@ def dit(**options) -> DiT:
 
 
 def pair(model: DiT, other: DiTTransformer2DModel, y: torch.Tensor) -> float:
-    x = slot_noise(0, range(4), 0, SHAPE)
+    x = slot_noise(0, STREAM, 0, range(4), SHAPE)
     t = torch.tensor([0, 3, 500, 999])
     with torch.no_grad():
         ours = model(x, t, y if model.num_classes else None)
@@ -110,7 +112,7 @@ def test_loaded_pipeline_predicts_as_we_do(exported, pipe):
 
 def test_pipeline_samples_as_we_do(exported, pipe):
     model = exported[0]
-    start = slot_noise(3, range(2), 0, SHAPE)
+    start = slot_noise(3, STREAM, 0, range(2), SHAPE)
     with torch.no_grad():
         ddim = denoise(model, start, sampler="ddim", steps=10)
         generator = torch.Generator().manual_seed(4)
@@ -144,7 +146,7 @@ def test_pipeline_refuses_steps_that_cannot_be(pipe):
 
 def test_pipeline_decodes_as_we_do(exported, pipe):
     """The VAE's config has no scaling_factor; the export writes it out."""
-    start = slot_noise(3, range(2), 0, SHAPE)
+    start = slot_noise(3, STREAM, 0, range(2), SHAPE)
     options = {"latents": start, "steps": 5, "sampler": "scheduler"}
     latents = pipe(**options, output_type="latent").images
     ours = load_vae(exported[1]).decode(latents)
@@ -172,7 +174,7 @@ def test_class_conditional_pipeline(tmp_path):
     flags = ["--checkpoint", str(tmp_path / "run"), "--vae", str(vae), "--weights", "raw"]
     assert main([*flags, "--out", str(out)]) == 0
     pipeline = DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
-    start, y = slot_noise(0, range(2), 0, SHAPE), [0, 2]
+    start, y = slot_noise(0, STREAM, 0, range(2), SHAPE), [0, 2]
     options = {"latents": start, "steps": 4, "sampler": "scheduler", "output_type": "latent"}
     with torch.no_grad():
         ours = denoise(model, start, sampler="ddim", steps=4, y=torch.tensor(y))

@@ -15,10 +15,11 @@ from core.errors import UserError
 from dit.latents.store import LatentStore
 from dit.model import transformer as model
 from dit.model.transformer import DiT
+from dit.pretraining.labels import LabelledSource, read_labels
+from dit.train import main
 from dit.training import checkpoint
-from dit.training.labels import LabelledSource, read_labels, start_from
-from dit.training.order import picks
-from dit.training.train import main
+from dit.training.order import plan_batch
+from dit.training.pretrained import start_from
 from tests.dit.training import ENV, TINY, flags, latent_store, stats
 
 
@@ -75,11 +76,11 @@ def test_what_a_slot_sees_does_not_depend_on_the_share(store: Path, tmp_path: Pa
     source = LabelledSource(latents, read_labels(path, latents.keys), 0.3)
     drops = []
     for step in range(40):
-        whole = source.load(picks(7, step, 16, 50))
-        parts = [source.load(picks(7, step, 16, 50, slice(a, a + 8))) for a in (0, 8)]
+        whole = source.load(plan_batch(7, step, 16, 50))
+        parts = [source.load(plan_batch(7, step, 16, 50, slice(a, a + 8))) for a in (0, 8)]
         for name in ("x0", "y", "drop"):
             assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))
-        indices = picks(7, step, 16, 50).indices
+        indices = plan_batch(7, step, 16, 50).indices
         assert whole["y"].tolist() == [int(i) % 5 for i in indices]
         drops.append(whole["drop"].float().mean().item())
     assert 0.25 < np.mean(drops) < 0.35
@@ -104,7 +105,7 @@ def test_a_conditional_checkpoint_becomes_unconditional_as_its_null_class(tmp_pa
     official = shaken(num_classes=7)
     torch.save({"ema": official.state_dict(), "model": official.state_dict()}, tmp_path / "o.pt")
     plain = shaken()
-    notes = start_from(plain, tmp_path / "o.pt", "ema", TINY["num_heads"])
+    notes = start_from(plain, tmp_path / "o.pt", "ema")
     assert "null class" in notes[0]
     null = official(X, T, torch.full((3,), official.null_class))
     torch.testing.assert_close(plain(X, T), null, atol=1e-6, rtol=1e-6)
@@ -114,15 +115,15 @@ def test_the_label_table_is_kept_or_new(tmp_path: Path) -> None:
     official = shaken(num_classes=7)
     torch.save(official.state_dict(), tmp_path / "o.pt")
     same, other = shaken(num_classes=7), shaken(num_classes=4)
-    assert start_from(same, tmp_path / "o.pt", "ema", TINY["num_heads"]) == []
+    assert start_from(same, tmp_path / "o.pt", "ema") == []
     y = torch.tensor([0, 3, 6])
     assert torch.equal(same(X, T, y), official(X, T, y))
-    (note,) = start_from(other, tmp_path / "o.pt", "ema", TINY["num_heads"])
+    (note,) = start_from(other, tmp_path / "o.pt", "ema")
     assert note == "7 classes there, 4 here: a new label table"
     nulls = [net(X, T, torch.full((3,), net.null_class)) for net in (other, official)]
     torch.testing.assert_close(*nulls)
     with pytest.raises(UserError, match=r"another network: .*hidden_size 32 there, 64 here"):
-        start_from(shaken(hidden_size=64), tmp_path / "o.pt", "ema", TINY["num_heads"])
+        start_from(shaken(hidden_size=64), tmp_path / "o.pt", "ema")
 
 
 def test_training_starts_where_the_checkpoint_is(store: Path, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from core.errors import UserError
 from core.stage import Stage, fingerprint, read_manifest
 from data.corpus.specs import open_corpus
 from data.formats.index import write_index
-from dit.latents import encode
-from dit.latents.store import LatentSource, LatentStore, shard_names
-from dit.training.order import Stream, picks
+from dit.encode import main as encode
+from dit.latents.shards import shard_names
+from dit.latents.store import LatentSource, LatentStore
+from dit.training.order import Stream, plan_batch
 from dit.vae.autoencoder import describe_vae, load_vae, to_unit
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -69,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_corpus(root / "corpus")
     make_subset(root / "corpus", root / "subset.parquet")
     save_tiny_vae(root / "vae", scaling_factor=0.5)
-    assert encode.main(arguments(root, root / "store")) == 0
+    assert encode(arguments(root, root / "store")) == 0
     return root
 
 
@@ -154,7 +155,7 @@ def test_source_gives_what_the_picks_say(made: Path) -> None:
         "vae_fingerprint": describe_vae(made / "vae").fingerprint,
         "image_size": SIZE,
     }
-    chosen = picks(seed=3, step=2, batch=6, n=ROWS)
+    chosen = plan_batch(seed=3, step=2, batch=6, n=ROWS)
     loaded = source.load(chosen)["x0"]
     noise = chosen.noise((4, 4, 4), Stream.POSTERIOR)
     assert torch.equal(loaded, source.store.read(chosen.indices, chosen.flips, noise))
@@ -183,7 +184,7 @@ def test_a_wrong_scale_is_warned_of(made: Path, tmp_path: Path, capsys: pytest.C
     shutil.copytree(made / "vae", tmp_path / "vae")
     config = json.loads((tmp_path / "vae/config.json").read_text())
     (tmp_path / "vae/config.json").write_text(json.dumps({**config, "scaling_factor": 40.0}))
-    encode.main(arguments(made, tmp_path / "store", vae=str(tmp_path / "vae")))
+    encode(arguments(made, tmp_path / "store", vae=str(tmp_path / "vae")))
     assert "far from 1" in capsys.readouterr().out
     with pytest.raises(UserError, match="another VAE or another scale"):
         LatentStore(tmp_path / "store").check_vae(describe_vae(made / "vae").fingerprint)
@@ -199,12 +200,13 @@ def test_a_killed_run_continues_to_the_same_bytes(
     out = tmp_path / "store"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     slow = (  # the same command, asleep before its third shard, to be killed there
-        "import sys, time; from dit.latents import encode; real = encode._encode_shard\n"
-        "def shard(vae, corpus, rows, config, shape, bar):\n"
-        "    latents = real(vae, corpus, rows, config, shape, bar)\n"
-        "    if len(rows) == 3: print('LAST', flush=True); time.sleep(60)\n"
+        "import sys, time; from dit.encode import main; from dit.latents import encode\n"
+        "real = encode._encode\n"
+        "def slow(vae, corpus, images, *more):\n"
+        "    latents = real(vae, corpus, images, *more)\n"
+        "    if len(images) == 3: print('LAST', flush=True); time.sleep(60)\n"
         "    return latents\n"
-        "encode._encode_shard = shard; encode.main(sys.argv[1:])"
+        "encode._encode = slow; main(sys.argv[1:])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", slow, *arguments(made, out)],
@@ -221,7 +223,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
         LatentStore(out)
     before = (out / shard_names(0)[0]).stat().st_mtime_ns
     (out / shard_names(1)[1]).unlink()  # killed between the latents and their keys
-    assert encode.main(arguments(made, out)) == 0
+    assert encode(arguments(made, out)) == 0
     assert "4 of 11 images are there" in capsys.readouterr().out
     assert (out / shard_names(0)[0]).stat().st_mtime_ns == before
     assert folder_bytes(out) == folder_bytes(made / "store")
@@ -230,7 +232,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
 
 def test_a_finished_store_answers_without_the_heavy_imports(made: Path) -> None:
     light = (
-        "import sys; from dit.latents import encode; encode.main(sys.argv[1:])\n"
+        "import sys; from dit.encode import main; main(sys.argv[1:])\n"
         "assert not {'torch', 'diffusers', 'PIL'} & set(sys.modules), 'slow to import'"
     )
     command = [sys.executable, "-c", light, *arguments(made, made / "store")]
@@ -255,7 +257,7 @@ def test_a_damaged_shard_is_refused_and_then_repaired(
         np.save(array, np.load(array)[:3])
     with pytest.raises(UserError, match=r"latents-00001.*again"):
         LatentStore(out)
-    encode.main(arguments(made, out))
+    encode(arguments(made, out))
     assert folder_bytes(out) == folder_bytes(made / "store")
     assert LatentStore(out).rows == ROWS
 
@@ -275,28 +277,21 @@ def test_latents_that_are_not_finite_are_named(made: Path, tmp_path: Path) -> No
 def test_encoding_stops_at_latents_that_overflow(made: Path, tmp_path: Path) -> None:
     save_tiny_vae(tmp_path / "vae", gain=1e6)
     with pytest.raises(UserError, match=r"65,504.*tile_"):
-        encode.main(arguments(made, tmp_path / "store", vae=str(tmp_path / "vae")))
+        encode(arguments(made, tmp_path / "store", vae=str(tmp_path / "vae")))
 
 
 def test_mismatches_are_refused(made: Path, tmp_path: Path) -> None:
     store = LatentStore(made / "store")
-    keys = subset_keys(made)
     store.check_vae(describe_vae(made / "vae").fingerprint)
-    store.check_image_size(SIZE)
-    store.check_subset(keys)
     save_tiny_vae(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="another VAE"):
         store.check_vae(describe_vae(tmp_path / "other").fingerprint)
-    with pytest.raises(UserError, match="16-px images, not 32"):
-        store.check_image_size(32)
-    with pytest.raises(UserError, match="holds 11 images, the subset 10"):
-        store.check_subset(keys[:-1])
-    with pytest.raises(UserError, match="row 1 is"):
-        store.check_subset([keys[0], *keys[:0:-1]])
-    with pytest.raises(UserError, match="other settings"):
-        encode.main(arguments(made, made / "store", vae=str(tmp_path / "other")))
+    with pytest.raises(UserError, match=r"other settings[^$]*vae: "):
+        encode(arguments(made, made / "store", vae=str(tmp_path / "other")))
+    with pytest.raises(UserError, match="image_size: 16 there, 32 now"):
+        encode(arguments(made, made / "store", **{"image-size": "32"}))
     with pytest.raises(UserError, match="multiple of the VAE's factor 4"):
-        encode.main(arguments(made, tmp_path / "odd", **{"image-size": "18"}))
+        encode(arguments(made, tmp_path / "odd", **{"image-size": "18"}))
 
 
 def test_an_image_lost_since_scoring_is_named(made: Path, tmp_path: Path) -> None:
@@ -304,7 +299,7 @@ def test_an_image_lost_since_scoring_is_named(made: Path, tmp_path: Path) -> Non
     lost = subset_keys(made)[5]
     (tmp_path / "corpus" / lost).unlink()
     with pytest.raises(UserError, match=lost):
-        encode.main(arguments(made, tmp_path / "store", corpus=str(tmp_path / "corpus")))
+        encode(arguments(made, tmp_path / "store", corpus=str(tmp_path / "corpus")))
     (tmp_path / "corpus" / lost).write_bytes(b"no image")
     with pytest.raises(UserError, match=lost):
-        encode.main(arguments(made, tmp_path / "other", corpus=str(tmp_path / "corpus")))
+        encode(arguments(made, tmp_path / "other", corpus=str(tmp_path / "corpus")))

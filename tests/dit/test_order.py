@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dit.training.order import Picks, Stream, batch_indices, permutation, picks
+from dit.training.order import BatchPlan, Stream, batch_indices, permutation, plan_batch
 
 PINNED = {
     "indices": [6, 4, 3, 2, 1, 0, 2, 0],
@@ -38,7 +38,7 @@ def test_epochs_and_seeds_differ() -> None:
 def test_the_numbers_are_pinned() -> None:
     """A checkpoint continued with another version must see the same samples and noise."""
     assert batch_indices(7, 3, 8, 10).tolist() == PINNED["indices"]
-    some = picks(7, 3, 8, 10)
+    some = plan_batch(7, 3, 8, 10)
     assert some.flips.astype(int).tolist() == PINNED["flips"]
     assert some.timesteps().tolist() == PINNED["timesteps"]
     assert some.uniforms[0].tolist() == pytest.approx(PINNED["uniforms"], abs=0)
@@ -46,7 +46,7 @@ def test_the_numbers_are_pinned() -> None:
     assert hashlib.sha256(noise.tobytes()).hexdigest() == PINNED["noise"]
 
 
-def _same(one: Picks, other: Picks, rows: slice) -> None:
+def _same(one: BatchPlan, other: BatchPlan, rows: slice) -> None:
     for name in ("slots", "indices", "flips", "uniforms"):
         assert np.array_equal(getattr(one, name), getattr(other, name)[rows]), name
     assert np.array_equal(one.timesteps(), other.timesteps()[rows])
@@ -55,10 +55,10 @@ def _same(one: Picks, other: Picks, rows: slice) -> None:
 
 
 def test_a_share_sees_what_the_whole_batch_sees() -> None:
-    whole = picks(1, 5, 12, 50)
+    whole = plan_batch(1, 5, 12, 50)
     for rank in range(4):
         rows = slice(3 * rank, 3 * rank + 3)
-        _same(picks(1, 5, 12, 50, rows), whole, rows)
+        _same(plan_batch(1, 5, 12, 50, rows), whole, rows)
     for start, part in zip(range(0, 12, 5), whole.split(5), strict=True):
         _same(part, whole, slice(start, start + 5))
         assert len(part) == min(5, 12 - start)
@@ -66,7 +66,7 @@ def test_a_share_sees_what_the_whole_batch_sees() -> None:
 
 def test_slots_steps_and_streams_are_independent() -> None:
     draws = [
-        picks(seed, step, 4, 50).noise((8,), stream)[slot].numpy().tobytes()
+        plan_batch(seed, step, 4, 50).noise((8,), stream)[slot].numpy().tobytes()
         for seed in (0, 1)
         for step in (0, 1)
         for slot in range(4)
@@ -77,14 +77,14 @@ def test_slots_steps_and_streams_are_independent() -> None:
 
 def test_noise_of_a_slot_does_not_overlap_the_next_slots() -> None:
     """Long blocks: the counter of one slot never runs into another's."""
-    noise = picks(0, 0, 2, 10).noise((100_000,)).numpy()
+    noise = plan_batch(0, 0, 2, 10).noise((100_000,)).numpy()
     first = {tuple(row) for row in noise[0].reshape(-1, 4)}
     assert not any(tuple(row) in first for row in noise[1].reshape(-1, 4))
 
 
 def test_distributions() -> None:
     count, steps = 256, 40
-    many = [picks(3, step, count, 1000) for step in range(steps)]
+    many = [plan_batch(3, step, count, 1000) for step in range(steps)]
     t = np.concatenate([one.timesteps() for one in many])
     assert t.min() >= 0 and t.max() <= 999 and len(np.unique(t)) == 1000
     assert abs(t.mean() - 499.5) < 4 * 288.7 / np.sqrt(len(t))
@@ -98,7 +98,7 @@ def test_distributions() -> None:
     noise = many[0].noise((64, 64)).numpy()
     assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
     assert abs(noise.var() - 1) < 4 * np.sqrt(2 / noise.size)
-    assert not picks(3, 0, 64, 100, flip=False).flips.any()
+    assert not plan_batch(3, 0, 64, 100, flip=False).flips.any()
 
 
 def test_refuses_an_empty_dataset() -> None:

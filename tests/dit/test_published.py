@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from core.errors import UserError
 from dit.model.published import load_official
 from dit.model.transformer import DiT
+from dit.sample import main
 from dit.sampling.export import to_diffusers
-from dit.sampling.sample import main
 from tests.dit.tiny_vae import save_tiny_vae
 
 

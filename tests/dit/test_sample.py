@@ -16,7 +16,7 @@ from PIL import Image
 from core.errors import UserError
 from core.stage import read_manifest
 from dit.model.transformer import DiT
-from dit.sampling.sample import main
+from dit.sample import main
 from dit.training.checkpoint import save_checkpoint
 from dit.vae.autoencoder import describe_vae
 from tests.dit.tiny_vae import save_tiny_vae
@@ -172,7 +172,7 @@ def test_bad_settings_are_refused(made, tmp_path):
         sample(made, tmp_path / "b", "--steps", "300")
     with pytest.raises(UserError, match="--n 0"):
         sample(made, tmp_path / "c", "--n", "0")
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         sample((tmp_path / "nowhere", made[1]), tmp_path / "d")
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from core.errors import UserError
 from dit.diffusion.gaussian import Diffusion
-from dit.diffusion.samplers import SAMPLERS, denoise, guided, sample_latents, slot_noise
+from dit.diffusion.noise import slot_noise
+from dit.diffusion.samplers import SAMPLERS, STREAM, denoise, guided, sample_latents
 from dit.model.published import load_official
 from dit.model.transformer import DiT
 
@@ -49,7 +50,7 @@ def test_ddim_is_the_published_chain(golden: Path):
 @pytest.mark.parametrize(("sampler", "steps", "off"), [("ddim", 100, 0.03), ("dpmpp", 20, 0.02)])
 def test_deterministic_samplers_follow_the_flow(sampler, steps, off):
     """The probability flow of Gaussian data ends at STD times the starting noise."""
-    start = slot_noise(0, range(8), 0, SHAPE)
+    start = slot_noise(0, STREAM, 0, range(8), SHAPE)
     end = denoise(gaussian, start, sampler=sampler, steps=steps)
     assert (end / start / STD - 1).abs().max() < off
 
@@ -94,10 +95,11 @@ def test_a_sample_belongs_to_its_slot(net, sampler):
 
 
 def test_noise_is_normal_and_independent():
-    noise = slot_noise(1, range(50), 3, SHAPE)
-    assert torch.equal(noise[[7, 3]], slot_noise(1, [7, 3], 3, SHAPE))
+    noise = slot_noise(1, STREAM, 3, range(50), SHAPE)
+    assert torch.equal(noise[[7, 3]], slot_noise(1, STREAM, 3, [7, 3], SHAPE))
     assert noise.std().item() == pytest.approx(1, abs=0.02)
-    for other in (slot_noise(1, range(50), 4, SHAPE), slot_noise(2, range(50), 3, SHAPE)):
+    for seed, step in ((1, 4), (2, 3)):
+        other = slot_noise(seed, STREAM, step, range(50), SHAPE)
         assert abs((noise * other).mean().item()) < 0.03
     assert abs((noise[:-1] * noise[1:]).mean().item()) < 0.03
 

@@ -68,7 +68,7 @@ def test_is_done_answers_without_torch(store: Path, whole: Path, tmp_path: Path)
             "import sys; from core.command import execute; from dit.train import main\n"
             "def ask():\n    code = main()\n    assert 'torch' not in sys.modules\n"
             "    return code\n"
-            "run(ask)"
+            "execute(ask)"
         )
         command = [sys.executable, "-c", code, "--is-done", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60).returncode

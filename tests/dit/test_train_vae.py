@@ -16,11 +16,14 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
-from core.stage import fingerprint, read_manifest
+from core.stage import fingerprint, read_manifest, sha256_file
 from data.formats.tables import SCORES, write_part
-from dit.training.order import picks
-from dit.vae import train as train_vae
+from dit.train_vae import TrainVaeConfig, main
+from dit.training import checkpoint
+from dit.training.order import plan_batch
+from dit.training.runlog import RunLog
 from dit.vae.autoencoder import load_vae, to_unit
+from dit.vae.listing import Listing
 from dit.vae.losses import (
     GradientDistance,
     LpipsDistance,
@@ -29,8 +32,10 @@ from dit.vae.losses import (
     hinge_loss,
     make_perceptual,
 )
-from dit.vae.train import PRESETS, TrainVaeConfig, compare, split
+from dit.vae.recipes import PRESETS
+from dit.vae.train import compare, split
 from dit.vae.trainer import VaeTrainer, augment, build
+from tests.dit.training import stats
 
 TINY = dataclasses.replace(
     PRESETS["mini"],
@@ -91,7 +96,7 @@ def test_adversarial_parts() -> None:
 
 
 def test_crops_and_flips_follow_the_picks() -> None:
-    chosen = picks(seed=1, step=0, batch=16, n=16)
+    chosen = plan_batch(seed=1, step=0, batch=16, n=16)
     images = np.arange(16 * 6 * 6, dtype=np.uint8).reshape(16, 6, 6, 1).repeat(3, axis=3)
     out = augment(images, chosen, 4)
     corners = set()
@@ -104,12 +109,13 @@ def test_crops_and_flips_follow_the_picks() -> None:
 
 
 def test_validation_split_is_a_function_of_the_key() -> None:
-    places = [(f"image{i}", "files-00000", i) for i in range(100)]
-    training, held = split(places, 10, seed=0)
-    assert len(held) == 10 and not set(held) & set(training) and len(training) == 90
-    assert split(places[::-1], 10, seed=0)[1] == held
-    assert split(places, 10, seed=1)[1] != held
-    fewer = [p for p in places if p not in training[:40]]
+    images = Listing([(f"image{i}", "files-00000", i) for i in range(100)], [None] * 100)
+    training, held = split(images, 10, seed=0)
+    assert len(held) == 10 and not set(held.keys) & set(training.keys) and len(training) == 90
+    assert split(images.take(range(99, -1, -1)), 10, seed=0)[1] == held
+    assert split(images, 10, seed=1)[1] != held
+    gone = set(training.keys[:40])
+    fewer = images.take(i for i, key in enumerate(images.keys) if key not in gone)
     assert split(fewer, 10, seed=0)[1] == held
 
 
@@ -186,16 +192,16 @@ def test_training_learns_with_gan_and_any_bands(tmp_path: Path, channels: int) -
     recipe = dataclasses.replace(recipe, crop=32, steps=6, adversarial_start=5, validate_every=6)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 1, 1, channels), dtype=np.uint8).repeat(32, 1).repeat(32, 2)
-    trainer = VaeTrainer(recipe, channels, 0, tmp_path)
+    trainer = VaeTrainer(recipe, channels, 0)
     before = trainer.evaluate(images)["val_loss"]
-    batches = ((chosen := picks(0, s, 4, 4), images[chosen.indices]) for s in range(6))
-    trainer.train(batches, images, checkpoint_every=0)
+    batches = ((chosen := plan_batch(0, s, 4, 4), images[chosen.indices]) for s in range(6))
+    assert trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}))
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [("discriminator" in line) for line in lines] == [False] * 4 + [True] * 2
     assert lines[-1]["val_loss"] < before and lines[-1]["kl"] > 0
     assert trainer.best["step"] == 6
-    resumed = VaeTrainer(recipe, channels, 5, tmp_path)
-    assert resumed.resume() and resumed.step == 6
+    resumed = VaeTrainer(recipe, channels, 5)
+    assert resumed.resume(tmp_path) and resumed.step == 6
     assert resumed.discriminator is not None and trainer.discriminator is not None
     for mine, theirs in zip(
         resumed.discriminator.state_dict().values(),
@@ -213,24 +219,24 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(
         VaeTrainer, "evaluate", lambda self, images: {"val_loss": next(losses), "val_psnr": 0.0}
     )
     images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
-    trainer = VaeTrainer(TINY, 3, 0, tmp_path)
+    trainer = VaeTrainer(TINY, 3, 0)
     at: dict[int, torch.Tensor] = {}
 
     def batches():
         for step in range(9):
             at[step] = trainer.model.decoder.conv_out.weight.detach().clone()
-            yield picks(0, step, 4, 4), images
+            yield plan_batch(0, step, 4, 4), images
         at[9] = trainer.model.decoder.conv_out.weight.detach().clone()
 
-    trainer.train(batches(), images, checkpoint_every=0)
+    trainer.train(batches(), images, RunLog(tmp_path, {}, 0, {}))
     assert trainer.best["step"] == 6
     trainer.load_best()
     assert torch.equal(trainer.model.decoder.conv_out.weight, at[6])
     assert not torch.equal(at[6], at[8])
 
 
-def test_latent_scale_is_one_over_the_spread_of_samples(tmp_path: Path) -> None:
-    trainer = VaeTrainer(TINY, 3, 0, tmp_path)
+def test_latent_scale_is_one_over_the_spread_of_samples() -> None:
+    trainer = VaeTrainer(TINY, 3, 0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
     scale = trainer.latent_scale(iter([images[:40], images[40:]]))
@@ -251,7 +257,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "corpus").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(root / "corpus" / f"{row:02d}.png")
         status = "rejected" if row == 7 else "ok"
-        values = (f"{row:02d}.png", "files-00000", row, f"{row:064d}", 10, 12, 12, 7.0, status)
+        digest = sha256_file(root / "corpus" / f"{row:02d}.png")
+        values = (f"{row:02d}.png", "files-00000", row, digest, 10, 12, 12, 7.0, status)
         for name, value in zip(SCORES.names, (*values, "", ""), strict=True):
             columns[name].append(value)
     from core.stage import Stage
@@ -274,13 +281,14 @@ EVERY = ("--validate-every", "3")
 def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     slow = (  # killed in step 6: after the checkpoint of step 3 and the stats of step 5
-        "import os, sys; from dit.vae import train as train_vae, trainer as vae_trainer\n"
+        "import sys; from dit import train_vae\n"
+        "from dit.vae import config, trainer as vae_trainer\n"
         "real = vae_trainer.VaeTrainer._update\n"
-        "def update(self, picks, images):\n"
+        "def update(self, plan, images):\n"
         "    if self.step == 5: print('FIVE', flush=True); import time; time.sleep(60)\n"
-        "    return real(self, picks, images)\n"
-        "vae_trainer.VaeTrainer._update = update; train_vae.PRESETS['mini'] = "
-        "__import__('dataclasses').replace(train_vae.PRESETS['mini'], log_every=1)\n"
+        "    return real(self, plan, images)\n"
+        "vae_trainer.VaeTrainer._update = update; config.PRESETS['mini'] = "
+        "__import__('dataclasses').replace(config.PRESETS['mini'], log_every=1)\n"
         "train_vae.main(sys.argv[1:])"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -292,48 +300,48 @@ def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path
     assert any("FIVE" in line for line in process.stdout)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    steps = [json.loads(line)["step"] for line in (broken / "stats.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5] and (broken / "checkpoint.pt").exists()
+    assert [line["step"] for line in stats(broken / "training")] == [1, 2, 3, 4, 5]
+    (saved,) = checkpoint.checkpoints(broken / "training")
+    assert checkpoint.step_of(saved) == 3
     assert not (broken / "config.json").exists()
     preset = dataclasses.replace(PRESETS["mini"], log_every=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train_vae.PRESETS, "mini", preset)
-        assert train_vae.main(command(corpus, broken, *EVERY)) == 0
-        assert train_vae.main(command(corpus, whole, *EVERY)) == 0
+        patch.setitem(PRESETS, "mini", preset)
+        assert main(command(corpus, broken, *EVERY)) == 0
+        assert main(command(corpus, whole, *EVERY)) == 0
     assert fingerprint(whole) == fingerprint(broken)
-    for path in whole.iterdir():
-        if (
-            path.suffix in (".json", ".jsonl", ".safetensors", ".png")
-            and "manifest" not in path.name
-        ):
-            assert path.read_bytes() == (broken / path.name).read_bytes(), path.name
+    for name in ("config.json", "diffusion_pytorch_model.safetensors", "reconstructions.png"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+    assert stats(whole / "training") == stats(broken / "training")
+    record = json.loads((whole / "training" / "config.json").read_text())
+    assert record["steps"] == 8 and record["beta1"] == 0.5  # the recipe as it was resolved
     manifest = read_manifest(whole)
     assert manifest["summary"]["images"] == {"training": 27, "validation": 2}  # 29 usable
     assert manifest["summary"]["perceptual"] == "gradient"
     scale = manifest["summary"]["scaling_factor"]
     vae = load_vae(whole)
     assert vae.scale == scale and vae.factor == 4
-    assert not (whole / "checkpoint.pt").exists() and (whole / "reconstructions.png").exists()
+    assert not (whole / "training" / "checkpoints").exists()
 
 
 def test_the_command_refuses_what_makes_no_sense(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="either --scores"):
-        train_vae.main(["--corpus", str(corpus / "corpus"), "--out", str(tmp_path / "v")])
+        main(["--corpus", str(corpus / "corpus"), "--out", str(tmp_path / "v")])
     (tmp_path / "odd").mkdir()
     with pytest.raises(UserError, match="not a finished stage"):
-        train_vae.main(command(corpus, tmp_path / "v", "--scores", str(tmp_path / "odd")))
+        main(command(corpus, tmp_path / "v", "--scores", str(tmp_path / "odd")))
 
 
 def test_a_finished_vae_answers_without_the_heavy_imports(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "vae"
     arguments = command(corpus, out, "--perceptual", "none")
-    train_vae.main(arguments)
+    main(arguments)
     light = (
-        "import sys; from dit.vae import train; train.main(sys.argv[1:])\n"
+        "import sys; from dit.train_vae import main; main(sys.argv[1:])\n"
         "assert not {'torch', 'diffusers', 'PIL'} & set(sys.modules), 'slow to import'"
     )
     run = [sys.executable, "-c", light, *arguments]
     answer = subprocess.run(run, capture_output=True, text=True, check=True)
     assert "already done" in answer.stdout
     with pytest.raises(UserError, match="other settings"):
-        train_vae.main([*arguments, "--seed", "3"])
+        main([*arguments, "--seed", "3"])

@@ -20,8 +20,8 @@ from dit.training import checkpoint
 from dit.training.config import TrainConfig
 from dit.training.loop import train
 from dit.training.meter import flops_per_sample, log_line
-from dit.training.order import Picks, batch_indices
-from dit.training.runlog import WandbMirror, wandb_mode
+from dit.training.order import BatchPlan, batch_indices
+from dit.training.runlog import WandbLogger, wandb_mode
 from tests.dit.training import ENV, TINY
 
 
@@ -43,12 +43,12 @@ class Source:
     def describe(self) -> dict[str, Any]:
         return {"shape": [4, 4, 4], "scale": 1.0, "vae_fingerprint": "v", "image_size": 32}
 
-    def load(self, picks: Picks) -> dict[str, torch.Tensor]:
+    def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
         x0 = (
-            picks.noise(self.latent_shape, 20)
-            + torch.from_numpy(picks.indices)[:, None, None, None]
+            plan.noise(self.latent_shape, 20)
+            + torch.from_numpy(plan.indices)[:, None, None, None]
         )
-        for row, index in enumerate(picks.indices.tolist()):
+        for row, index in enumerate(plan.indices.tolist()):
             if index in self.bad:
                 x0[row] = torch.nan
         return {"x0": x0}
@@ -67,7 +67,8 @@ def _run(out: Path, source: Source | None = None, hook: Any = None, **settings: 
     stage = Stage(out, "dit.train", science(config), {})
     described = {"model": {"class": "DiT", **model.config}}
     try:
-        assert train(config, model, source or Source(), out, stage, described, hook) == 0
+        result = train(config, model, source or Source(), out, stage, described, hook)
+        assert result.exit_code == 0
     finally:
         stage.close()
     return model
@@ -242,9 +243,9 @@ def test_wandb_offline_keeps_its_files_and_id_in_the_run_folder(
     assert wandb_mode() == "offline"
     ids = []
     for step in (1, 2):
-        mirror = WandbMirror(tmp_path, {"seed": 0}, "offline")
-        mirror.log({"step": step, "loss": 0.5, "timing": {"seconds": 1.0}})
-        mirror.close(0)
+        logger = WandbLogger(tmp_path, {"seed": 0}, "offline")
+        logger.log({"step": step, "loss": 0.5, "timing": {"seconds": 1.0}})
+        logger.close(0)
         ids.append(json.loads((tmp_path / "wandb.json").read_text())["id"])
     assert ids[0] == ids[1]  # the second session continues the first one's run
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}/run-*.wandb"))) == 2

@@ -55,7 +55,7 @@ def test_a_config_without_scaling_factor_has_the_published_scale(tmp_path: Path)
     assert load_vae(tmp_path / "bare").model.config.scaling_factor == 0.18215
 
 
-def test_identity_covers_weights_scale_and_architecture(tmp_path: Path) -> None:
+def test_fingerprint_covers_weights_scale_and_architecture(tmp_path: Path) -> None:
     made = [
         save_tiny_vae(tmp_path / "a"),
         save_tiny_vae(tmp_path / "b", seed=1),
@@ -70,7 +70,7 @@ def test_identity_covers_weights_scale_and_architecture(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_a_vae_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         describe_vae(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"config\.json: missing"):

@@ -66,9 +66,7 @@ def start(
     context.set_forkserver_preload(
         [
             "torch._dynamo",
-            "dit.training.loop",
-            "dit.latents.store",
-            "dit.model.transformer",
+            "dit.pretraining.train",
             "tests.dit.training",
         ]
     )
@@ -108,23 +106,23 @@ def _child(arguments: list[str], log: Path, env: dict[str, str], stop_at: int | 
 
     from dit.latents.store import LatentSource
     from dit.model import transformer as model
-    from dit.training.train import main
+    from dit.train import main
 
     torch.set_num_threads(1)
     model.MODELS["tiny"] = TINY
     load = LatentSource.load
 
-    def spied(self: LatentSource, picks: Any) -> dict[str, torch.Tensor]:
+    def spied(self: LatentSource, plan: Any) -> dict[str, torch.Tensor]:
         """Load, and write down what each slot of the step sees, to <log>.seen."""
-        if picks.step == stop_at:
+        if plan.step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        batch = load(self, picks)
-        sums = picks.noise(self.latent_shape).double().sum(dim=(1, 2, 3)).tolist()
+        batch = load(self, plan)
+        sums = plan.noise(self.latent_shape).double().sum(dim=(1, 2, 3)).tolist()
         with open(f"{log}.seen", "a") as stream:
-            for row, slot in enumerate(picks.slots.tolist()):
-                key, t = self.keys[picks.indices[row]], picks.timesteps()[row]
-                flip, x0 = picks.flips[row], batch["x0"][row].double().sum().item()
-                stream.write(f"{picks.step} {slot} {key} {flip} {t} {sums[row]!r} {x0!r}\n")
+            for row, slot in enumerate(plan.slots.tolist()):
+                key, t = self.keys[plan.indices[row]], plan.timesteps()[row]
+                flip, x0 = plan.flips[row], batch["x0"][row].double().sum().item()
+                stream.write(f"{plan.step} {slot} {key} {flip} {t} {sums[row]!r} {x0!r}\n")
         return batch
 
     LatentSource.load = spied  # type: ignore[method-assign]

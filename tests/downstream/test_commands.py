@@ -19,7 +19,7 @@ from data.pairs.palettes import PALETTES
 from dit.diffusion.gaussian import Diffusion
 from dit.model.transformer import DiT
 from dit.training.checkpoint import load_model, load_tensors, resolve, save_checkpoint
-from dit.training.order import picks
+from dit.training.order import plan_batch
 from dit.vae.autoencoder import describe_vae, load_vae
 from downstream import evaluate, train
 from downstream.conditioning.model import extend
@@ -234,7 +234,7 @@ def test_fine_tuning_teaches_the_condition(world: Path, task: str, tmp_path: Pat
         listing, split, state["downstream"], cache=1 << 30, workers=1, quiet=True
     )
     source = DownstreamSource(held_out, vae)
-    plan = picks(seed=9, step=0, batch=64, n=len(source.keys))
+    plan = plan_batch(seed=9, step=0, batch=64, n=len(source.keys))
     given = source.load(plan)
     x0, own = given["x0"], given["condition"]
     t = torch.full((64,), 600)

@@ -15,7 +15,7 @@ from PIL import Image
 from core.errors import UserError
 from data.pairs.listing import Listing, Report, open_sis, open_sr
 from data.pairs.palettes import PALETTES
-from dit.training.order import Stream, picks
+from dit.training.order import Stream, plan_batch
 from dit.vae.autoencoder import load_vae
 from downstream.tasks.dataset import choose_palette, fixed_crops, random_crops, scaled
 from downstream.tasks.sis import SisPairs
@@ -222,22 +222,18 @@ class TestSis:
         assert choose_palette(items, "openearthmap", report, 2, quiet=True).classes == 9
 
 
-class FakeInfo:
+class FakeVae:
     """Only the shape of a VAE: `pixels` encodes nothing."""
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         return 4, size // 8, size // 8
 
 
-class FakeVae:
-    info = FakeInfo()
-
-
 def test_latents_carry_the_scale_of_the_vae(sr_root: Path, tmp_path: Path) -> None:
     """Of image and condition alike, against diffusers' own encoder."""
     folder = save_tiny_vae(tmp_path / "vae", scaling_factor=0.25)
     source = DownstreamSource(sr_pairs(sr_root)[0], load_vae(folder))
-    plan = picks(seed=1, step=2, batch=3, n=len(source.keys))
+    plan = plan_batch(seed=1, step=2, batch=3, n=len(source.keys))
     images, low = source.pixels(plan)
     theirs = AutoencoderKL.from_pretrained(folder).eval()
 
@@ -255,13 +251,13 @@ def test_latents_carry_the_scale_of_the_vae(sr_root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["sr", "sis"])
-def test_source_is_a_function_of_the_picks(kind: str, request: pytest.FixtureRequest) -> None:
+def test_source_is_a_function_of_the_plan(kind: str, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(f"{kind}_root")
     pairs = (sr_pairs if kind == "sr" else sis_pairs)(root)[0]
     spilled = (sr_pairs if kind == "sr" else sis_pairs)(root, cache=0)[0]
     assert pairs.resident and not spilled.resident
     n = len(pairs)
-    whole = picks(seed=3, step=5, batch=8, n=n)
+    whole = plan_batch(seed=3, step=5, batch=8, n=n)
     first = DownstreamSource(pairs, FakeVae()).pixels(whole)  # type: ignore[arg-type]
     parts = [
         DownstreamSource(spilled, FakeVae()).pixels(part)  # type: ignore[arg-type]
@@ -269,8 +265,8 @@ def test_source_is_a_function_of_the_picks(kind: str, request: pytest.FixtureReq
     ]
     for place in (0, 1):
         assert (first[place] == np.concatenate([part[place] for part in parts])).all()
-    # Mirrored where, and only where, the picks say so.
-    plain = picks(seed=3, step=5, batch=8, n=n, flip=False)
+    # Mirrored where, and only where, the plan says so.
+    plain = plan_batch(seed=3, step=5, batch=8, n=n, flip=False)
     straight = DownstreamSource(pairs, FakeVae()).pixels(plain)  # type: ignore[arg-type]
     assert whole.flips.any() and not whole.flips.all()
     for place in (0, 1):

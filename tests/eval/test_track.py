@@ -27,8 +27,8 @@ import eval.records.measure
 import eval.records.track
 from core.errors import UserError
 from core.stage import Stage, digest_of, sha256_file
+from dit.sample import main as sample
 from dit.sampling.sample import draw_latents
-from dit.sampling.sample import main as sample
 from dit.training.checkpoint import save_checkpoint
 from dit.vae.autoencoder import describe_vae
 from eval.evaluate import main as evaluate

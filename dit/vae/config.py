@@ -1,0 +1,108 @@
+"""Settings of dit.train_vae. Light to import: no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from core.errors import UserError
+from core.settings import (
+    AtLeast0,
+    AtLeast1,
+    NonNegative,
+    Positive,
+    Seed,
+    machine,
+    place,
+    science,
+    settings,
+)
+from core.stage import Stage, fingerprint, require_folder
+from dit.vae.recipes import PRESETS, Perceptual, Recipe
+
+
+@settings
+class TrainVaeConfig:
+    """Settings of dit.train_vae."""
+
+    corpus: str = place()
+    """Corpus of images, as prune.score takes it."""
+    out: Path
+    """Folder for the VAE, in diffusers' layout; the record of the training is below it."""
+    scores: Path | None = None
+    """Score table of the corpus: trains on every usable image. Give this or --subset."""
+    holdout: Path | None = None
+    """Hold-out (Parquet): with --scores, these images and their copies are left out."""
+    subset: Path | None = None
+    """Subset index (Parquet): trains on these images alone."""
+    preset: Literal["mini", "kl-f8"] = "mini"
+    """Recipe: mini (two CPU cores, f=4) or kl-f8 (latent diffusion's, f=8, for a large GPU)."""
+    image_size: AtLeast1 = 64
+    """Side to which images are resized and centre-cropped before random crops (pixels)."""
+    steps: AtLeast1 | None = None
+    """Optimizer steps; the preset's by default."""
+    batch: AtLeast1 | None = None
+    """Crops in a step; the preset's by default."""
+    crop: AtLeast1 | None = None
+    """Side of the random training crops (pixels); the preset's, or the image if smaller."""
+    learning_rate: Positive | None = None
+    """Adam's rate, at its height; the preset's by default."""
+    perceptual: Perceptual | None = None
+    """Perceptual term. lpips-* needs pretrained weights (cached or downloaded); gradient, which
+    compares differences of neighbouring pixels at three scales, needs none."""
+    kl_weight: NonNegative | None = None
+    """Weight of KL(posterior || N(0,1)), summed over the latent, against the reconstruction
+    summed over pixels."""
+    adversarial_start: AtLeast0 | None = None
+    """Step from which the patch discriminator takes part; 0: never."""
+    validate_every: AtLeast1 | None = None
+    """Steps between validations; the weights with the lowest validation loss are kept."""
+    validation_images: AtLeast1 = 256
+    """Images set aside for validation by a hash of their key (at most a tenth)."""
+    scale_images: AtLeast1 = 4096
+    """Training images over which the latent scale is measured."""
+    seed: Seed = 0
+    """Seed of weights, order, crops, flips and posterior noise."""
+    checkpoint_every: AtLeast0 = machine(0)
+    """Steps between checkpoints, beside the one at each validation; 0: no others."""
+    workers: AtLeast1 = machine(2)
+    """Threads that decode images."""
+    device: str = machine("auto")
+    """Torch device: auto, cpu, cuda, ..."""
+    precision: Literal["fp32", "bf16"] = machine("fp32")
+    """Arithmetic of the network (bf16: autocast); losses are float32."""
+    gradient_checkpointing: bool = machine(False)
+    """Recompute activations in the backward pass: less memory, slower."""
+
+    def recipe(self) -> Recipe:
+        """The preset with this command's changes. Raises UserError for sizes that do not fit."""
+        recipe = PRESETS[self.preset]
+        names = {field.name for field in dataclasses.fields(Recipe)}
+        given = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name in names and value is not None
+        }
+        crop = given.get("crop", min(recipe.crop, self.image_size))
+        recipe = dataclasses.replace(recipe, **{**given, "crop": crop})
+        factor = 2 ** (len(recipe.block_out_channels) - 1)
+        for what, value in (("image-size", self.image_size), ("crop", crop)):
+            if value % factor:
+                raise UserError(f"--{what} {value}: must be a multiple of {factor} pixels")
+        if crop > self.image_size:
+            raise UserError(f"--crop {crop} is larger than --image-size {self.image_size}")
+        return recipe
+
+    def stage(self) -> Stage:
+        """What the command makes of what."""
+        require_folder(self.out)
+        recipe = self.recipe()
+        if (self.scores is None) == (self.subset is None):
+            raise UserError("give either --scores (with or without --holdout) or --subset")
+        if self.subset is not None and self.holdout is not None:
+            raise UserError("--holdout goes with --scores; a subset index has left it out already")
+        given = {"scores": self.scores, "holdout": self.holdout, "subset": self.subset}
+        inputs = {name: fingerprint(path) for name, path in given.items() if path is not None}
+        params = {**science(self), **dataclasses.asdict(recipe)}
+        return Stage(self.out, "dit.train_vae", params, inputs)

@@ -1,0 +1,103 @@
+"""Corpus images as the VAE takes them: decoded and cropped in threads, in the order asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar, cast
+
+import numpy as np
+
+from core.errors import UserError
+from data.corpus.base import Corpus, Sample
+from data.corpus.verified import verified
+from data.images.decode import Reject, decode_rgb, decode_rgbn
+from data.images.transforms import center_crop
+from dit.vae.listing import Listing
+
+T = TypeVar("T")
+
+
+def read_images(
+    corpus: Corpus, images: Listing, image_size: int, workers: int = 2, bands: int = 3
+) -> Iterator[np.ndarray]:
+    """Each image, uint8 image_size x image_size x `bands`, in order.
+
+    `bands` is 3 (red, green, blue) or 4 (and near infrared, which only chips have).
+
+    Raises UserError naming an image that can no longer be read or decoded, or is another one:
+    the corpus has changed since it was scored.
+    """
+    samples = verified(corpus.fetch(images.places), images.digests)
+    return decode_images(samples, image_size, workers, bands)
+
+
+def decode_images(
+    samples: Iterable[Sample], image_size: int, workers: int, bands: int
+) -> Iterator[np.ndarray]:
+    """The samples' images, as `read_images` gives them.
+
+    Reading runs in this thread, decoding and cropping in `workers` threads (the decoders let go
+    of Python's lock), a few images ahead.
+    """
+    ahead = 4 * workers + 16
+    pending: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        try:
+            for sample in samples:
+                pending.append(pool.submit(_decode, sample, image_size, bands))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _decode(sample: Sample, image_size: int, bands: int) -> np.ndarray:
+    where = f"{sample.shard}: {sample.key}"
+    reason, detail = sample.error or ("unreadable", "")
+    if sample.data is not None:
+        try:
+            decode = decode_rgbn if bands == 4 else decode_rgb
+            return center_crop(decode(sample.data), image_size)
+        except Reject as reject:
+            reason, detail = reject.reason, reject.detail
+    if bands == 4 and reason == "bands":
+        raise UserError(
+            f"{where}: {detail}; a VAE of four bands needs a corpus of four-band chips "
+            "(usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
+        )
+    raise UserError(
+        f"{where}: {reason} ({detail}); the corpus has changed since it was scored; score it again"
+    )
+
+
+def batched(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Stack successive images, `size` at a time; the last batch may be smaller."""
+    batch: list[np.ndarray] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)
+
+
+def in_background(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
+    """Run an iterator in a thread of its own, at most `ahead` items before the consumer.
+
+    Its exceptions are raised here. Leaving the loop early stops the thread.
+    """
+    iterator, end = iter(items), object()
+    thread = ThreadPoolExecutor(max_workers=1)
+    pending = deque(thread.submit(next, iterator, end) for _ in range(ahead))
+    try:
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, iterator, end))
+            yield cast(T, item)
+    finally:
+        thread.shutdown(cancel_futures=True)
