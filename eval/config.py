@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +24,7 @@ from core.stage import (
     fingerprint,
     manifest_path,
     read_manifest,
+    read_record,
     require_folder,
     sha256_file,
 )
@@ -131,7 +131,7 @@ class TrackConfig(DrawConfig):
     def training(self) -> str | None:
         """What the run is of, as its checkpoints name it ("run" in state.json); None: not begun.
 
-        Raises UserError when something else is there, and for a hold-out or --out that cannot be.
+        Raises UserError when something else is there, and for an unusable hold-out or --out.
         """
         _require_holdout(self.holdout)
         if self.out.resolve() == self.run.resolve():
@@ -143,14 +143,12 @@ class TrackConfig(DrawConfig):
         for path in (manifest, manifest.with_name("stage.json"), manifest):
             # Twice, since at the training's end stage.json goes as the manifest comes.
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = read_record(path)
             except FileNotFoundError:
                 continue
-            except ValueError:
-                raise UserError(f"{path}: not valid JSON; train the run again") from None
             if found.get("stage") != "dit.train":
                 raise UserError(f"--run {self.run}: of {found.get('stage')}, not of dit.train")
-            return digest_of({"params": found["params"], "inputs": found["inputs"]})
+            return digest_of({name: found.get(name) for name in ("params", "inputs")})
         return None
 
     def stage(self) -> Stage:

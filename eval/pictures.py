@@ -16,7 +16,7 @@ def run(config: PicturesConfig) -> Result:
     """Entropy histogram with kept and dropped tiles, sample grids, rows of SR and SIS images."""
 
     def make(stage: Stage) -> Result:
-        from eval.paper.pictures import draw_pictures
+        from eval.report.pictures import draw_pictures
 
         return draw_pictures(config, stage)
 

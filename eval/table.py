@@ -16,7 +16,7 @@ def run(config: TableConfig) -> Result:
     """The experiment's table: paper | ours | difference. Cells not run say so."""
 
     def make(stage: Stage) -> Result:
-        from eval.paper.table import tabulate
+        from eval.report.table import tabulate
 
         return tabulate(config, stage)
 

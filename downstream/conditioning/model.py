@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from core.errors import UserError
 from dit.model.transformer import DiT
@@ -34,21 +35,9 @@ def widen_patch_embedding(dit: DiT, extra: int) -> None:
     """
     if extra < 1:
         raise ValueError(f"extra channels: {extra}, expected at least 1")
-    old = dit.x_embedder.proj
-    assert isinstance(old.kernel_size, tuple) and isinstance(old.stride, tuple)
-    new = nn.Conv2d(
-        old.in_channels + extra,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        stride=old.stride,  # type: ignore[arg-type]
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    assert old.bias is not None and new.bias is not None
-    new.weight.zero_()
-    new.weight[:, : old.in_channels].copy_(old.weight)
-    new.bias.copy_(old.bias)
-    dit.x_embedder.proj = new
+    proj = dit.x_embedder.proj
+    proj.weight = nn.Parameter(pad(proj.weight, (0, 0, 0, 0, 0, extra)))  # [out, in, kh, kw]
+    proj.in_channels += extra
 
 
 class MaskEmbed(nn.Module):

@@ -41,12 +41,8 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
 
     grid = config.crops == "grid"
     crops = fixed_crops(pairs.sizes, pairs.image_size, grid)
-    bare = file_names(pairs.keys)
-    names = [
-        f"{bare[crop.index]}_{crop.top}_{crop.left}" if grid else bare[crop.index] for crop in crops
-    ]
-    if config.limit:
-        crops, names = crops[: config.limit], names[: config.limit]
+    bare, crops = file_names(pairs.keys), crops[: config.limit or None]
+    names = [bare[c.index] + (f"_{c.top}_{c.left}" if grid else "") for c in crops]
     former = config.out / "reference"  # what version 0.1 called target/
     if former.is_dir() and not (config.out / "target").exists():
         former.rename(config.out / "target")

@@ -1,4 +1,4 @@
-"""The paper's numbers as data (numbers), and a run beside them: its table and its pictures.
+"""The paper's numbers as data, each with its budget.
 
-`numbers` may import core; the others also data, eval.config, eval.judges and eval.records.
+May import core.
 """

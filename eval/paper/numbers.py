@@ -35,7 +35,5 @@ def paper_value(
         "task": row["task"],
         "metric": row["metric"],
     }
-    for cell in experiment["cells"]:
-        if all(cell.get(key) == value for key, value in wanted.items()):
-            return cell
-    return None
+    cells = (cell for cell in experiment["cells"] if wanted.items() <= cell.items())
+    return next(cells, None)

@@ -29,10 +29,9 @@ def draw(lines: list[Line], out: Path, title: str) -> Path:
             mine = [line for (kind, _), line in last.items() if kind == weights]
             if not mine:
                 continue
-            heights = [line["distance"][value] if line["distance"] else None for line in mine]
             axis.plot(
                 [line["step"] for line in mine],
-                [float("nan") if height is None else height for height in heights],
+                [line["distance"][value] if line["distance"] else float("nan") for line in mine],
                 color=_COLOURS[weights],
                 marker="o",
                 markersize=4,

@@ -48,7 +48,7 @@ class Measurer:
 
     Args:
         config: the command's settings.
-        stage: open; its params are what W&B is told of them.
+        stage: open; W&B gets its params.
         corpus: of the hold-out's images.
         lines: those measured before; raises UserError when it was with another extractor.
     """

@@ -42,11 +42,11 @@ def track(config: TrackConfig) -> Result:
         track: _Track | None = None
         code = 1
         try:
-            told = False
+            announced = False
             while config.follow and config.training() is None:
-                if not told:
+                if not announced:
                     print(f"[eval.track] waiting for {config.run} to begin", flush=True)
-                told = True
+                announced = True
                 _wait(config.poll, asked)
             track = _Track(config, asked)
             track.go()

@@ -59,6 +59,25 @@ def test_mini_values_never_stand_in_the_compared_column(tmp_path: Path) -> None:
     assert all(cell["ours"] is not None for row in table["rows"] for cell in row["cells"])
 
 
+def test_the_former_name_of_a_flag_is_read_with_a_note(tmp_path: Path, capsys) -> None:
+    write_metrics(tmp_path, "full", "generation", 60.0)
+    flags = arguments(tmp_path, "paper")
+    at = flags.index("--methods")
+    assert main([*flags[:at], "--arms", "full"]) == 0
+    assert "note: --arms is now called --methods" in capsys.readouterr().err
+    assert json.loads((tmp_path / "table.json").read_text())["methods"] == ["full"]
+
+
+def test_a_typing_error_leaves_the_table_as_it_is(tmp_path: Path, capsys) -> None:
+    write_metrics(tmp_path, "rsprune", "generation", 60.0)
+    main(arguments(tmp_path, "paper"))
+    with pytest.raises(UserError, match="unknown experiment"):
+        main([*arguments(tmp_path, "paper"), "--experiment", "git10m"])
+    capsys.readouterr()
+    main(arguments(tmp_path, "paper"))
+    assert "already done" in capsys.readouterr().out
+
+
 def test_new_metrics_make_the_table_again(tmp_path: Path) -> None:
     write_metrics(tmp_path, "rsprune", "generation", 60.0)
     main(arguments(tmp_path, "paper"))

@@ -78,6 +78,16 @@ def test_a_stop_ends_all_methods(tmp_path: Path) -> None:
     assert not left
 
 
+def test_the_former_name_of_the_variable_is_read_with_a_note() -> None:
+    environment = {**os.environ, "PROFILE": "none", "ARMS": "one", "RSPRUNE_PYTHON": sys.executable}
+    result = subprocess.run(
+        ["bash", "experiments/git10m_85.sh"], cwd=ROOT, env=environment,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2 and "PROFILE=none" in result.stderr
+    assert "note: ARMS is now called METHODS" in result.stderr
+
+
 def _alive(group: int) -> list[str]:
     """Command lines of the running processes of a process group."""
     lines = []
