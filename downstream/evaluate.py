@@ -1,7 +1,37 @@
-"""`python -m downstream.evaluate`: draw the held-out images of a fine-tuned SR or SIS model."""
+"""Draw the held-out images of a fine-tuned SR or SIS model.
 
-from core.command import execute
-from downstream.tasks.evaluate import main
+    python -m downstream.evaluate --run RUN --data ROOT --out OUT
+"""
+
+from __future__ import annotations
+
+from core.command import command, execute
+from core.stage import Result, Stage, run_stage
+from downstream.config import EvaluateConfig
+
+__all__ = ["EvaluateConfig", "run"]
+
+
+def run(config: EvaluateConfig) -> Result:
+    """Draw the held-out images of a fine-tuned SR or SIS model.
+
+    Writes three folders of PNGs with the same names, for eval.evaluate --pairs to compare:
+    OUT/generated/NAME.png, the model's image; OUT/target/NAME.png, the real image (SR: high
+    resolution), the same crop; OUT/condition/NAME.png, what the model saw (SR: the enlarged
+    low-resolution image; SIS: the mask in its palette's colours). OUT/grid.png shows some rows of
+    condition | generated | target. The noise of an image is a function of the seed and of its
+    place in the list, so a stopped run goes on where it was.
+    """
+
+    def make(stage: Stage) -> Result:
+        from downstream.tasks.evaluate import evaluate
+
+        return evaluate(config, stage)
+
+    return run_stage(config.stage(), make)
+
+
+main = command("downstream.evaluate", EvaluateConfig, run)
 
 if __name__ == "__main__":
     execute(main)

@@ -18,9 +18,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 EXPERIMENT=git10m_85
 CORPUS_ROOT="${GIT10M_ROOT:-}"
-RATIO=0.85 # share of the original N that is thrown away
+RATIO=0.85 # fraction of the original N that is thrown away
 KEEP=0.30  # Stage I keeps the 30 % of highest entropy (Sec. 4.4.1: best at 85 and 90 %)
-source experiments/profile.sh # settings of mini and paper; what is missing; $RUN, $CORPUS, $VAE, launch
+source experiments/profile.sh # settings of mini and paper; preflight; $RUN, $CORPUS, $VAE, launch
 
 # Stage I: entropy of every image, and 5,000 evaluation images set aside before anything is pruned.
 python -m prune.score --corpus "$CORPUS" --out "$RUN/scores"
@@ -36,26 +36,31 @@ python -m prune.assign --embeddings "$RUN/embeddings" --centroids "$RUN/centroid
 
 train_vae # mini trains a small VAE; paper uses sd-vae-ft-ema as published
 
-arm() { # ARM: rsprune or random; from its subset to its metrics
-    local ARM="$1" TASK
-    select_subset "$ARM"
-    python -m dit.encode --corpus "$CORPUS" --subset "$RUN/subsets/$ARM.parquet" --vae "$VAE" \
-        --image-size "$IMAGE_SIZE" --out "$RUN/latents" # one store for all of them
-    launch dit.train --latents "$RUN/latents" --subset "$RUN/subsets/$ARM.parquet" --model "$MODEL" --steps "$STEPS" \
-        --batch "$BATCH" "${TRAINING[@]}" --out "$RUN/dit/$ARM"
-    python -m dit.sample --checkpoint "$RUN/dit/$ARM" --n "$HOLDOUT" "${SAMPLING[@]}" --vae "$VAE" \
-        --out "$RUN/samples/$ARM"
-    python -m eval.evaluate --generated "$RUN/samples/$ARM" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \
-        --vae "$VAE" --image-size "$IMAGE_SIZE" "${JUDGE[@]}" --out "$RUN/metrics/$ARM-generation.json"
+method() { # METHOD: rsprune or random; from its subset to its metrics
+    local METHOD="$1" TASK
+    select_subset "$METHOD"
+    local LATENTS=(--latents "$RUN/latents" --subset "$RUN/subsets/$METHOD.parquet")
+    if [ -e "$RUN/latents/$METHOD/manifest.json" ]; then
+        LATENTS=(--latents "$RUN/latents/$METHOD") # a run that version 0.1 began, with a store for each method
+    else # one store for all methods: an image that several of them chose is encoded once
+        python -m dit.encode --corpus "$CORPUS" --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" \
+            --image-size "$IMAGE_SIZE" --out "$RUN/latents"
+    fi
+    launch dit.train "${LATENTS[@]}" --model "$MODEL" --steps "$STEPS" --batch "$BATCH" "${TRAINING[@]}" \
+        --out "$RUN/dit/$METHOD"
+    python -m dit.sample --checkpoint "$RUN/dit/$METHOD" --n "$HOLDOUT" "${SAMPLING[@]}" --vae "$VAE" \
+        --out "$RUN/samples/$METHOD"
+    python -m eval.evaluate --generated "$RUN/samples/$METHOD" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \
+        --vae "$VAE" --image-size "$IMAGE_SIZE" "${JUDGE[@]}" --out "$RUN/metrics/$METHOD-generation.json"
     for TASK in sr sis; do # super-resolution (SECOND-SR), semantic image synthesis (OpenEarthMap)
-        launch downstream.train --task "$TASK" --init "$RUN/dit/$ARM" --data "$(task_data "$TASK")" --vae "$VAE" \
-            "${FINETUNE[@]}" --out "$RUN/$TASK/$ARM"
-        python -m downstream.evaluate --task "$TASK" --run "$RUN/$TASK/$ARM" --data "$(task_data "$TASK")" \
-            --vae "$VAE" "${DOWNSTREAM_SAMPLING[@]}" --out "$RUN/$TASK-eval/$ARM"
-        python -m eval.evaluate --pairs "$RUN/$TASK-eval/$ARM" "${JUDGE[@]}" --out "$RUN/metrics/$ARM-$TASK.json"
+        launch downstream.train --task "$TASK" --init "$RUN/dit/$METHOD" --data "$(task_data "$TASK")" --vae "$VAE" \
+            "${FINETUNE[@]}" --out "$RUN/$TASK/$METHOD"
+        python -m downstream.evaluate --task "$TASK" --run "$RUN/$TASK/$METHOD" --data "$(task_data "$TASK")" \
+            --vae "$VAE" "${DOWNSTREAM_SAMPLING[@]}" --out "$RUN/$TASK-eval/$METHOD"
+        python -m eval.evaluate --pairs "$RUN/$TASK-eval/$METHOD" "${JUDGE[@]}" --out "$RUN/metrics/$METHOD-$TASK.json"
     done
 }
-each_arm arm # one after the other; in mini side by side
+each_method method # one after the other; in mini side by side
 
-python -m eval.pictures --run "$RUN" --corpus "$CORPUS" --arms $ARMS --out "$RUN/pictures"
-python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --arms $ARMS --profile "$PROFILE" --out "$RUN/table.md"
+python -m eval.pictures --run "$RUN" --corpus "$CORPUS" --methods $METHODS --out "$RUN/pictures"
+python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --methods $METHODS --profile "$PROFILE" --out "$RUN/table.md"

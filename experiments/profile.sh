@@ -2,16 +2,21 @@
 # Expects EXPERIMENT, CORPUS_ROOT, RATIO and KEEP; leaves RUN, CORPUS, REFERENCE, VAE and the arrays below.
 
 source scripts/env.sh
-source experiments/arms.sh # each_arm
+source experiments/methods.sh # each_method
 
 if [ -z "${PROFILE:-}" ]; then
     if [ -n "$CORPUS_ROOT" ]; then PROFILE=paper; else PROFILE=mini; fi
 fi
 
+if [ -n "${ARMS:-}" ] && [ -z "${METHODS:-}" ]; then
+    echo "note: ARMS is now called METHODS" >&2
+    METHODS="$ARMS"
+fi
+
 case "$PROFILE" in
 mini) # everything small enough for two CPU cores; nothing faked
     # One variable for each thing that a curious user may want to turn.
-    HOLDOUT="${HOLDOUT:-128}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" ARMS="${ARMS:-rsprune random}"
+    HOLDOUT="${HOLDOUT:-128}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" METHODS="${METHODS:-rsprune random}"
     MODEL="${MODEL:-DiT-mini/4}" STEPS="${STEPS:-1000}" BATCH="${BATCH:-32}"
     # The hand-made descriptor needs whitening (K and D as in prune.judge); Git-RSCLIP is used as it is.
     ENCODER=(--encoder descriptor) WHITEN="${WHITEN:-32}"
@@ -23,7 +28,7 @@ mini) # everything small enough for two CPU cores; nothing faked
     JUDGE=(--extractor descriptor --lpips-backbone random)
     ;;
 paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --help
-    HOLDOUT="${HOLDOUT:-5000}" IMAGE_SIZE=256 CLUSTERS="${CLUSTERS:-200}" ARMS="${ARMS:-rsprune}"
+    HOLDOUT="${HOLDOUT:-5000}" IMAGE_SIZE=256 CLUSTERS="${CLUSTERS:-200}" METHODS="${METHODS:-rsprune}"
     MODEL="${MODEL:-DiT-XL/2}" STEPS="${STEPS:-100000}" BATCH="${BATCH:-256}"
     ENCODER=(--encoder git-rsclip --weights "${GIT_RSCLIP:-lcybuaa/Git-RSCLIP}") WHITEN=0
     TRAINING=(--learning-rate 1e-4 --ema-decay 0.9999 --precision bf16 --log-every 100 --checkpoint-every 5000)
@@ -75,13 +80,13 @@ REFERENCE="${REFERENCE_ROOT:-$RUN/world/reference}"
 
 if [ "$PROFILE" = mini ]; then VAE="$RUN/vae"; else VAE="${SD_VAE:-stabilityai/sd-vae-ft-ema}"; fi
 
-train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool and shared by all arms
+train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool and shared by all methods
     if [ "$PROFILE" != mini ]; then return 0; fi
     python -m dit.train_vae --preset mini --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
         --image-size "$IMAGE_SIZE" --steps "${VAE_STEPS:-150}" --validation-images 128 --scale-images 512 --out "$VAE"
 }
 
-select_subset() { # ARM: rsprune or random
+select_subset() { # METHOD: rsprune or random
     local inputs=()
     if [ "$1" = rsprune ]; then inputs=(--assignments "$RUN/assignments" --keep "$KEEP"); fi
     python -m prune.select --method "$1" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \

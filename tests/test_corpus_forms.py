@@ -117,7 +117,7 @@ def test_encoded_and_compared_from_shards_as_from_a_folder(forms, form, tmp_path
         noise = np.zeros((len(order), *store.shape), np.float32)
         latents = store.read(order, np.zeros(len(order), bool), noise)
         stores.append((sorted(store.keys), np.asarray(latents)))
-        references.append(read_holdout(spec, made / "holdout.parquet", 32))
+        references.append(read_holdout(open_corpus(spec), made / "holdout.parquet", 32))
     assert stores[0][0] == stores[1][0]
     np.testing.assert_allclose(stores[1][1], stores[0][1], atol=2e-2)  # other batches
     np.testing.assert_array_equal(references[0], references[1])
@@ -178,7 +178,7 @@ def test_a_vae_of_four_bands_gets_all_of_them(forms, naip, tmp_path):
     assert LatentStore(tmp_path / "latents").rows == table.num_rows
     images = np.stack(list(read_images(open_corpus(naip), listing_of(table), 32, bands=4)))
     assert images.shape == (table.num_rows, 32, 32, 4)
-    assert read_holdout(naip, made / "holdout.parquet", 32).shape == (12, 32, 32, 3)
+    assert read_holdout(open_corpus(naip), made / "holdout.parquet", 32).shape == (12, 32, 32, 3)
     other = ("--corpus", SPECS["folder"].format(forms), "--vae", vae, "--image-size", 32)
     subset = forms / "runs" / "folder" / "entropy.parquet"
     with pytest.raises(UserError, match="needs a corpus of four-band chips"):

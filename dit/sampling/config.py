@@ -42,11 +42,9 @@ class ExportConfig(CheckpointConfig):
 
 
 @settings
-class SampleConfig(CheckpointConfig):
-    """Settings of one folder of samples."""
+class DrawConfig:
+    """How images are drawn from a model; eval.track shares it."""
 
-    out: Path
-    """Output folder: 000000.png, 000001.png, ..., grid.png."""
     n: AtLeast1 = 256
     """Images to draw."""
     sampler: Literal["ddpm", "ddim", "dpmpp"] = "ddpm"
@@ -67,10 +65,18 @@ class SampleConfig(CheckpointConfig):
     """Images at a time through the model."""
     precision: Literal["tf32", "fp32", "bf16"] = machine("tf32")
     """Arithmetic of the DiT: bf16 is autocast; tf32 is fp32 where the hardware has no TF32."""
-    compile: bool = machine(False)
-    """Compile the DiT (torch.compile); pays on a GPU."""
     device: str = machine("auto")
     """Torch device: auto, cpu, cuda, cuda:1, ..."""
+
+
+@settings
+class SampleConfig(DrawConfig, CheckpointConfig):
+    """Settings of one folder of samples."""
+
+    out: Path
+    """Output folder: 000000.png, 000001.png, ..., grid.png."""
+    compile: bool = machine(False)
+    """Compile the DiT (torch.compile); pays on a GPU."""
 
     def stage(self) -> Stage:
         """What the command makes of what."""

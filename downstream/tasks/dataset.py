@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,34 +22,12 @@ from core.errors import UserError
 from core.progress import progress
 from data.images.decode import Reject, decode_rgb
 from data.pairs.listing import Item, Report
-from data.pairs.palettes import Palette, census, decode_mask, detect
+from data.pairs.palettes import PALETTES, Palette, census, decode_mask, detect
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Pair = tuple[np.ndarray, np.ndarray]
-
-
-def scaled(image: np.ndarray, side: int) -> np.ndarray:
-    """Bring the shorter side to `side`: box-halved while at least twice that, then bicubic.
-
-    uint8 HxWx3 to uint8 hxwx3. The whole image is kept (no crop).
-    """
-    height, width = image.shape[:2]
-    if min(height, width) == side:
-        return image
-    target = scaled_size(width, height, side)
-    picture = Image.fromarray(image)
-    while min(width, height) >= 2 * side:
-        width, height = width // 2, height // 2
-        picture = picture.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(picture.resize(target, Image.Resampling.BICUBIC))
-
-
-def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) after the shorter side became `side`."""
-    scale = side / min(width, height)
-    return round(width * scale), round(height * scale)
 
 
 class Unusable(Exception):
@@ -62,35 +41,49 @@ class Unusable(Exception):
         self.reason, self.detail = reason, detail
 
 
-class Bank:
-    """Prepared pairs of one split: (image uint8 HxWx3, companion), by dataset index.
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A square of one image: top left corner in pixels."""
+
+    index: int
+    top: int
+    left: int
+
+
+class PairDataset(ABC):
+    """The pairs of one split: an image uint8 HxWx3 and its companion, by dataset index.
+
+    The companion is what a condition is made of: the low-resolution image (SR) or the class ids
+    (SIS). A subclass sets what its `prepare` needs before it calls this constructor.
 
     Args:
         items: files to read.
-        prepare: item -> pair; raises Reject or Unusable.
-        report: takes the rejects.
+        report: takes what cannot be used.
+        image_size: side of a crop (pixels).
         cache: bytes of pairs kept in memory; above it none is kept.
         workers: threads that read.
         quiet: no progress bar.
 
-    Raises UserError when nothing is left.
+    Attributes: items, of what can be used; sizes, (height, width) of each; bytes, of all pairs.
+
+    Raises UserError when nothing can be used.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
-        prepare: Callable[[Item], Pair],
         report: Report,
+        *,
+        image_size: int,
         cache: int,
         workers: int,
         quiet: bool = False,
     ) -> None:
-        self._prepare = prepare
-        self._workers = workers
+        self.image_size, self._workers = image_size, workers
         self.items: list[Item] = []
         self.sizes: list[tuple[int, int]] = []
+        self.bytes = 0
         self._kept: list[Pair] | None = []
-        held = 0
         with progress(total=len(items), name="reading images", disable=quiet) as bar:
             for item, pair in zip(items, parallel(self._try, items, workers), strict=True):
                 bar.update()
@@ -100,14 +93,33 @@ class Bank:
                     continue
                 self.items.append(item)
                 self.sizes.append((pair[0].shape[0], pair[0].shape[1]))
-                held += pair[0].nbytes + pair[1].nbytes
+                self.bytes += pair[0].nbytes + pair[1].nbytes
                 if self._kept is not None:
                     self._kept.append(pair)
-                    if held > cache:
+                    if self.bytes > cache:
                         self._kept = None
-        self.bytes = held
         if not self.items:
             raise UserError("\n  ".join(["no image of the split can be used", *report.lines()]))
+
+    @abstractmethod
+    def prepare(self, item: Item) -> Pair:
+        """Read an item's pair. Raises Reject or Unusable. Called from threads."""
+
+    @abstractmethod
+    def cut(self, companion: np.ndarray, crop: Crop) -> np.ndarray:
+        """What a companion says of the crop's square, uint8 [S, S, ...]."""
+
+    @abstractmethod
+    def condition(self, companions: np.ndarray, vae: Any) -> Any:
+        """The model's condition, a tensor on the VAE's device, from `crops`' second array."""
+
+    @abstractmethod
+    def describe_condition(self, vae: Any) -> dict[str, Any]:
+        """ConditionedDiT's `condition` argument."""
+
+    @abstractmethod
+    def picture(self, companions: np.ndarray) -> np.ndarray:
+        """What a person is shown as the condition: uint8 [b, S, S, 3]."""
 
     @property
     def resident(self) -> bool:
@@ -126,13 +138,72 @@ class Bank:
         """Pairs of these dataset indices."""
         if self._kept is not None:
             return [self._kept[int(index)] for index in indices]
-        return list(parallel(self._prepare, [self.items[int(i)] for i in indices], self._workers))
+        return list(parallel(self.prepare, [self.items[int(i)] for i in indices], self._workers))
+
+    def crops(self, crops: Sequence[Crop]) -> tuple[np.ndarray, np.ndarray]:
+        """(images uint8 [b, S, S, 3], companions uint8 [b, S, S, ...]) of the same squares."""
+        found = list(zip(self.get(crop.index for crop in crops), crops, strict=True))
+        images = [square(image, c, self.image_size) for (image, _), c in found]
+        companions = [self.cut(companion, c) for (_, companion), c in found]
+        return np.stack(images), np.stack(companions)
 
     def _try(self, item: Item) -> Pair | Reject | Unusable:
         try:
-            return self._prepare(item)
+            return self.prepare(item)
         except (Reject, Unusable) as unusable:
             return unusable
+
+
+def square(pixels: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+    """The crop's pixels, [size, size, ...], of an image or a mask."""
+    return pixels[crop.top : crop.top + size, crop.left : crop.left + size]
+
+
+def random_crops(
+    sizes: Sequence[tuple[int, int]], indices: np.ndarray, uniforms: np.ndarray, size: int
+) -> list[Crop]:
+    """Crops at positions given by uniforms [b, >= 2] in [0, 1): top from the first, left second."""
+    crops = []
+    for index, (u, v) in zip(indices.tolist(), uniforms[:, :2].tolist(), strict=True):
+        height, width = sizes[index]
+        crops.append(Crop(index, int(u * (height - size + 1)), int(v * (width - size + 1))))
+    return crops
+
+
+def fixed_crops(sizes: Sequence[tuple[int, int]], size: int, grid: bool) -> list[Crop]:
+    """The evaluation's crops: the centre of every image, or the centred grid of complete tiles."""
+    crops = []
+    for index, (height, width) in enumerate(sizes):
+        rows, columns = (height // size, width // size) if grid else (1, 1)
+        top, left = (height - rows * size) // 2, (width - columns * size) // 2
+        crops += [
+            Crop(index, top + row * size, left + column * size)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+    return crops
+
+
+def scaled(image: np.ndarray, side: int) -> np.ndarray:
+    """Bring the shorter side to `side`: box-halved while at least twice that, then bicubic.
+
+    uint8 HxWx3 to uint8 hxwx3. All of the image is kept (no crop).
+    """
+    height, width = image.shape[:2]
+    if min(height, width) == side:
+        return image
+    target = scaled_size(width, height, side)
+    picture = Image.fromarray(image)
+    while min(width, height) >= 2 * side:
+        width, height = width // 2, height // 2
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    return np.asarray(picture.resize(target, Image.Resampling.BICUBIC))
+
+
+def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """(width, height) after the shorter side became `side`."""
+    scale = side / min(width, height)
+    return round(width * scale), round(height * scale)
 
 
 def parallel(function: Callable[[T], R], values: Sequence[T], workers: int) -> Iterator[R]:
@@ -163,17 +234,22 @@ def read_mask(item: Item) -> np.ndarray:
         raise Unusable(f"mask {reject.reason}", reject.detail) from None
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Reject("unreadable", os.strerror(error.errno or 0)) from None
+
+
 def choose_palette(
     items: Sequence[Item], layout: str, report: Report, workers: int, quiet: bool = False
 ) -> Palette:
-    """The palette that the masks speak of themselves. Raises UserError when they do not.
+    """The palette that the masks themselves show. Raises UserError when they do not.
 
     Colours decide (data.pairs.palettes.detect). Masks of bare class ids name no palette, unless the
     layout does: OpenEarthMap's, SECOND's.
     """
-    from data.pairs.palettes import PALETTES
-
-    grey = []
+    grey: list[str] = []
 
     def colours(item: Item) -> np.ndarray | None:
         try:
@@ -185,16 +261,10 @@ def choose_palette(
             return None
         return mask
 
-    bar = progress(total=len(items), name="palette", disable=quiet)
-
-    def found() -> Iterator[np.ndarray]:
-        for mask in parallel(colours, items, workers):
-            bar.update()
-            if mask is not None:
-                yield mask
-
-    counts = census(found())
-    bar.close()
+    masks = progress(
+        parallel(colours, items, workers), total=len(items), name="palette", disable=quiet
+    )
+    counts = census(mask for mask in masks if mask is not None)
     prefer = layout if layout in PALETTES else None  # OpenEarthMap's, SECOND's
     if counts:
         palette = detect(counts, prefer)
@@ -209,44 +279,3 @@ def choose_palette(
         raise UserError("\n  ".join(["no mask can be read", *report.lines()]))
     report.note(f"palette: {palette.name} ({palette.classes} classes), chosen by the masks")
     return palette
-
-
-@dataclasses.dataclass(frozen=True)
-class Crop:
-    """A square of one image: top left corner in pixels."""
-
-    index: int
-    top: int
-    left: int
-
-
-def random_crops(
-    sizes: Sequence[tuple[int, int]], indices: np.ndarray, uniforms: np.ndarray, size: int
-) -> list[Crop]:
-    """Crops at positions given by uniforms [b, >= 2] in [0, 1): top from the first, left second."""
-    crops = []
-    for index, (u, v) in zip(indices.tolist(), uniforms[:, :2].tolist(), strict=True):
-        height, width = sizes[index]
-        crops.append(Crop(index, int(u * (height - size + 1)), int(v * (width - size + 1))))
-    return crops
-
-
-def fixed_crops(sizes: Sequence[tuple[int, int]], size: int, grid: bool) -> list[Crop]:
-    """The evaluation's crops: the centre of every image, or the centred grid of whole tiles."""
-    crops = []
-    for index, (height, width) in enumerate(sizes):
-        rows, columns = (height // size, width // size) if grid else (1, 1)
-        top, left = (height - rows * size) // 2, (width - columns * size) // 2
-        crops += [
-            Crop(index, top + row * size, left + column * size)
-            for row in range(rows)
-            for column in range(columns)
-        ]
-    return crops
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Reject("unreadable", os.strerror(error.errno or 0)) from None

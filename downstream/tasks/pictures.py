@@ -1,4 +1,4 @@
-"""PNG files and the rows of condition | generated | reference that a person looks at."""
+"""PNG files and the rows of condition | generated | target that a person looks at."""
 
 from __future__ import annotations
 

@@ -2,65 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
+from data.pairs.listing import Listing
+from data.pairs.palettes import from_dict
 from dit.training.order import BatchPlan, Stream
-from downstream.tasks.dataset import random_crops
-from downstream.tasks.sis import SisTask
-from downstream.tasks.sr import SrTask
+from dit.vae.autoencoder import Vae, to_unit
+from downstream.tasks.dataset import PairDataset, random_crops
+from downstream.tasks.sis import SisPairs
+from downstream.tasks.sr import SrPairs
 
-if TYPE_CHECKING:
-    import torch
 
-    from dit.vae.autoencoder import Vae
+def open_pairs(
+    listing: Listing, split: str, settings: Mapping[str, Any], **reading: Any
+) -> PairDataset:
+    """Read a split's images into memory and pair them.
 
-Task = SrTask | SisTask
+    Args:
+        settings: "task" and "image_size"; for sr "hr_size" and "factor"; for sis "tile_size" and
+            "palette" (a palette's JSON form). A checkpoint has them as state["downstream"].
+        reading: cache (bytes), workers (threads), quiet; see PairDataset.
+    """
+    items, size = listing.items(split), settings["image_size"]
+    if settings["task"] == "sr":
+        return SrPairs(
+            items,
+            listing.report,
+            hr_size=settings["hr_size"],
+            factor=settings["factor"],
+            image_size=size,
+            **reading,
+        )
+    return SisPairs(
+        items,
+        listing.report,
+        palette=from_dict(settings["palette"]),
+        tile_size=settings["tile_size"],
+        image_size=size,
+        **reading,
+    )
 
 
 class DownstreamSource:
     """A dit.training.order.Source: pixels are cropped and encoded when a step asks for them.
 
-    The crop's place comes from the plan's uniforms and the mirroring from their flips, for image
-    and condition alike, so a step sees the same on any number of processes.
+    The crop's place comes from the batch plan's uniforms and the mirroring from its flips, for
+    image and condition alike, so a step sees the same on any number of processes.
     """
 
-    def __init__(self, task: Task, vae: Vae) -> None:
-        self.task, self.vae = task, vae
-        self.latent_shape: tuple[int, int, int] = vae.latent_shape(task.image_size)
+    def __init__(self, pairs: PairDataset, vae: Vae) -> None:
+        self.pairs, self.vae = pairs, vae
+        self.latent_shape: tuple[int, int, int] = vae.latent_shape(pairs.image_size)
 
     @property
     def keys(self) -> Sequence[str]:
-        return self.task.bank.keys
+        return self.pairs.keys
 
     def describe(self) -> dict[str, Any]:
         return {
             "shape": list(self.latent_shape),
             "scale": self.vae.scale,
             "vae_fingerprint": self.vae.fingerprint,
-            "image_size": self.task.image_size,
+            "image_size": self.pairs.image_size,
         }
 
     def pixels(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
-        """The plan's crops, mirrored: images [b, S, S, 3], conditions [b, S, S, ...], uint8."""
-        crops = random_crops(
-            self.task.bank.sizes, plan.indices, plan.uniforms, self.task.image_size
-        )
-        images, conditions = self.task.crops(crops)
+        """The plan's crops, mirrored: images [b, S, S, 3], companions [b, S, S, ...], uint8."""
+        pairs = self.pairs
+        crops = random_crops(pairs.sizes, plan.indices, plan.uniforms, pairs.image_size)
+        images, companions = pairs.crops(crops)
         images[plan.flips] = images[plan.flips, :, ::-1]
-        conditions[plan.flips] = conditions[plan.flips, :, ::-1]
-        return images, conditions
+        companions[plan.flips] = companions[plan.flips, :, ::-1]
+        return images, companions
 
     def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
         """x0, a scaled sample of the posterior, and the condition; both on the VAE's device."""
-        from dit.vae.autoencoder import to_unit
-
-        images, conditions = self.pixels(plan)
+        images, companions = self.pixels(plan)
         mean, std = self.vae.encode(to_unit(images))
         noise = plan.noise(self.latent_shape, Stream.POSTERIOR).to(mean.device)
         return {
             "x0": (mean + std * noise) * self.vae.scale,
-            "condition": self.task.condition(conditions, self.vae),
+            "condition": self.pairs.condition(companions, self.vae),
         }

@@ -7,20 +7,17 @@ x8 by default (x4 and x16 are options), with antialiased bicubic down and bicubi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from core.errors import UserError
 from data.images.decode import Reject
 from data.pairs.listing import Item, Report
-from downstream.tasks.dataset import Bank, Crop, Pair, read_image, scaled
-
-if TYPE_CHECKING:
-    import torch
-
-    from dit.vae.autoencoder import Vae
+from dit.vae.autoencoder import Vae, to_unit
+from downstream.tasks.dataset import Crop, Pair, PairDataset, read_image, scaled
 
 
 def degrade(image: np.ndarray, factor: int) -> np.ndarray:
@@ -45,15 +42,13 @@ def restore(low: np.ndarray, factor: int, top: int, left: int, size: int) -> np.
     return np.asarray(picture)
 
 
-class SrTask:
-    """What training and evaluation need to know about super-resolution.
+class SrPairs(PairDataset):
+    """High-resolution images, each with its low-resolution one. See PairDataset.
 
     Args:
-        items: images of one split.
-        side: shorter side that images are brought to, in pixels; smaller ones are left out,
+        hr_size: shorter side that images are brought to, in pixels; smaller ones are left out,
             because an enlarged image is no high-resolution one.
         factor: down-sampling factor.
-        image_size: side of a crop (pixels).
     """
 
     def __init__(
@@ -61,57 +56,42 @@ class SrTask:
         items: Sequence[Item],
         report: Report,
         *,
-        side: int,
+        hr_size: int,
         factor: int,
         image_size: int,
-        cache: int,
-        workers: int,
-        quiet: bool = False,
+        **reading: Any,
     ) -> None:
-        if factor < 2 or side % factor or image_size % factor:
+        if factor < 2 or hr_size % factor or image_size % factor:
             raise UserError(
-                f"--factor {factor}: expected 2 or more, dividing --hr-size {side} and "
+                f"--factor {factor}: expected 2 or more, dividing --hr-size {hr_size} and "
                 f"--image-size {image_size}"
             )
-        if side < image_size:
-            raise UserError(f"--hr-size {side} is below --image-size {image_size}")
-        self.side, self.factor, self.image_size = side, factor, image_size
-        self.bank = Bank(items, self._prepare, report, cache, workers, quiet)
+        if hr_size < image_size:
+            raise UserError(f"--hr-size {hr_size} is below --image-size {image_size}")
+        self.hr_size, self.factor = hr_size, factor
+        super().__init__(items, report, image_size=image_size, **reading)
 
-    def _prepare(self, item: Item) -> Pair:
+    def prepare(self, item: Item) -> Pair:
         image = read_image(item)
-        if min(image.shape[:2]) < self.side:
-            raise Reject("too-small", f"shorter side below --hr-size {self.side}")
-        image = scaled(image, self.side)
+        if min(image.shape[:2]) < self.hr_size:
+            raise Reject("too-small", f"shorter side below --hr-size {self.hr_size}")
+        image = scaled(image, self.hr_size)
         # The longer side gives up its last pixels, so that both grids line up.
         height, width = (n // self.factor * self.factor for n in image.shape[:2])
         image = np.ascontiguousarray(image[:height, :width])
         return image, degrade(image, self.factor)
 
-    def crops(self, crops: Sequence[Crop]) -> tuple[np.ndarray, np.ndarray]:
-        """(high-resolution, restored low-resolution), both uint8 [b, S, S, 3]."""
-        size = self.image_size
-        pairs = self.bank.get(crop.index for crop in crops)
-        high = [
-            image[c.top : c.top + size, c.left : c.left + size]
-            for c, (image, _) in zip(crops, pairs, strict=True)
-        ]
-        low = [
-            restore(small, self.factor, c.top, c.left, size)
-            for c, (_, small) in zip(crops, pairs, strict=True)
-        ]
-        return np.stack(high), np.stack(low)
+    def cut(self, companion: np.ndarray, crop: Crop) -> np.ndarray:
+        """The crop of the enlarged low-resolution image, uint8 [S, S, 3]."""
+        return restore(companion, self.factor, crop.top, crop.left, self.image_size)
 
-    def condition(self, low: np.ndarray, vae: Vae) -> torch.Tensor:
-        """Scaled posterior means of restored low-resolution images, float32 [b, C, h, w]."""
-        from dit.vae.autoencoder import to_unit
+    def condition(self, companions: np.ndarray, vae: Vae) -> torch.Tensor:
+        """Scaled posterior means of enlarged low-resolution images, float32 [b, C, h, w]."""
+        return vae.encode(to_unit(companions))[0] * vae.scale
 
-        return vae.encode(to_unit(low))[0] * vae.scale
-
-    def picture(self, low: np.ndarray) -> np.ndarray:
-        """What a person is shown as the condition: the restored image itself."""
-        return low
-
-    def describe_condition(self, vae: Any) -> dict[str, Any]:
-        """ConditionedDiT's `condition` argument."""
+    def describe_condition(self, vae: Vae) -> dict[str, Any]:
         return {"kind": "latent", "channels": vae.latent_channels}
+
+    def picture(self, companions: np.ndarray) -> np.ndarray:
+        """The enlarged low-resolution image itself."""
+        return companions

@@ -1,4 +1,4 @@
-"""Distances between two sets of features, as pure functions of arrays.
+"""Distances as functions of arrays: Frechet and kernel of two sets of features, LPIPS of pairs.
 
 May import core.
 """

@@ -1,4 +1,4 @@
-"""Feature extractors for Frechet distances. Each says what its distance may be called.
+"""Feature extractors for Frechet distances. Each names what its distance may be called.
 
 'inception' is the network and resizing of clean-fid ('clean' mode): its distance is FID.
 'descriptor' is our training-free descriptor, which needs no download: FD-descriptor, never FID.
@@ -6,20 +6,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from cleanfid.inception_torchscript import InceptionV3W
+from cleanfid.resize import build_resizer
 
 from core.errors import UserError
 from core.progress import progress
+from core.stage import sha256_file
+from data.images import descriptor
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 BATCH = 64
 
 
+@dataclasses.dataclass(frozen=True)
 class Extractor:
     """A function from images uint8 [n, h, w, 3] to features float [n, d], with a name.
 
@@ -27,19 +34,13 @@ class Extractor:
         name: 'inception' or 'descriptor'.
         distance: what the Frechet distance in this space is called.
         fingerprint: JSON-able description (weights digest, resizing, versions) for metrics files.
+        function: of a batch of images.
     """
 
-    def __init__(
-        self,
-        name: str,
-        distance: str,
-        fingerprint: dict[str, Any],
-        function: Callable[[np.ndarray], np.ndarray],
-    ) -> None:
-        self.name = name
-        self.distance = distance
-        self.fingerprint = fingerprint
-        self._function = function
+    name: str
+    distance: str
+    fingerprint: dict[str, Any]
+    function: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, images: np.ndarray, *, label: str = "features") -> np.ndarray:
         """Features float64 [n, d] of images uint8 [n, h, w, 3], computed in batches."""
@@ -51,54 +52,36 @@ class Extractor:
         with progress(total=len(images), name=f"{self.name}: {label}") as bar:
             for start in range(0, len(images), BATCH):
                 part = images[start : start + BATCH]
-                parts.append(np.asarray(self._function(part), dtype=np.float64))
+                parts.append(np.asarray(self.function(part), dtype=np.float64))
                 bar.update(len(part))
         return np.concatenate(parts)
 
 
 def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu") -> Extractor:
-    """Build an extractor by name. Raises UserError for an unknown name or missing weights."""
+    """Build an extractor by name. Raises UserError for an unknown name or missing weights.
+
+    Args:
+        weights: Inception's file, or its folder; by default where clean-fid downloads it.
+    """
     if name == "descriptor":
-        return _descriptor()
+        fingerprint = {"name": "descriptor", "version": descriptor.DESCRIPTOR_VERSION}
+        return Extractor("descriptor", "FD-descriptor", fingerprint, descriptor.describe)
     if name == "inception":
         return _inception(weights, device)
     raise UserError(f"unknown extractor '{name}'; known: inception, descriptor")
 
 
-def inception_folder(weights: Path | None) -> Path | None:
-    """The folder that holds clean-fid's Inception weights, or None when they are nowhere.
-
-    Looked for in `weights` (a file or its folder), else where clean-fid downloads them.
-    """
+def _inception(weights: Path | None, device: str) -> Extractor:
+    folder = Path(tempfile.gettempdir())
     if weights is not None:
         folder = weights if weights.is_dir() else weights.parent
         if weights.is_file() and weights.name != INCEPTION_FILE:
             raise UserError(f"{weights}: clean-fid wants the file name {INCEPTION_FILE}; rename it")
-        return folder if (folder / INCEPTION_FILE).is_file() else None
-    folder = Path(tempfile.gettempdir())
-    return folder if (folder / INCEPTION_FILE).is_file() else None
-
-
-def _descriptor() -> Extractor:
-    from data.images.descriptor import DESCRIPTOR_VERSION, describe
-
-    fingerprint = {"name": "descriptor", "version": DESCRIPTOR_VERSION}
-    return Extractor("descriptor", "FD-descriptor", fingerprint, describe)
-
-
-def _inception(weights: Path | None, device: str) -> Extractor:
-    import torch
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    from core.stage import sha256_file
-
-    folder = inception_folder(weights)
-    if weights is not None and folder is None:
-        raise UserError(f"{weights}: {INCEPTION_FILE} is not there")
+        if not (folder / INCEPTION_FILE).is_file():
+            raise UserError(f"{weights}: {INCEPTION_FILE} is not there")
+    path = folder / INCEPTION_FILE
     try:
-        # clean-fid downloads into the folder it is given when the file is absent.
-        home = folder or Path(tempfile.gettempdir())
-        network = InceptionV3W(str(home), download=folder is None, resize_inside=False)
+        network = InceptionV3W(str(folder), download=not path.is_file(), resize_inside=False)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"Inception weights cannot be loaded or downloaded ({error}); download "
@@ -106,34 +89,17 @@ def _inception(weights: Path | None, device: str) -> Extractor:
             "or use --extractor descriptor"
         ) from None
     network = network.to(device).eval()
+    resize = build_resizer("clean")  # Pillow's antialiased bicubic on float channels, to 299
 
     def features(images: np.ndarray) -> np.ndarray:
-        resized = np.stack([_resize_299(image) for image in images])
+        resized = np.stack([resize(image) for image in images])
         with torch.inference_mode():
             batch = torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)
             return network(batch).double().cpu().numpy()
 
     fingerprint = {
         "name": "inception",
-        "weights_sha256": sha256_file(home / INCEPTION_FILE),
+        "weights_sha256": sha256_file(path),
         "resize": "float bicubic to 299 (clean-fid 'clean')",
     }
     return Extractor("inception", "FID", fingerprint, features)
-
-
-def _resize_299(image: np.ndarray) -> np.ndarray:
-    """Pillow's antialiased bicubic on float channels, as clean-fid's 'clean' mode does.
-
-    Its own resizer passes `mode=` to Image.fromarray, which newer Pillow releases warn about.
-    """
-    from PIL import Image
-
-    channels = [
-        np.asarray(
-            Image.fromarray(np.ascontiguousarray(image[:, :, c], dtype=np.float32)).resize(
-                (299, 299), Image.Resampling.BICUBIC
-            )
-        ).clip(0, 255)
-        for c in range(3)
-    ]
-    return np.stack(channels, axis=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,11 @@ import numpy as np
 from core.errors import UserError
 from core.progress import progress
 from core.stage import read_manifest
+from data.corpus.base import Corpus
+from data.curation import holdout as holdouts
+from data.images.decode import Reject, decode_rgb
+from dit.vae.images import read_images
+from dit.vae.listing import listing_of
 
 
 def names_of(stage: Path, part: str = "") -> list[str]:
@@ -26,18 +32,14 @@ def names_of(stage: Path, part: str = "") -> list[str]:
     return images
 
 
-def read_folder(folder: Path, names: list[str] | None = None) -> tuple[list[str], np.ndarray]:
-    """Read the PNG images of a folder: sorted names and uint8 [n, h, w, 3].
+def read_folder(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """The named PNG images of a folder: uint8 [n, h, w, 3].
 
-    Raises UserError when the folder is empty, an image is broken or sizes differ.
+    Raises UserError when there are none, one is missing or broken, or sizes differ.
     """
-    from data.images.decode import Reject, decode_rgb
-
-    if names is None:
-        names = sorted(p.name for p in folder.glob("*.png") if p.stem.isdigit() or p.stem != "grid")
     if not names:
         raise UserError(f"{folder}: no .png images")
-    images = []
+    images: list[np.ndarray] = []
     for name in progress(names, name=f"read {folder.name}"):
         path = folder / name
         try:
@@ -50,36 +52,19 @@ def read_folder(folder: Path, names: list[str] | None = None) -> tuple[list[str]
             ) from None
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path}: {images[-1].shape}, but {names[0]} is {images[0].shape}")
-    return names, np.stack(images)
+    return np.stack(images)
 
 
-def read_holdout(corpus: str, holdout: Path, image_size: int) -> np.ndarray:
+def read_holdout(corpus: Corpus, holdout: Path, image_size: int) -> np.ndarray:
     """The hold-out images, cropped as training images are: uint8 [n, image_size, image_size, 3].
 
-    The references of a Frechet distance take the training transform (resize, crop) and nothing
+    The real images of a Frechet distance take the training transform (resize, crop) and nothing
     else, so that no difference in preparation is measured as a difference in content.
-    """
-    from data.corpus.specs import open_corpus
-    from data.formats.tables import read_part
-    from data.images.decode import Reject, decode_rgb
-    from data.images.transforms import center_crop
 
-    table = read_part(holdout, ["key", "shard", "row"])
+    Raises UserError for an image that is gone, unreadable, or not the one that was held out.
+    """
+    table = holdouts.read_holdout(holdout)
     if not table.num_rows:
         raise UserError(f"{holdout}: no images in it; make it again with python -m data.holdout")
-    places = list(zip(*(table[name].to_pylist() for name in ("key", "shard", "row")), strict=True))
-    images = []
-    for sample in progress(
-        open_corpus(corpus).fetch(places), total=len(places), name="read hold-out"
-    ):
-        if sample.data is None:
-            raise UserError(
-                f"{corpus}: hold-out image {sample.key} cannot be read any more: {sample.error}"
-            )
-        try:
-            images.append(center_crop(decode_rgb(sample.data), image_size))
-        except Reject as reject:
-            raise UserError(
-                f"{corpus}: hold-out image {sample.key}: {reject.reason} ({reject.detail})"
-            ) from None
-    return np.stack(images)
+    images = read_images(corpus, listing_of(table), image_size)
+    return np.stack(list(progress(images, total=table.num_rows, name="read hold-out")))

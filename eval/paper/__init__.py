@@ -1,4 +1,4 @@
-"""The paper's numbers as data, and tables of theirs beside ours.
+"""The paper's numbers as data, each with its budget.
 
-May import core and eval.records.
+May import core.
 """

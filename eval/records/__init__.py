@@ -1,4 +1,4 @@
-"""Metrics along a training run, and pictures of what was kept and made.
+"""Metrics along a training run: the record, its curves, and what makes both.
 
-May import core, data, dit and the rooms above.
+May import core, data, dit, eval.config and eval.judges.
 """

@@ -1,55 +1,46 @@
-"""What eval.track does at one checkpoint: draw from fixed noise, decode, compare.
-
-Light to import: torch and the extractor come with the first measurement.
-"""
+"""What eval.track does at one checkpoint: draw from fixed noise, decode, compare."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import threading
 import time
 import zipfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
 
 from core.atomic import atomic_path
 from core.errors import UserError
 from core.progress import progress
-from core.stage import code_version, digest_of, sha256_file
-from dit.sampling.config import SampleConfig, identifying
-from dit.training.checkpoint import Weights
+from core.stage import Stage, code_version, digest_of, sha256_file
+from data.corpus.base import Corpus
+from dit.diffusion.gaussian import Diffusion
+from dit.diffusion.samplers import respaced_for
+from dit.model.device import pick_device
+from dit.model.transformer import DiT
+from dit.sampling.config import DrawConfig, SampleConfig, identifying
+from dit.sampling.sample import draw_latents, load_checked
+from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
+from dit.training.runlog import open_logger
+from dit.vae.autoencoder import load_vae
+from eval.config import TrackConfig
+from eval.judges import images
 from eval.judges.evaluate import distances
-from eval.records.record import Line
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from data.corpus.base import Corpus
-    from dit.model.transformer import DiT
-    from eval.records.track import TrackConfig
+from eval.judges.extractors import load_extractor
+from eval.records.record import Job, Line, Stopped
 
 
-class Stopped(Exception):
-    """Asked to stop while at work."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A checkpoint whose lines are missing for `weights`."""
-
-    checkpoint: Path
-    fingerprint: str
-    state: dict[str, Any]
-    weights: list[Weights]
-
-
-def settings_of(config: TrackConfig, checkpoint: Path, weights: Weights) -> SampleConfig:
+def settings_of(config: TrackConfig, weights: Weights, job: Job) -> SampleConfig:
     """How dit.sample would be asked for the same images."""
-    shared = {field.name for field in dataclasses.fields(SampleConfig)}
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    values = {name: value for name, value in values.items() if name in shared}
-    return SampleConfig(**{**values, "checkpoint": checkpoint, "weights": weights})
+    drawing = {f.name: getattr(config, f.name) for f in dataclasses.fields(DrawConfig)}
+    return SampleConfig(
+        checkpoint=job.checkpoint, vae=config.vae, weights=weights, out=config.out, **drawing
+    )
 
 
 class Measurer:
@@ -57,24 +48,18 @@ class Measurer:
 
     Args:
         config: the command's settings.
+        stage: open; W&B gets its params.
         corpus: of the hold-out's images.
-        image_size: side of the generated images (pixels).
         lines: those measured before; raises UserError when it was with another extractor.
     """
 
     def __init__(
-        self, config: TrackConfig, corpus: Corpus, image_size: int, lines: list[Line]
+        self, config: TrackConfig, stage: Stage, corpus: Corpus, lines: list[Line]
     ) -> None:
-        from dit.diffusion.gaussian import Diffusion
-        from dit.diffusion.samplers import respaced_for
-        from dit.model.device import pick_device
-        from dit.vae.autoencoder import load_vae
-        from eval.judges.extractors import load_extractor
-
-        self.config = config
+        self.config, self._stage, self._corpus = config, stage, corpus
         # Bad settings are refused before the first file binds the folder to them.
         respaced_for(config.sampler, config.steps, Diffusion())
-        self.device = pick_device(config.device, settings_of(config, config.run, "ema").precision)
+        self.device = pick_device(config.device, config.precision)
         self.code = code_version()
         self.extractor = load_extractor(
             config.extractor, weights=config.weights_folder, device=self.device
@@ -85,25 +70,35 @@ class Measurer:
                 f"{config.out}: measured with the extractor {json.dumps(known)}, now it is "
                 f"{json.dumps(self.extractor.fingerprint)}; choose another --out"
             )
-        self.reference = self._reference(corpus, image_size)
         self.vae = load_vae(config.vae, self.device)
+
+    def load(self, job: Job, weights: Weights) -> DiT:
+        """The model on the CPU, checked against VAE and settings.
+
+        Raises Damaged when its file is gone or not as written, UserError when the settings or the
+        VAE do not fit it.
+        """
+        try:
+            return load_checked(settings_of(self.config, weights, job), self.vae)
+        except (UserError, OSError, SafetensorError):
+            verify(job.checkpoint, only=WEIGHTS_FILES[weights])  # was it the checkpoint's fault?
+            raise
 
     def line(self, job: Job, weights: Weights, model: DiT, asked: threading.Event) -> Line:
         """Draw, decode and compare: one line of the record, its distance null if it diverged.
 
         Raises Stopped when `asked` is set while it draws, UserError when memory runs out.
         """
-        import torch
-
         begun = time.monotonic()
-        settings = settings_of(self.config, job.checkpoint, weights)
+        real = self._real(model.input_size * self.vae.factor)
+        settings = settings_of(self.config, weights, job)
         label = f"step {job.state['step']:,} {weights}"
         distance = None
         try:
-            images = self._images(settings, model.to(self.device), label, asked)
-            if images is not None:
-                features = self.extractor(images, label=label)
-                distance = distances(self.extractor, features, self.reference)
+            generated = self._draw(settings, model.to(self.device), label, asked)
+            if generated is not None:
+                features = self.extractor(generated, label=label)
+                distance = distances(self.extractor, features, real)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"--device {self.device}: {error}; lower --batch {self.config.batch}, or take a "
@@ -119,18 +114,33 @@ class Measurer:
             "extractor": self.extractor.fingerprint,
             "checkpoint": job.fingerprint,
             "seconds": round(time.monotonic() - begun, 3),
-            "device": str(self.device),
+            "device": self.device,
             "code": self.code,
         }
 
-    def _images(
+    def log(self, line: Line) -> None:
+        """The line to W&B, by the names of its distances and weights."""
+        distance, kind = line["distance"] or {}, line["weights"]
+        values = {f"{kind}/seconds": line["seconds"], "samples": line["samples"]}
+        for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
+            if distance:
+                values[f"{kind}/{distance[name]}"] = distance[value]
+        self._logger.log({"step": line["step"], **values, "timing": {}})
+
+    def close(self, code: int) -> None:
+        """End what was opened; `code` is the command's exit code."""
+        if "_logger" in self.__dict__:
+            self._logger.close(code)
+
+    @functools.cached_property
+    def _logger(self) -> Any:
+        config = {**self._stage.params, "run": str(self.config.run)}
+        return open_logger(self.config.out, config, "track.jsonl")
+
+    def _draw(
         self, settings: SampleConfig, model: DiT, label: str, asked: threading.Event
     ) -> np.ndarray | None:
         """The samples, uint8 [n, h, w, 3]; None where the weights give no finite ones."""
-        import numpy as np
-
-        from dit.sampling.sample import draw_latents
-
         parts = []
         with progress(total=settings.n, name=label, unit="img") as bar:
 
@@ -143,24 +153,21 @@ class Measurer:
                 slots = range(start, min(start + settings.batch, settings.n))
                 latents = draw_latents(settings, model, slots, self.device, show)
                 try:
-                    images = self.vae.decode(latents)
+                    decoded = self.vae.decode(latents)
                 except UserError:  # neither are finite
                     return None
-                parts.append(images[..., :3])  # what dit.sample writes as PNG
+                parts.append(decoded[..., :3])  # what dit.sample writes as PNG
                 bar.update(len(slots))
         return np.concatenate(parts)
 
-    def _reference(self, corpus: Corpus, image_size: int) -> np.ndarray:
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (there is one measurer)
+    def _real(self, image_size: int) -> np.ndarray:
         """The hold-out's features [n, d], from OUT/holdout.npz if that is of these very images."""
-        import numpy as np
-
-        from eval.judges.images import read_holdout
-
         config, path = self.config, self.config.out / "holdout.npz"
         made_of = digest_of(
             {
                 "holdout": sha256_file(config.holdout),
-                "corpus": corpus.fingerprint(),
+                "corpus": self._corpus.fingerprint(),
                 "image_size": image_size,
                 "extractor": self.extractor.fingerprint,
             }
@@ -170,9 +177,9 @@ class Measurer:
                 if str(stored["made_of"]) == made_of:
                     return stored["features"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # not there, or harmed since: made below
-        images = read_holdout(config.corpus, config.holdout, image_size)
-        features = self.extractor(images, label="hold-out")
+            pass  # not there, or damaged since: made below
+        real = images.read_holdout(self._corpus, config.holdout, image_size)
+        features = self.extractor(real, label="hold-out")
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, features=features, made_of=np.array(made_of))
         return features

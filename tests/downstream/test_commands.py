@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,16 @@ from dit.model.transformer import DiT
 from dit.training.checkpoint import load_model, load_tensors, resolve, save_checkpoint
 from dit.training.order import plan_batch
 from dit.vae.autoencoder import describe_vae, load_vae
-from downstream.conditioning.conditioned import extend
-from downstream.tasks import evaluate, train
+from downstream import evaluate, train
+from downstream.conditioning.model import extend
+from downstream.config import open_listing
 from downstream.tasks.pictures import load_png
-from downstream.tasks.source import DownstreamSource
-from downstream.tasks.tasks import build_task, open_listing
+from downstream.tasks.source import DownstreamSource, open_pairs
 from tests.dit.tiny_vae import save_tiny_vae
 
+ROOT = Path(__file__).parents[2]
 DUBAI = PALETTES["dubai"]
-FOLDERS = ("generated", "reference", "condition")
+FOLDERS = ("generated", "target", "condition")
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +163,7 @@ def test_evaluation(world: Path, trained: tuple[str, Path], tmp_path: Path, caps
         assert load_png(out / "generated" / name).shape == condition.shape == (16, 16, 3)
         if task == "sis":
             assert DUBAI.ids(condition, name)[1] == 0
-            apart = np.abs(condition.astype(int) - load_png(out / "reference" / name))
+            apart = np.abs(condition.astype(int) - load_png(out / "target" / name))
             assert np.median(apart) < 20  # images were painted with their own masks
 
     # A stopped evaluation: what is missing is drawn again, to the last bit, and nothing else.
@@ -219,22 +222,23 @@ def test_the_condition_reaches_the_image(
 
 @pytest.mark.parametrize("task", ["sr", "sis"])
 def test_fine_tuning_teaches_the_condition(world: Path, task: str, tmp_path: Path) -> None:
-    """On held-out images the noise is told better from the own condition than from another's."""
+    """On held-out images the own condition predicts the noise better than another's."""
     run = tmp_path / "run"
     steps = ["--steps", "120", "--batch", "16", "--learning-rate", "3e-3", "--log-every", "50"]
     assert train.main([*train_arguments(world, task, run), *steps]) == 0
     model, state = load_model(run, "ema")
     listing = open_listing(task, world / task, "both")
     split = {"sr": "test", "sis": "val"}[task]
-    limits = {"cache": 1 << 30, "workers": 1, "quiet": True}
     vae = load_vae(world / "vae")
-    held_out = build_task(task, listing, split, state["downstream"], limits)
+    held_out = open_pairs(
+        listing, split, state["downstream"], cache=1 << 30, workers=1, quiet=True
+    )
     source = DownstreamSource(held_out, vae)
-    share = plan_batch(seed=9, step=0, batch=64, n=len(source.keys))
-    given = source.load(share)
+    plan = plan_batch(seed=9, step=0, batch=64, n=len(source.keys))
+    given = source.load(plan)
     x0, own = given["x0"], given["condition"]
     t = torch.full((64,), 600)
-    noise = share.noise(source.latent_shape)
+    noise = plan.noise(source.latent_shape)
     with torch.no_grad():
         right, wrong = (
             Diffusion().training_losses(model, x0, t, noise, condition=condition)["mse"]
@@ -271,6 +275,13 @@ class TestRefusals:
         with pytest.raises(UserError, match="not a run of downstream"):
             evaluate.main(evaluate_arguments(world, world / "pretrained", task, tmp_path / "out"))
 
+    @pytest.mark.parametrize(
+        "wrong", [("--factor", "1"), ("--image-size", "0"), ("--workers", "0"), ("--steps", "0")]
+    )
+    def test_out_of_range(self, world: Path, tmp_path: Path, wrong: tuple[str, str]) -> None:
+        with pytest.raises(UserError, match=f"{wrong[0]} {wrong[1]}"):
+            train.main(train_arguments(world, "sr", tmp_path / "run", *wrong))
+
     def test_nothing_was_written(self, world: Path, tmp_path: Path) -> None:
         out = tmp_path / "run"
         with pytest.raises(UserError):
@@ -278,18 +289,55 @@ class TestRefusals:
         assert not out.exists()
 
 
-def test_a_cut_short_picture_is_drawn_again(
+def test_a_truncated_picture_is_drawn_again(
     world: Path, trained: tuple[str, Path], tmp_path: Path
 ) -> None:
     task, run = trained
     arguments = evaluate_arguments(world, run, task, tmp_path / "out")
     assert evaluate.main(arguments) == 0
-    whole = pngs(tmp_path / "out")
+    complete = pngs(tmp_path / "out")
     for folder in FOLDERS:
         path = sorted((tmp_path / "out" / folder).iterdir())[1]
         path.write_bytes(path.read_bytes()[:-20])
     assert evaluate.main(arguments) == 0
-    assert pngs(tmp_path / "out") == whole
+    assert pngs(tmp_path / "out") == complete
+
+
+def test_a_finished_stage_answers_without_what_is_slow_to_import(
+    world: Path, trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    task, run = trained
+    arguments = evaluate_arguments(world, run, task, tmp_path / "out")
+    assert evaluate.main(arguments) == 0
+    code = (
+        "import json, sys, importlib\n"
+        "for name, argv in json.loads(sys.argv[1]).items():\n"
+        "    assert importlib.import_module(name).main(argv) == 0\n"
+        "slow = {'torch', 'diffusers', 'accelerate', 'PIL', 'matplotlib'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    asked = {
+        "downstream.train": train_arguments(world, task, run, "--is-done"),
+        "downstream.evaluate": arguments,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("already done") == 2
+
+
+def test_a_begun_evaluation_of_before_goes_on(
+    world: Path, trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    """target/ was called reference/."""
+    task, run = trained
+    out, arguments = tmp_path / "out", evaluate_arguments(world, run, task, tmp_path / "out")
+    assert evaluate.main(arguments) == 0
+    complete = pngs(out)
+    (out / "target").rename(out / "reference")
+    assert evaluate.main(arguments) == 0
+    assert pngs(out) == complete
 
 
 def test_a_file_is_no_run_to_start_from(world: Path, tmp_path: Path) -> None:

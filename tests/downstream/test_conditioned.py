@@ -10,8 +10,12 @@ import torch
 from core.errors import UserError
 from dit.model.transformer import DiT
 from dit.training.checkpoint import load_model, save_checkpoint
-from downstream.conditioning.conditioned import ConditionedDiT, MaskEmbed, extend
-from downstream.conditioning.widen import widen_patch_embedding
+from downstream.conditioning.model import (
+    ConditionedDiT,
+    MaskEmbed,
+    extend,
+    widen_patch_embedding,
+)
 
 TINY = {"input_size": 4, "patch_size": 2, "in_channels": 4, "hidden_size": 16}
 SHAPE = {"depth": 2, "num_heads": 2}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +14,25 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError
-from core.stage import Stage
-from eval.judges.evaluate import main
+from core.stage import Stage, sha256_file
+from eval.evaluate import main
 from eval.judges.images import names_of
 from tests.dit.tiny_vae import save_tiny_vae
 
 SIDE = 32
 
 
-def picture(path: Path, seed: int) -> None:
+def picture(path: Path, seed: int, side: int = SIDE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     Image.fromarray(pixels).save(path)
 
 
-def stage_of(folder: Path, names: list[str]) -> Path:
+def stage_of(folder: Path, names: list[str], side: int = SIDE) -> Path:
     stage = Stage(folder, "test.samples", {"sampler": "ddim", "task": "sr"}, {})
     stage.open()
     for seed, name in enumerate(names):
-        picture(folder / name, seed)
+        picture(folder / name, seed, side)
     stage.finish({}, names, f"{len(names)} images")
     return folder
 
@@ -42,6 +44,7 @@ def flags(tmp_path: Path) -> list[str]:
     for n, key in enumerate(keys):
         picture(tmp_path / "corpus" / key, 10 + n)
     places = {"key": keys, "shard": ["files-00000"] * 4, "row": list(range(4))}
+    places["digest"] = [sha256_file(tmp_path / "corpus" / key) for key in keys]
     pq.write_table(pa.table(places), tmp_path / "holdout.parquet")
     given = {name: tmp_path / name for name in ("corpus", "samples")}
     return [
@@ -57,7 +60,7 @@ def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -
         return json.loads((tmp_path / out).read_text())["distance"]
 
     clean = value("clean.json")
-    assert clean["n_generated"] == 3 and clean["n_reference"] == 4
+    assert clean["n_generated"] == 3 and clean["n_real"] == 4
     picture(tmp_path / "samples" / "stray.png", 99)
     assert value("stray.json") == clean
     (tmp_path / "samples" / "000001.png").unlink()
@@ -66,12 +69,47 @@ def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -
 
 
 def test_pairs_named_grid_count(tmp_path: Path) -> None:
-    names = [f"{part}/{name}.png" for part in ("generated", "reference") for name in ("a", "grid")]
+    names = [f"{part}/{name}.png" for part in ("generated", "target") for name in ("a", "grid")]
     folder = stage_of(tmp_path / "pairs", [*names, "grid.png"])
     picture(folder / "generated" / "stray.png", 99)
     assert names_of(folder, "generated") == ["a.png", "grid.png"]
     with pytest.raises(UserError, match="lists no images in condition"):
         names_of(folder, "condition")
+
+
+def test_pairs_of_before_are_read(tmp_path: Path) -> None:
+    """target/ was called reference/."""
+    results = []
+    for former in ("target", "reference"):
+        names = [f"{part}/{n}.png" for part in ("generated", former) for n in range(2)]
+        pairs = stage_of(tmp_path / former, names, side=64)
+        out = tmp_path / f"{former}.json"
+        flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
+        assert main(["--pairs", str(pairs), "--out", str(out), *flags]) == 0
+        results.append(json.loads(out.read_text()))
+    assert results[0] == results[1] and results[0]["lpips"]["pairs"] == 2
+
+
+def test_another_image_of_the_same_name_is_refused(tmp_path: Path, flags: list[str]) -> None:
+    picture(tmp_path / "corpus" / "2.png", 77)
+    with pytest.raises(UserError, match=r"'2\.png': its bytes .* are not those that were scored"):
+        main([*flags, "--out", str(tmp_path / "metrics.json")])
+
+
+def test_a_finished_stage_answers_without_what_is_slow_to_import(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    given = [*flags, "--out", str(tmp_path / "metrics.json")]
+    assert main(given) == 0
+    code = (
+        "import sys; from eval.evaluate import main; assert main(sys.argv[1:]) == 0\n"
+        "slow = {'torch', 'diffusers', 'lpips', 'cleanfid', 'PIL', 'matplotlib'} & set(sys.modules)"
+        "\nassert not slow, slow"
+    )
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-c", code, *given]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "already done" in done.stdout, done.stderr
 
 
 def test_bad_settings_are_one_error(tmp_path: Path, flags: list[str]) -> None:

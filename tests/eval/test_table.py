@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from eval.paper.table import load_experiment, main, paper_value
+from eval.paper.numbers import load_experiment, paper_value
+from eval.table import main
 
 
 def write_metrics(
-    run: Path, arm: str, task: str, value: float, name: str = "FD-descriptor"
+    run: Path, method: str, task: str, value: float, name: str = "FD-descriptor"
 ) -> None:
     result = {
         "task": task,
@@ -22,12 +23,12 @@ def write_metrics(
     if task != "generation":
         result["lpips"] = {"name": "LPIPS-random-backbone", "value": value / 100, "pairs": 9}
     (run / "metrics").mkdir(parents=True, exist_ok=True)
-    (run / "metrics" / f"{arm}-{task}.json").write_text(json.dumps(result))
+    (run / "metrics" / f"{method}-{task}.json").write_text(json.dumps(result))
 
 
 def arguments(run: Path, profile: str) -> list[str]:
     names = ["--experiment", "git10m_85", "--run", str(run), "--profile", profile]
-    return [*names, "--out", str(run / "table.md"), "--arms", "rsprune", "random"]
+    return [*names, "--out", str(run / "table.md"), "--methods", "rsprune", "random"]
 
 
 def test_paper_profile_compares_and_missing_cells_say_so(tmp_path: Path, capsys) -> None:
@@ -44,9 +45,9 @@ def test_paper_profile_compares_and_missing_cells_say_so(tmp_path: Path, capsys)
 
 
 def test_mini_values_never_stand_in_the_compared_column(tmp_path: Path) -> None:
-    for arm in ("rsprune", "random"):
+    for method in ("rsprune", "random"):
         for task in ("generation", "sr", "sis"):
-            write_metrics(tmp_path, arm, task, 12.5)
+            write_metrics(tmp_path, method, task, 12.5)
     main(arguments(tmp_path, "mini"))
     for line in (tmp_path / "table.md").read_text().splitlines():
         if "FID" in line and line.startswith("| ") and "metric" not in line.split("|")[1]:
@@ -56,6 +57,25 @@ def test_mini_values_never_stand_in_the_compared_column(tmp_path: Path) -> None:
             assert cells[9] == "FD-descriptor, n 256"
     table = json.loads((tmp_path / "table.json").read_text())
     assert all(cell["ours"] is not None for row in table["rows"] for cell in row["cells"])
+
+
+def test_the_former_name_of_a_flag_is_read_with_a_note(tmp_path: Path, capsys) -> None:
+    write_metrics(tmp_path, "full", "generation", 60.0)
+    flags = arguments(tmp_path, "paper")
+    at = flags.index("--methods")
+    assert main([*flags[:at], "--arms", "full"]) == 0
+    assert "note: --arms is now called --methods" in capsys.readouterr().err
+    assert json.loads((tmp_path / "table.json").read_text())["methods"] == ["full"]
+
+
+def test_a_typing_error_leaves_the_table_as_it_is(tmp_path: Path, capsys) -> None:
+    write_metrics(tmp_path, "rsprune", "generation", 60.0)
+    main(arguments(tmp_path, "paper"))
+    with pytest.raises(UserError, match="unknown experiment"):
+        main([*arguments(tmp_path, "paper"), "--experiment", "git10m"])
+    capsys.readouterr()
+    main(arguments(tmp_path, "paper"))
+    assert "already done" in capsys.readouterr().out
 
 
 def test_new_metrics_make_the_table_again(tmp_path: Path) -> None:

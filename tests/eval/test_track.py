@@ -1,4 +1,4 @@
-"""Metrics along a run: its own lines once each, followed, stopped, mended; same as by hand."""
+"""Metrics along a run: its own lines once each, followed, stopped, repaired; same as by hand."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ import pytest
 import torch
 from PIL import Image
 
-import dit.sampling.sample
 import dit.training.checkpoint
 import eval.judges.images
+import eval.records.curves
 import eval.records.measure
 import eval.records.track
 from core.errors import UserError
-from core.stage import Stage, digest_of
+from core.stage import Stage, digest_of, sha256_file
 from dit.sample import main as sample
 from dit.sampling.sample import draw_latents
 from dit.training.checkpoint import save_checkpoint
 from dit.vae.autoencoder import describe_vae
-from eval.judges.evaluate import main as evaluate
-from eval.records.track import main
+from eval.evaluate import main as evaluate
+from eval.track import main
 from tests.data.pictures import encode, scene
 from tests.dit.test_sample import small_dit
 from tests.dit.tiny_vae import save_tiny_vae
@@ -57,7 +57,8 @@ def made(tmp_path_factory) -> Made:
     corpus.mkdir()
     for i in range(8):
         (corpus / f"{i}.png").write_bytes(encode(scene(i, 16, 16), "PNG"))
-    return Made(save_tiny_vae(root / "vae"), corpus, holdout(root / "holdout.parquet", range(6)))
+    held = holdout(root / "holdout.parquet", corpus, range(6))
+    return Made(save_tiny_vae(root / "vae"), corpus, held)
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +69,14 @@ def _no_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second less for each line, where the picture is not looked at."""
-    monkeypatch.setattr(eval.records.track, "draw", lambda _, out, title: out.write_text(title))
+    monkeypatch.setattr(eval.records.curves, "draw", lambda _, out, title: out.write_text(title))
 
 
-def holdout(path: Path, rows: range) -> Path:
+def holdout(path: Path, corpus: Path, rows: range) -> Path:
     keys = [f"{i}.png" for i in rows]
     places = {"key": keys, "shard": ["files-00000"] * len(keys), "row": list(rows)}
-    pq.write_table(pa.table({**places, "digest": keys}), path)
+    digests = [sha256_file(corpus / key) for key in keys]
+    pq.write_table(pa.table({**places, "digest": digests}), path)
     return path
 
 
@@ -166,7 +168,7 @@ def test_again_there_is_nothing_to_do_and_no_torch_is_needed(made, training, tmp
     main(flags(made, training, out))
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     code = (
-        "import sys; from eval.records.track import main; assert main(sys.argv[1:]) == 0; "
+        "import sys; from eval.track import main; assert main(sys.argv[1:]) == 0; "
         "assert not {'torch', 'diffusers', 'matplotlib', 'wandb'} & set(sys.modules)"
     )
     words = [sys.executable, "-c", code, *flags(made, training, out)]
@@ -195,7 +197,7 @@ def test_only_what_is_missing_is_measured(made, training, tmp_path, monkeypatch,
     assert (out / "holdout.npz").read_bytes() == features
 
 
-def test_features_are_made_again_for_other_images(made, training, tmp_path, undrawn):
+def test_features_are_made_again_for_another_corpus(made, training, tmp_path, undrawn):
     out, corpus = tmp_path / "out", tmp_path / "corpus"
     corpus.mkdir()
     for path in made.corpus.iterdir():
@@ -206,24 +208,29 @@ def test_features_are_made_again_for_other_images(made, training, tmp_path, undr
     (out / "holdout.npz").write_bytes(features[: len(features) // 2])
     main(flags(same, training, out, "--every", "4", "--weights", "ema"))
     assert (out / "holdout.npz").read_bytes() == features
+    (corpus / "8.png").write_bytes(encode(scene(8, 16, 16), "PNG"))
+    made_at = (out / "holdout.npz").stat().st_mtime_ns
+    training.save(6)
+    main(flags(same, training, out, "--every", "6", "--weights", "raw"))
+    assert (out / "holdout.npz").stat().st_mtime_ns != made_at  # another listing
     (corpus / "0.png").write_bytes(encode(scene(99, 16, 20), "PNG"))
-    main(flags(same, training, out, "--every", "2"))
-    assert (out / "holdout.npz").read_bytes() != features
+    with pytest.raises(UserError, match=r"'0\.png': its bytes .* are not those that were scored"):
+        main(flags(same, training, out, "--every", "2"))
 
 
-def test_a_torn_last_line_is_measured_again(made, training, tmp_path, capsys, undrawn):
+def test_a_truncated_last_line_is_measured_again(made, training, tmp_path, capsys, undrawn):
     out = tmp_path / "out"
     main(flags(made, training, out))
     record = out / "track.jsonl"
-    whole = lines(out)
+    complete = lines(out)
     record.write_bytes(record.read_bytes()[:-40])
     (out / "track.png").unlink()
     assert main(flags(made, training, out)) == 0
     assert "cut off" in capsys.readouterr().out
     again = lines(out)
-    for line in (*whole, *again):
+    for line in (*complete, *again):
         del line["seconds"]
-    assert again == whole
+    assert again == complete
     assert (out / "track.png").exists()
 
 
@@ -270,7 +277,7 @@ def test_other_settings_are_refused(made, training, tmp_path, undrawn):
         ("--n", "6"): "n: 5 there, 6 now",
         ("--seed", "4"): "seed: 3 there, 4 now",
         ("--sampler", "dpmpp"): 'sampler: "ddim" there',
-        ("--holdout", str(holdout(tmp_path / "other.parquet", range(5)))): "holdout: ",
+        ("--holdout", str(holdout(tmp_path / "other.parquet", made.corpus, range(5)))): "holdout: ",
     }.items():
         with pytest.raises(UserError, match=named):
             main(flags(made, training, out, "--every", "4", "--weights", "raw", *more))
@@ -299,31 +306,22 @@ def test_another_extractor_is_refused(made, training, tmp_path, monkeypatch, und
     assert kinds(out) == [(4, "raw")]
 
 
-def test_follows_until_the_training_has_ended(made, tmp_path, capsys, undrawn):
+def test_follows_until_the_training_has_ended(made, tmp_path, monkeypatch, capsys, undrawn):
     out, training = tmp_path / "out", Run(tmp_path / "run", made.vae)
     training.path(1).mkdir(parents=True)  # a damaged checkpoint
-
-    def saw(count: int) -> bool:
-        record = out / "track.jsonl"
-        return record.exists() and record.read_bytes().count(b"\n") == count
-
-    def last() -> None:
-        training.save(5)
-        training.end()
-
-    helpers = [
-        in_a_while(lambda: training.save(3), lambda: True),
-        in_a_while(last, lambda: saw(1)),
-    ]
-    assert main(flags(made, training, out, "--weights", "ema", "--follow", "--poll", "0.05")) == 0
-    for helper in helpers:
-        helper.join()
-    assert kinds(out) == [(3, "ema"), (5, "ema")]
+    # What the training does while the command waits, at each look.
+    meanwhile = [
+        lambda: training.save(3), lambda: None, lambda: training.save(5), training.end
+    ]  # fmt: skip
+    monkeypatch.setattr(eval.records.track, "_wait", lambda *_: meanwhile.pop(0)())
+    assert main(flags(made, training, out, "--weights", "ema", "--follow")) == 0
+    assert not meanwhile and kinds(out) == [(3, "ema"), (5, "ema")]
     said = capsys.readouterr()
-    assert said.out.count("waiting for checkpoints") <= 2 and said.err.count("DAMAGED") == 1
+    assert said.out.count("to begin") == 1 and said.err.count("DAMAGED") == 1
+    assert said.out.count("waiting for checkpoints") == 2  # once after each line
 
 
-def test_a_stop_leaves_whole_lines_and_the_next_call_goes_on(
+def test_a_stop_leaves_complete_lines_and_the_next_call_goes_on(
     made, training, tmp_path, monkeypatch, capsys, undrawn
 ):
     out, batches = tmp_path / "out", []
@@ -334,7 +332,7 @@ def test_a_stop_leaves_whole_lines_and_the_next_call_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return draw_latents(*given)
 
-    monkeypatch.setattr(dit.sampling.sample, "draw_latents", stops)
+    monkeypatch.setattr(eval.records.measure, "draw_latents", stops)
     assert main(flags(made, training, out, "--batch", "3")) == 75
     assert "run the same command again" in capsys.readouterr().out
     assert kinds(out) == [(2, "ema"), (2, "raw")] and len(batches) == 5

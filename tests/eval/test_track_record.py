@@ -1,4 +1,4 @@
-"""The record of a track by itself: cut-off lines, foreign lines, the picture's curves."""
+"""The record of a track by itself: truncated lines, foreign lines, the picture's curves."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import Any
 
 import pytest
 
-import eval.records.pictures
+import eval.records.curves
 from core.errors import UserError
-from eval.records.record import append, draw, mend, read_lines, up_to_date
+from eval.records.curves import draw
+from eval.records.record import append, read_lines, repair, up_to_date
 
 LINE = {"step": 1, "samples": 8, "weights": "ema", "checkpoint": "c", "distance": None,
         "extractor": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 2', b'{"step": 2, "x\xc3', b"\0\0\0", b"\0\0\n"])
-def test_a_torn_end_is_left_out_and_cut_away(tmp_path: Path, torn: bytes) -> None:
+def test_a_truncated_end_is_left_out_and_cut_away(tmp_path: Path, torn: bytes) -> None:
     record = tmp_path / "track.jsonl"
     append(record, LINE)
-    whole = record.read_bytes()
-    record.write_bytes(whole + torn)
-    assert read_lines(record) == ([LINE], len(whole))
-    assert record.read_bytes() == whole + torn  # reading changes nothing
-    assert mend(record) == [LINE] and record.read_bytes() == whole
+    complete = record.read_bytes()
+    record.write_bytes(complete + torn)
+    assert read_lines(record) == ([LINE], len(complete))
+    assert record.read_bytes() == complete + torn  # reading changes nothing
+    assert repair(record) == [LINE] and record.read_bytes() == complete
     append(record, {**LINE, "step": 2})
     assert [line["step"] for line in read_lines(record)[0]] == [1, 2]
 
 
 def test_other_lines_are_refused_by_number(tmp_path: Path) -> None:
     record = tmp_path / "track.jsonl"
-    assert read_lines(record) == ([], 0) and mend(record) == []
+    assert read_lines(record) == ([], 0) and repair(record) == []
     good = json.dumps(LINE)
     for foreign in (f"{good}\nwhat\n{good}\n", f'{good}\n{{"step": 1}}\n'):
         record.write_text(foreign)
         with pytest.raises(UserError, match="line 2 is no line"):
-            mend(record)
+            repair(record)
         assert record.read_text() == foreign
 
 
@@ -53,7 +54,7 @@ def test_a_picture_older_than_the_record_is_known(tmp_path: Path) -> None:
 def test_the_picture_has_both_curves_and_honest_names(tmp_path, monkeypatch):
     figures: list[Any] = []
     keep = lambda figure, _: figures.append(figure)  # noqa: E731
-    monkeypatch.setattr(eval.records.pictures, "save_figure", keep)
+    monkeypatch.setattr(eval.records.curves, "save_figure", keep)
 
     def line(step: int, weights: str, value: float | None) -> dict[str, Any]:
         distance = value and {"name": "FID", "value": value, "kernel_name": "KID"}

@@ -2,26 +2,42 @@
 
 The paper initialises both downstream models from the pretrained DiT and does not say how the
 condition enters. Here it is concatenated to the noisy latent, [z_t, c], in front of a widened
-patch embedding (see downstream.conditioning.widen), the way latent diffusion does it (Rombach et
-al. 2022, sections 4.3.2 and 4.4):
+patch embedding, the way latent diffusion does it (Rombach et al. 2022, sections 4.3.2 and 4.4):
 
     SR    c = scale * mean of VAE(LR image brought back to full size)
     SIS   c = E(mask), E a learned embedding of the classes in each latent cell
+
+The weights of the added channels start at zero and everything else is copied, so at step 0 the
+network is the pretrained one, whatever the condition says.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from core.errors import UserError
 from dit.model.transformer import DiT
 from dit.training.checkpoint import LOADERS
-from downstream.conditioning.widen import widen_patch_embedding
 
 MASK_CHANNELS = 4  # channels of E(mask)
+
+
+@torch.no_grad()
+def widen_patch_embedding(dit: DiT, extra: int) -> None:
+    """Give `dit.x_embedder.proj` `extra` (>= 1) more input channels, in place, after its own.
+
+    Their weights are zero; those of its own channels and the bias are kept.
+    """
+    if extra < 1:
+        raise ValueError(f"extra channels: {extra}, expected at least 1")
+    proj = dit.x_embedder.proj
+    proj.weight = nn.Parameter(pad(proj.weight, (0, 0, 0, 0, 0, extra)))  # [out, in, kh, kw]
+    proj.in_channels += extra
 
 
 class MaskEmbed(nn.Module):
@@ -104,21 +120,12 @@ def extend(base: DiT, condition: dict[str, Any], seed: int) -> ConditionedDiT:
             "one (num_classes 0 or 1)"
         )
     model = ConditionedDiT(base.config, condition)
-    state = {f"dit.{name}": value for name, value in base.state_dict().items()}
-    own = model.state_dict()
-    for name in own:
-        if name == "dit.x_embedder.proj.weight":
-            own[name].zero_()
-            own[name][:, : base.in_channels] = state[name]
-        elif name in state:
-            own[name].copy_(state[name])
+    widened = copy.deepcopy(base)
+    widen_patch_embedding(widened, condition["channels"])
+    model.dit.load_state_dict(widened.state_dict())
     if model.embed is not None:
         model.embed.initialise(torch.Generator().manual_seed(seed))
     return model
 
 
-def _build(config: dict[str, Any]) -> nn.Module:
-    return ConditionedDiT(**config)
-
-
-LOADERS["ConditionedDiT"] = _build
+LOADERS["ConditionedDiT"] = lambda config: ConditionedDiT(**config)

@@ -1,20 +1,22 @@
 """LPIPS (Zhang et al. 2018) through the lpips package, on uint8 images only.
 
 One entry takes uint8 and scales to [-1, 1] itself: feeding [0, 1] is the field's commonest
-mistake. 'random' keeps the calibrated linear heads on a seeded random trunk, for machines
-without the trunk's weights; its numbers are labelled and compare with nothing but themselves.
+mistake. 'random' keeps the calibrated linear heads on a seeded random backbone, for machines
+without the backbone's weights; its numbers are labelled and compare with nothing but themselves.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from lpips import LPIPS
 
 from core.errors import UserError
 from core.progress import progress
 
-BACKBONES = ("alex", "vgg", "random")
 BATCH = 16
 
 
@@ -23,15 +25,8 @@ def metric_name(backbone: str) -> str:
     return "LPIPS-random-backbone" if backbone == "random" else f"LPIPS-{backbone}"
 
 
-def load_lpips(backbone: str, device: str = "cpu") -> Any:
-    """The lpips network in eval mode. Raises UserError when the trunk's weights are unreachable."""
-    if backbone not in BACKBONES:
-        raise UserError(f"unknown LPIPS backbone '{backbone}'; known: {', '.join(BACKBONES)}")
-    import warnings
-
-    import torch
-    from lpips import LPIPS
-
+def load_lpips(backbone: Literal["alex", "vgg", "random"], device: str = "cpu") -> Any:
+    """The lpips network in eval mode. Raises UserError when the backbone's weights are missing."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's notes on the old 'pretrained' argument
         torch.manual_seed(0)
@@ -50,8 +45,6 @@ def load_lpips(backbone: str, device: str = "cpu") -> Any:
 
 def lpips_pairs(network: Any, a: np.ndarray, b: np.ndarray, device: str = "cpu") -> np.ndarray:
     """LPIPS of each pair: images uint8 [n, h, w, 3] twice -> float64 [n], lower is closer."""
-    import torch
-
     for images in (a, b):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UserError(f"LPIPS wants uint8 [n, h, w, 3], got {images.dtype} {images.shape}")
@@ -70,13 +63,3 @@ def lpips_pairs(network: Any, a: np.ndarray, b: np.ndarray, device: str = "cpu")
             )
             bar.update(len(values[-1]))
     return np.concatenate(values)
-
-
-def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` [n]."""
-    generator = np.random.default_rng(seed)
-    means = values[generator.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
-    tail = (1.0 - level) / 2.0
-    return float(np.quantile(means, tail)), float(np.quantile(means, 1.0 - tail))

@@ -1,0 +1,142 @@
+"""Pictures of a run: what was kept and dropped, and what the trained models make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from core.stage import Result, Stage
+from data.corpus.base import Corpus, keep_apart
+from data.corpus.specs import open_corpus
+from data.formats.index import read_index
+from data.formats.tables import read_parts
+from dit.vae.images import read_images
+from dit.vae.listing import listing_of
+from eval.config import PicturesConfig, target_folder
+from eval.judges.images import names_of, read_folder
+from eval.paper.numbers import METHOD_NAMES
+from eval.records.curves import save_figure
+
+KEPT, DROPPED, SELECTED = "#1b7f5c", "#b8bcc2", "#0b3d91"
+CONDITIONS = {"sr": "low resolution, bicubic", "sis": "land-cover mask"}
+
+
+def draw_pictures(config: PicturesConfig, stage: Stage) -> Result:
+    """Write entropy.png, samples.png, sr.png and sis.png."""
+    corpus = open_corpus(config.corpus)
+    keep_apart(config.out, corpus, config.corpus)
+    stage.open()
+    run, methods, out = config.run, config.methods, config.out
+    written = [
+        entropy_picture(run, corpus, methods[0], out / "entropy.png"),
+        samples_picture(run, methods, out / "samples.png"),
+        pairs_picture(run, methods, "sr", out / "sr.png"),
+        pairs_picture(run, methods, "sis", out / "sis.png"),
+    ]
+    return stage.finish({}, [path.name for path in written], f"{len(written)} pictures")
+
+
+def entropy_picture(run: Path, corpus: Corpus, method: str, out: Path) -> Path:
+    """Histogram of H(I) with the Stage I threshold, and tiles dropped, kept and selected."""
+    columns = ["key", "shard", "row", "digest", "entropy", "status"]
+    scores = read_parts(run / "scores", columns=columns)
+    scores = scores.filter(np.asarray(scores["status"].to_pylist()) == "ok")
+    entropy = scores["entropy"].to_numpy()
+    index, _ = read_index(run / "subsets" / f"{method}.parquet")
+    survivors = read_parts(run / "assignments", columns=["key"])["key"].to_pylist()
+    keys = scores["key"].to_numpy(zero_copy_only=False)
+    kept = np.isin(keys, survivors)
+    chosen = np.isin(keys, index["key"].to_pylist())
+    threshold = entropy[kept].min()
+
+    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    axes = figure.subplots(4, 1, height_ratios=[3.2, 1.25, 1.25, 1.25])
+    bins = np.linspace(0.0, 8.0, 81)
+    axes[0].hist(
+        [entropy[~kept], entropy[kept & ~chosen], entropy[chosen]],
+        bins=bins,
+        stacked=True,
+        color=[DROPPED, KEPT, SELECTED],
+        label=[
+            f"dropped by Stage I or held out ({(~kept).sum():,})",
+            f"kept by Stage I, not selected ({(kept & ~chosen).sum():,})",
+            f"selected by Stage II ({chosen.sum():,})",
+        ],
+    )
+    axes[0].axvline(threshold, color="black", linewidth=1, linestyle="--")
+    axes[0].annotate(
+        f"tau = {threshold:.2f} bits", (threshold, axes[0].get_ylim()[1] * 0.94), xytext=(5, 0),
+        textcoords="offset points", fontsize=9,
+    )  # fmt: skip
+    axes[0].set(xlabel="grey-level Shannon entropy H(I), bits", ylabel="images", xlim=(0, 8))
+    axes[0].legend(loc="upper left", frameon=False, fontsize=9)
+    axes[0].spines[["top", "right"]].set_visible(False)
+    below = ~kept & (entropy < threshold)
+    for axis, mask, title in (
+        (axes[1], below, "dropped by Stage I, lowest to highest entropy"),
+        (axes[2], kept & ~chosen, "kept by Stage I, not selected"),
+        (axes[3], chosen, "selected by Stage II"),
+    ):
+        _show(axis, _row(_tiles(corpus, scores, mask), count=16), title)
+    return save_figure(figure, out)
+
+
+def _tiles(corpus: Corpus, scores: pa.Table, mask: np.ndarray) -> list[np.ndarray]:
+    """Sixteen tiles of the rows in `mask`, evenly spread over their entropy order."""
+    rows = np.flatnonzero(mask)
+    rows = rows[np.argsort(scores["entropy"].to_numpy()[rows], kind="stable")]
+    rows = rows[np.linspace(0, len(rows) - 1, 16).round().astype(int)] if len(rows) else rows
+    return list(read_images(corpus, listing_of(scores.take(rows)), 64))
+
+
+def samples_picture(run: Path, methods: Sequence[str], out: Path) -> Path:
+    """The first 24 samples of each method, from the same noise."""
+    figure = Figure(figsize=(11, 2.2 * len(methods)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(methods), 1))
+    for axis, method in zip(axes, methods, strict=True):
+        folder = run / "samples" / method
+        images = read_folder(folder, names_of(folder))
+        rows = [_row(images[start : start + 12], count=12) for start in (0, 12)]
+        title = f"generated, trained on the {METHOD_NAMES.get(method, method)} subset"
+        _show(axis, np.concatenate(rows), title, fontsize="large")
+    return save_figure(figure, out)
+
+
+def pairs_picture(run: Path, methods: Sequence[str], task: str, out: Path) -> Path:
+    """Condition, generated by each method, target: eight items, evenly spread, in columns."""
+    folders = [run / f"{task}-eval" / method for method in methods]
+    target = folders[0] / target_folder(folders[0])
+    names = sorted(path.name for path in target.glob("*.png"))
+    names = names[:: max(1, len(names) // 8)][:8]  # not the crops of one image side by side
+    rows = [(CONDITIONS[task], folders[0] / "condition")]
+    rows += [
+        (METHOD_NAMES.get(method, method), folder / "generated")
+        for method, folder in zip(methods, folders, strict=True)
+    ]
+    rows.append(("real image", target))
+    figure = Figure(figsize=(11, 1.55 * len(rows)), layout="constrained")
+    for axis, (title, folder) in zip(figure.subplots(len(rows), 1), rows, strict=True):
+        _show(axis, _row(read_folder(folder, names), count=8), title)
+    return save_figure(figure, out)
+
+
+def _show(axis: Any, picture: np.ndarray, title: str, fontsize: int | str = 10) -> None:
+    axis.imshow(picture)
+    axis.set_title(title, fontsize=fontsize, loc="left")
+    axis.axis("off")
+
+
+def _row(images: Sequence[np.ndarray] | np.ndarray, *, count: int) -> np.ndarray:
+    """Images side by side with white gaps; white tiles fill up to `count`."""
+    size = images[0].shape[0] if len(images) else 64
+    gap = max(2, size // 32)
+    canvas = np.full((size + gap, count * (size + gap), 3), 255, dtype=np.uint8)
+    for column, image in enumerate(images[:count]):
+        left = column * (size + gap)
+        canvas[:size, left : left + size] = image
+    return canvas
