@@ -12,7 +12,7 @@ from core.settings import AtLeast0, AtLeast1, Seed, machine, science, settings
 from core.stage import Stage, require_folder
 from world.plan.faults import BROKEN
 
-Part = Annotated[float, Field(ge=0, le=1)]
+AnyFraction = Annotated[float, Field(ge=0, le=1)]
 """A fraction of the tiles, which may be none of them."""
 _OF_TILES = ("blank", "nodata", "noise", "near_duplicates", "exact_duplicates")
 
@@ -29,19 +29,19 @@ class WorldConfig:
     """Side of a corpus and reference tile (pixels)."""
     seed: Seed = 0
     """Seed of everything; another seed is another world."""
-    blank: Part = 0.03
+    blank: AnyFraction = 0.03
     """Fraction of constant tiles: black, white, fill values."""
-    nodata: Part = 0.01
+    nodata: AnyFraction = 0.01
     """Fraction of tiles cut off by the edge of a swath."""
-    noise: Part = 0.005
+    noise: AnyFraction = 0.005
     """Fraction of sensor-noise tiles (high entropy: Stage I cannot remove them)."""
-    near_duplicates: Part = 0.03
+    near_duplicates: AnyFraction = 0.03
     """Fraction of near-duplicates of other tiles: re-encoded, shifted, brighter or darker."""
-    exact_duplicates: Part = 0.015
+    exact_duplicates: AnyFraction = 0.015
     """Fraction of byte-for-byte copies of other tiles."""
     broken: AtLeast0 = 2
     """Broken files of each kind (empty, truncated, text, CMYK, 16-bit, animated, ...)."""
-    png: Part = 0.1
+    png: AnyFraction = 0.1
     """Fraction of PNG among the sound corpus files; the rest is JPEG of quality 85 to 95."""
     reference_per_class: AtLeast0 = 40
     """Images of each class in reference/ (D_ref)."""
