@@ -61,7 +61,7 @@ def _show(findings: Sequence[Finding]) -> None:
             ))  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     """The command line, read by the standard library's own parser: see data.setup.check."""
     parser = argparse.ArgumentParser(
         prog="python -m data.check", description=__doc__,
@@ -70,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=["paper"], help="list what this profile needs")
     parser.add_argument("--experiment", default="git10m_85", help="the experiment that is to run")
     parser.add_argument("--holdout", type=int, default=5000, help="evaluation images set aside")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    given = parser().parse_args(argv)
     if given.holdout < 1:
         raise UserError(f"--holdout {given.holdout}: must be at least 1")
     return run(given.profile, given.experiment, given.holdout)

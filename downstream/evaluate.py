@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
-from downstream.config import EvaluateConfig
+from downstream.tasks.config import EvaluateConfig
 
 __all__ = ["EvaluateConfig", "run"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
 from dit.training.processes import FINISHED, WORK_LEFT, first_process_prints
-from downstream.config import DownstreamConfig
+from downstream.tasks.config import DownstreamConfig
 
 __all__ = ["DownstreamConfig", "run"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
-from eval.config import EvaluateConfig
+from eval.judges.config import EvaluateConfig
 
 __all__ = ["EvaluateConfig", "run"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
-from eval.config import PicturesConfig
+from eval.report.config import PicturesConfig
 
 __all__ = ["PicturesConfig", "run"]
 

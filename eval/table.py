@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
-from eval.config import TableConfig
+from eval.report.config import TableConfig
 
 __all__ = ["TableConfig", "run"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result
-from eval.config import TrackConfig
+from eval.records.config import TrackConfig
 from eval.records.track import track
 
 __all__ = ["TrackConfig", "run"]

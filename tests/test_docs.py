@@ -85,9 +85,16 @@ def configs_of(module: str) -> list[type]:
 def complaint(module: str, arguments: list[str]) -> str:
     """What is wrong with a command of a page, '' for nothing."""
     try:
-        configs = configs_of(module)
+        command = importlib.import_module(module)
     except ImportError as error:
         return f"no such command: {error}"
+    if hasattr(command, "parser"):  # data.check, which reads its flags without our settings
+        try:
+            command.parser().parse_args(arguments)
+        except SystemExit:
+            return "does not parse"
+        return ""
+    configs = configs_of(module)
     names = {field.name.replace("_", "-") for c in configs for field in dataclasses.fields(c)}
     known = {f"--{name}" for name in names} | {f"--no-{name}" for name in names} | {"--config"}
     flags = [word.partition("=")[0] for word in arguments if word.startswith("--")]

@@ -14,7 +14,7 @@ from dit.diffusion.samplers import sample_latents
 from dit.model.device import pick_device
 from dit.training.checkpoint import load_model
 from dit.vae.autoencoder import load_vae
-from downstream.config import EvaluateConfig, open_listing
+from downstream.tasks.config import EvaluateConfig, open_listing
 from downstream.tasks.dataset import fixed_crops
 from downstream.tasks.pictures import load_png, rows_of, save_png
 from downstream.tasks.source import open_pairs

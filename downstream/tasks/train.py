@@ -19,7 +19,7 @@ from dit.training import loop
 from dit.training.checkpoint import load_model
 from dit.vae.autoencoder import load_vae
 from downstream.conditioning.model import extend
-from downstream.config import DownstreamConfig, open_listing
+from downstream.tasks.config import DownstreamConfig, open_listing
 from downstream.tasks.dataset import choose_palette, fixed_crops
 from downstream.tasks.pictures import rows_of, save_png
 from downstream.tasks.source import DownstreamSource, open_pairs

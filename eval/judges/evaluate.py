@@ -16,10 +16,10 @@ from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
 from dit.model.device import pick_device
 from dit.vae.autoencoder import load_vae, to_unit
-from eval.config import EvaluateConfig, target_folder
 from eval.distances.bootstrap import bootstrap_interval
 from eval.distances.frechet import fit, frechet_distance, kernel_distance
 from eval.distances.lpips import load_lpips, lpips_pairs, metric_name
+from eval.judges.config import EvaluateConfig, target_folder
 from eval.judges.extractors import Extractor, load_extractor
 from eval.judges.images import names_of, read_folder, read_holdout
 

@@ -28,10 +28,10 @@ from dit.sampling.sample import draw_latents, load_checked
 from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
 from dit.training.runlog import open_logger
 from dit.vae.autoencoder import load_vae
-from eval.config import TrackConfig
 from eval.judges import images
 from eval.judges.evaluate import distances
 from eval.judges.extractors import load_extractor
+from eval.records.config import TrackConfig
 from eval.records.record import Job, Line, Stopped
 
 

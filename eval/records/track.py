@@ -26,7 +26,7 @@ from dit.training.checkpoint import (
     step_of,
 )
 from dit.training.processes import RUN_AGAIN, stop_signals
-from eval.config import TrackConfig
+from eval.records.config import TrackConfig
 from eval.records.record import Job, Line, Stopped, append, read_lines, repair, up_to_date
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
 """A run beside the paper: its table, and pictures of what was kept and made.
 
-May import core, data, dit, eval.config and the other rooms of eval.
+May import core, data, dit and the other rooms of eval.
 """

@@ -17,10 +17,11 @@ from data.formats.index import read_index
 from data.formats.tables import read_parts
 from dit.vae.images import read_images
 from dit.vae.listing import listing_of
-from eval.config import PicturesConfig, target_folder
+from eval.judges.config import target_folder
 from eval.judges.images import names_of, read_folder
 from eval.paper.numbers import METHOD_NAMES
 from eval.records.curves import save_figure
+from eval.report.config import PicturesConfig
 
 KEPT, DROPPED, SELECTED = "#1b7f5c", "#b8bcc2", "#0b3d91"
 CONDITIONS = {"sr": "low resolution, bicubic", "sis": "land-cover mask"}

@@ -9,8 +9,8 @@ from typing import Any
 from core.atomic import write_json, write_text
 from core.errors import UserError
 from core.stage import Result, Stage, read_manifest
-from eval.config import TableConfig
 from eval.paper.numbers import METHOD_NAMES, load_experiment, paper_value
+from eval.report.config import TableConfig
 
 # The paper's metric -> ours that may be held against it: the same network, and trained.
 COMPARABLE = {"FID": ("FID",), "LPIPS": ("LPIPS-alex", "LPIPS-vgg")}

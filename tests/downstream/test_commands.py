@@ -23,7 +23,7 @@ from dit.training.order import plan_batch
 from dit.vae.autoencoder import describe_vae, load_vae
 from downstream import evaluate, train
 from downstream.conditioning.model import extend
-from downstream.config import open_listing
+from downstream.tasks.config import open_listing
 from downstream.tasks.pictures import load_png
 from downstream.tasks.source import DownstreamSource, open_pairs
 from tests.dit.tiny_vae import save_tiny_vae

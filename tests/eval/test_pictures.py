@@ -12,7 +12,8 @@ from PIL import Image
 from core.errors import UserError
 from core.stage import Stage, sha256_file
 from data.formats.index import write_index
-from data.formats.tables import SCORES, write_part
+from data.formats.scores import SCORES
+from data.formats.tables import write_part
 from eval.pictures import PicturesConfig, run
 
 KEYS = [f"{n:02}.png" for n in range(24)]
