@@ -33,8 +33,8 @@ class EncodeConfig:
     shard_rows: AtLeast1 = machine(2048)
     """Images in a new shard file; a killed run loses at most one."""
     batch: AtLeast1 = machine(32)
-    """Images read at a time, and on a GPU views that it encodes at a time (machine setting:
-    memory)."""
+    """Images read at a time, and views (images and mirror images) that the VAE encodes at a time
+    (machine setting; another one may move latents by rounding)."""
     workers: AtLeast1 = machine(2)
     """Threads that decode images."""
     device: str = machine("auto")

@@ -203,12 +203,13 @@ def _digested(samples: Iterable[Sample], digests: list[str | None]) -> Iterator[
 def _posteriors(vae: Vae, images: torch.Tensor, batch: int) -> list[torch.Tensor]:
     """Means and deviations [n, 2, C, h, w] of images [n, C, H, W] and their mirror images.
 
-    Kernels round otherwise in a batch of another size, and on a CPU with several threads even in
-    another place of it. So on a CPU the batch is an image and its mirror image, and on a GPU
-    always `batch` views, filled up where there are fewer.
+    Kernels round otherwise in a batch of another size, and where a CPU's threads share a batch out
+    unevenly, in another place of it. So every batch has one size, a multiple of the threads, and
+    is filled up where there are fewer views.
     """
     views = torch.stack([images, images.flip(-1)], dim=1).flatten(0, 1)
-    size = 2 if vae.model.device.type == "cpu" else batch
+    threads = torch.get_num_threads() if vae.model.device.type == "cpu" else 1
+    size = -(-batch // threads) * threads
     filled = pad(views, (0, 0) * 3 + (0, -len(views) % size))
     return [values[: len(views)].unflatten(0, (-1, 2)) for values in vae.encode(filled, size)]
 
