@@ -88,7 +88,7 @@ def metrics(run: Path) -> Parts:
     def numbers(value: Any, name: str) -> Parts:
         if isinstance(value, dict):
             for key, inner in value.items():
-                yield from numbers(inner, f"{name}.{key}".replace("reference", "target"))
+                yield from numbers(inner, f"{name}.{key}".replace("n_reference", "n_real"))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name, repr(value)
 
