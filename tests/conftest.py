@@ -13,29 +13,52 @@ from hypothesis import settings
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# What `scripts/test.sh --fast` leaves out, beside the tests that are marked slow one by one:
-# whole files of trainings, launches, rivers and exhaustive comparisons, and by name what starts
-# processes to kill or to compare them, trains until something is learnt, or reads real images.
+# What `scripts/test.sh --fast` leaves out, beside the tests that are marked slow one by one: whole
+# files of trainings, networks, launches, rivers and exhaustive comparisons, and by name what starts
+# processes (to kill, to compare, to time their imports), trains until something is learnt, or
+# reads real images.
 SLOW_FILES = (
     "core/test_engines.py",
+    "core/test_parallel.py",
     "data/test_download_hub.py",
+    "data/test_leakage.py",
+    "dit/test_checkpoint.py",
+    "dit/test_export.py",
+    "dit/test_labels.py",
+    "dit/test_latents.py",
+    "dit/test_resume.py",
+    "dit/test_sample.py",
+    "dit/test_sampling.py",
+    "dit/test_store.py",
     "dit/test_train.py",
     "dit/test_train_vae.py",
+    "dit/test_trainer.py",
     "downstream/test_commands.py",
+    "eval/test_evaluate.py",
+    "eval/test_lpips.py",
     "eval/test_track.py",
+    "prune/test_assign.py",
+    "prune/test_baselines.py",
     "prune/test_columns.py",
+    "prune/test_curation.py",
     "prune/test_damage.py",
     "prune/test_embed.py",
+    "prune/test_encoders.py",
+    "prune/test_extend.py",
     "prune/test_judge.py",
+    "prune/test_networks.py",
     "prune/test_odd_input.py",
     "prune/test_score_shards.py",
     "prune/test_stability.py",
     "prune/test_variants.py",
+    "prune/test_whitening.py",
     "test_corpus_forms.py",
+    "world/test_world_sets.py",
 )
 SLOW_NAMES = re.compile(
     r"killed|processes|workers|end_to_end|teaches|learns|real_|uniform|offline|papers_rule"
-    r"|damaged_bytes|plus_plus|torch_fidelity"
+    r"|damaged_bytes|plus_plus|torch_fidelity|light|import|heavy|array_libraries|two_commands"
+    r"|second_writer|four_pictures|open_clip|warning_reaches|subset_rows|near_images"
 )
 GOLDEN = Path(__file__).parent / "golden"
 

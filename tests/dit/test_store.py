@@ -216,7 +216,7 @@ def test_two_commands_at_once_end_well(root: Path, both: Path, tmp_path: Path) -
              *arguments(root, store, subset=str(root / f"{name}.parquet"))],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for name in ("first", "second", "first")
+        for name in ("first", "second")
     ]  # fmt: skip
     for process in running:
         _, errors = process.communicate(timeout=120)
