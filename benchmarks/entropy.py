@@ -40,7 +40,7 @@ class EntropyConfig:
     """What to measure."""
 
     images: Path | None = None
-    """Folder of JPEG files; without it 500 tiles of the miniature world are measure."""
+    """Folder of JPEG files; without it 500 tiles of the miniature world are made."""
     size: AtLeast1 = 256
     """Side of the miniature world's tiles (pixels)."""
     files: AtLeast1 = 2000

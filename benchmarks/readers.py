@@ -161,6 +161,7 @@ def multiply(work: Path, form: str, times: int) -> Path:
 
 def run(config: ReadersConfig) -> int:
     """Print one line a form."""
+    print(measure.machine_line())
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         files = prepare(config, work)

@@ -33,6 +33,11 @@ _FORMERLY = {
     "near": "dedup_threshold",
     "avoid": "exclude",
 }
+_FORMER_STAGES = {
+    "data.world": "world.build",
+    "data.world.convert": "world.convert",
+    "data.world.convert_sets": "world.convert_sets",
+}
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
 
@@ -68,6 +73,8 @@ def read_record(path: Path) -> dict[str, Any]:
             raise ValueError("not an object")
     except ValueError as error:
         raise UserError(f"{path}: unreadable record ({error}); delete it and run again") from None
+    if (former := record.get("stage")) in _FORMER_STAGES:
+        record["stage"] = _FORMER_STAGES[former]
     return record
 
 

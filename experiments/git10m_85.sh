@@ -8,8 +8,8 @@
 #
 # mini  : two CPU cores, about six minutes, 200 MB. Its numbers show that the river flows, no more.
 # paper : 10.5 M images (394 GB), 4 x H100. By arithmetic, not measured: Stage I 1 h on 4 cores, embedding
-#         of the 30 % that Stage I keeps 3 GPU-hours, selection minutes, latents of 1.57 M images (51 GB)
-#         12 GPU-hours, 100K steps of DiT-XL/2 at batch 256 3.4 hours, fine-tuning 2 x 5K steps 1 hour.
+#         of the 30 % that Stage I keeps 3 GPU-hours, selection minutes, latents of 1.57 M images (52 GB)
+#         12 GPU-hours, 100K steps of DiT-XL/2 at batch 256 3.4 hours, two fine-tunes 1 hour each.
 # Expect: RS-Prune ahead of Random and of full data in FID (the paper: 61.33 at 85 %; its absolute FIDs
 #         disagree between its own tables, so compare orderings).
 # Run the same command again after any interruption: finished stages are skipped, others continue.

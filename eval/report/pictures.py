@@ -102,7 +102,8 @@ def samples_picture(run: Path, methods: Sequence[str], out: Path) -> Path:
     for axis, method in zip(axes, methods, strict=True):
         folder = run / "samples" / method
         images = read_folder(folder, names_of(folder))
-        rows = [_row(images[start : start + 12], count=12) for start in (0, 12)]
+        starts = range(0, min(24, len(images)), 12)
+        rows = [_row(images[start : start + 12], count=12) for start in starts]
         title = f"generated, trained on the {METHOD_NAMES.get(method, method)} subset"
         _show(axis, np.concatenate(rows), title, fontsize="large")
     return save_figure(figure, out)

@@ -167,3 +167,23 @@ def test_stale_temporaries_of_dead_writers_are_removed(tmp_path: Path) -> None:
     alive.touch()
     remove_stale(tmp_path)
     assert not dead.exists() and alive.exists()
+
+
+@pytest.mark.parametrize("record", ["manifest.json", "stage.json"])
+def test_stages_of_version_0_1_are_known_by_their_present_names(
+    tmp_path: Path, record: str
+) -> None:
+    out = tmp_path / "world"
+    old = Stage(out, "data.world", {"seed": 0}, {})
+    old.open()
+    (out / "part.txt").write_text("x")
+    if record == "manifest.json":
+        old.finish({}, ["part.txt"], "1 row")
+    old.close()
+    assert '"data.world"' in (out / record).read_text()
+    now = Stage(out, "world.build", {"seed": 0}, {})
+    assert now.done() == (record == "manifest.json")
+    with pytest.raises(UserError, match="seed: 0 there, 1 now"):
+        Stage(out, "world.build", {"seed": 1}, {}).done()
+    if now.done():
+        assert fingerprint(out, "world.build")

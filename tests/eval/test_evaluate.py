@@ -15,7 +15,10 @@ from PIL import Image
 
 from core.errors import UserError
 from core.stage import Stage, sha256_file
+from eval.distances.frechet import fit, frechet_distance
 from eval.evaluate import main
+from eval.judges.evaluate import reconstruct
+from eval.judges.extractors import load_extractor
 from eval.judges.images import names_of
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -66,6 +69,35 @@ def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -
     (tmp_path / "samples" / "000001.png").unlink()
     with pytest.raises(UserError, match=r"000001\.png: missing"):
         value("lost.json")
+
+
+def test_the_floor_is_that_of_the_vaes_reconstructions(tmp_path: Path, flags: list[str]) -> None:
+    vae = save_tiny_vae(tmp_path / "vae")
+    assert main([*flags, "--vae", str(vae), "--out", str(tmp_path / "m.json")]) == 0
+    result = json.loads((tmp_path / "m.json").read_text())
+    paths = [tmp_path / "corpus" / f"{n}.png" for n in range(4)]
+    real = np.stack([np.asarray(Image.open(path)) for path in paths])
+    extractor = load_extractor("descriptor")
+    rebuilt = reconstruct(str(vae), real, "cpu")
+    expected = frechet_distance(*(fit(extractor(images)) for images in (rebuilt, real)))
+    assert result["vae_floor"]["value"] == pytest.approx(expected) and expected > 0.01
+    assert result["vae_floor"]["n_generated"] == result["vae_floor"]["n_real"] == 4
+
+
+def test_pairs_have_psnr_and_an_interval_of_lpips(tmp_path: Path) -> None:
+    """Errors of 5 and 20 grey levels: 10 log10(255^2 / 25) and 10 log10(255^2 / 400) dB."""
+    names = [f"{part}/{n}.png" for part in ("generated", "target") for n in range(2)]
+    pairs = stage_of(tmp_path / "pairs", names, side=64)
+    for n, error in enumerate((5, 20)):
+        target = np.random.default_rng(n).integers(0, 200, (64, 64, 3), np.uint8)
+        Image.fromarray(target).save(pairs / "target" / f"{n}.png")
+        Image.fromarray(target + np.uint8(error)).save(pairs / "generated" / f"{n}.png")
+    flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
+    assert main(["--pairs", str(pairs), "--out", str(tmp_path / "m.json"), *flags]) == 0
+    result = json.loads((tmp_path / "m.json").read_text())
+    assert result["psnr_db"] == pytest.approx((34.1514 + 22.1102) / 2, abs=1e-3)
+    low, high = result["lpips"]["interval_95"]
+    assert 0 < low < result["lpips"]["value"] < high
 
 
 def test_pairs_named_grid_count(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.errors import UserError
 from core.stage import read_manifest
 from data.corpus.specs import open_corpus
 from data.pairs.listing import open_sis, open_sr
@@ -123,3 +124,10 @@ def test_places_may_be_relative(world, monkeypatch):
 def test_reference_files_are_a_corpus_too(world):
     corpus = open_corpus(world / "reference")
     assert len(corpus) == 78
+
+
+def test_what_is_no_world_is_refused(world, tmp_path):
+    other = converted(world, "second")
+    with pytest.raises(UserError, match=r"made by world\.convert_sets, not by world\.build"):
+        convert(["--world", str(other), "--form", "second", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

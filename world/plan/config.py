@@ -52,7 +52,7 @@ class WorldConfig:
     pair_size: Annotated[int, Field(ge=32)] = 128
     """Side of an SR or SIS tile (pixels)."""
     write_truth_rasters: bool = False
-    """Also write truth/KEY.png (land cover) and truth/KEY.nir.png for the corpus."""
+    """Also write truth/KEY.mask.png (land cover) and truth/KEY.nir.png for the corpus."""
     workers: AtLeast1 = machine(2)
     """Processes (machine setting)."""
 

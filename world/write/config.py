@@ -70,5 +70,5 @@ class ConvertSetsConfig:
     def stage(self) -> Stage:
         """What the command makes of what."""
         require_folder(self.out)
-        inputs = {"world": fingerprint(self.world)}
+        inputs = {"world": fingerprint(self.world, "world.build")}
         return Stage(self.out, "world.convert_sets", science(self), inputs)
