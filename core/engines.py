@@ -54,6 +54,8 @@ class ProcessGroup:
         if self.main:
             stage.open()
         self.wait()
+        if not self.main:
+            stage.join()
 
     def gather(self) -> None:
         """Wait for all; then all but the main process, which ends the stage, leave."""

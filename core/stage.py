@@ -33,11 +33,8 @@ _FORMERLY = {
     "near": "dedup_threshold",
     "avoid": "exclude",
 }
-_FORMER_STAGES = {
-    "data.world": "world.build",
-    "data.world.convert": "world.convert",
-    "data.world.convert_sets": "world.convert_sets",
-}
+_FORMER_STAGES = {f"data.world.{name}": f"world.{name}" for name in ("convert", "convert_sets")}
+_FORMER_STAGES["data.world"] = "world.build"
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
 
 
@@ -232,7 +229,7 @@ class Stage:
         return False
 
     def open(self) -> None:
-        """Take the stage's lock, clear what a killed run left, and record what is being made.
+        """Take the stage's lock, clear what a killed run left, record what is being made.
 
         Waits while another process writes the same output: after a kill of a script, the stage
         that it had started may still be running. Raises DoneElsewhere when that one finished it,
@@ -263,6 +260,10 @@ class Stage:
         else:
             write_json(self.started, self._describe())
         self._clock = time.monotonic()
+
+    def join(self) -> None:
+        """Beside a process that has opened the stage. Raises UserError where inputs differ."""
+        self._compare(self._begun(), self.started)
 
     def result(self) -> Result:
         """What was made before. Raises UserError unless the stage is finished."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
 from dit.sampling.config import ExportConfig
+from dit.training.checkpoint import pinned
 
 __all__ = ["ExportConfig", "run"]
 
 
 def run(config: ExportConfig) -> Result:
     """Export a DiT to diffusers: transformer, VAE, scheduler and the pipeline that they need."""
+    config = pinned(config, "checkpoint")
 
     def make(stage: Stage) -> Result:
         from dit.sampling.export import export

@@ -9,12 +9,14 @@ from core.command import command, execute
 from core.engines import quiet_unless_main
 from core.stage import Result, Stage, run_stage
 from dit.sampling.config import SampleConfig
+from dit.training.checkpoint import pinned
 
 __all__ = ["SampleConfig", "run"]
 
 
 def run(config: SampleConfig) -> Result:
     """Sample images from a DiT; also under `accelerate launch`, on several GPUs."""
+    config = pinned(config, "checkpoint")
 
     def make(stage: Stage) -> Result:
         from dit.sampling.sample import sample

@@ -8,6 +8,7 @@ from __future__ import annotations
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
 from dit.pretraining.config import DitConfig
+from dit.training.checkpoint import pinned
 from dit.training.processes import FINISHED, WORK_LEFT, first_process_prints
 
 __all__ = ["DitConfig", "run"]
@@ -29,10 +30,11 @@ def run(config: DitConfig) -> Result:
     def make(stage: Stage) -> Result:
         from dit.pretraining.train import train_dit
 
-        return train_dit(config, stage)
+        return train_dit(chosen, stage)
 
     with first_process_prints():
-        stage = config.stage()
+        chosen = pinned(config, "init")
+        stage = chosen.stage()
         if config.is_done:
             return Result(config.out, exit_code=FINISHED if stage.done() else WORK_LEFT)
         return run_stage(stage, make)

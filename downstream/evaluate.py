@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
+from dit.training.checkpoint import pinned
 from downstream.tasks.config import EvaluateConfig
 
 __all__ = ["EvaluateConfig", "run"]
@@ -22,6 +23,7 @@ def run(config: EvaluateConfig) -> Result:
     condition | generated | target. The noise of an image is a function of the seed and of its
     place in the list, so a stopped run goes on where it was.
     """
+    config = pinned(config, "run")
 
     def make(stage: Stage) -> Result:
         from downstream.tasks.evaluate import evaluate

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from core.command import command, execute
 from core.stage import Result, Stage, run_stage
+from dit.training.checkpoint import pinned
 from dit.training.processes import FINISHED, WORK_LEFT, first_process_prints
 from downstream.tasks.config import DownstreamConfig
 
@@ -25,10 +26,11 @@ def run(config: DownstreamConfig) -> Result:
     def make(stage: Stage) -> Result:
         from downstream.tasks.train import train
 
-        return train(config, stage)
+        return train(chosen, stage)
 
     with first_process_prints():
-        stage = config.stage()
+        chosen = pinned(config, "init")
+        stage = chosen.stage()
         if config.is_done:
             return Result(config.out, exit_code=FINISHED if stage.done() else WORK_LEFT)
         return run_stage(stage, make)

@@ -1,4 +1,4 @@
-"""Settings of dit.encode. Light to import: no array library."""
+"""Settings of dit.encode. Light to import: no torch."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def encode(config: EncodeConfig, stage: StoreStage) -> Result:
     def write(part: int, encoded: Encoded) -> Moments | None:
         index, subset = plan[part]
         latents, digests = encoded
-        return write_shard(config.out, index, subset.keys, digests, latents).moments
+        return write_shard(config.out, index, subset.keys, digests, latents)
 
     sizes = [len(subset) for _, subset in plan]
     added = make_parts(sizes, finished, make, write, name="encode", group=group)
@@ -91,7 +91,7 @@ def encode(config: EncodeConfig, stage: StoreStage) -> Result:
     _remove_others(config, indices)
     known = [shard.moments for shard in there]
     found = statistics([sums for sums in known + added if sums], stage.vae.scale)
-    rows = sum(len(shard.latents) for shard in there) + sum(sizes)
+    rows = sum(map(len, there)) + sum(sizes)
     result = stage.finish(
         {
             "vae": stage.vae.record(),

@@ -52,23 +52,34 @@ def indices_of(names: Sequence[str]) -> list[int]:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard, opened.
+    """A complete shard. It holds no file open: a large store has more shards than a process may.
 
     Attributes:
         index: its place in the store.
-        latents: float16 [n, 2, 2, C, h, w], memory-mapped.
+        path: of the latents.
         contents: n rows of key and digest (null: unknown).
         moments: of the latents; None in stores that do not record them.
     """
 
     index: int
-    latents: NDArray[np.float16]
+    path: Path
     contents: pa.Table
     moments: Moments | None
 
+    def __len__(self) -> int:
+        return self.contents.num_rows
+
+    def open(self) -> NDArray[np.float16]:
+        """The latents, float16 [n, 2, 2, C, h, w], memory-mapped: an open file."""
+        return np.load(self.path, mmap_mode="r")
+
 
 def read_shard(folder: Path, index: int, shape: Shape) -> Shard:
-    """Raises UserError when a shard is missing, truncated or of another shape."""
+    """Raises UserError when a shard is missing, truncated or of another shape.
+
+    What the system refuses (too many open files, a drive that is away) is raised as it is: it says
+    nothing about the shard, which must not be taken for damaged and made again.
+    """
     array_name, table_name = shard_names(index)
     path = folder / array_name
     again = f"run the dit.encode command of its images, --out {folder}, again; it repairs the shard"
@@ -81,6 +92,8 @@ def read_shard(folder: Path, index: int, shape: Shape) -> Shard:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: missing shard; {again}") from None
     except (ValueError, OSError, EOFError, KeyError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(f"{path}: damaged shard ({error}); {again}") from None
     expected = (len(keys), 2, 2, *shape)
     if latents.shape != expected or latents.dtype != np.float16:
@@ -88,7 +101,7 @@ def read_shard(folder: Path, index: int, shape: Shape) -> Shard:
             f"{path}: {latents.dtype} {latents.shape}, expected float16 {expected}; {again}"
         )
     stored = (table.schema.metadata or {}).get(_MOMENTS)
-    return Shard(index, latents, contents, None if stored is None else json.loads(stored))
+    return Shard(index, path, contents, None if stored is None else json.loads(stored))
 
 
 def write_shard(
@@ -97,8 +110,8 @@ def write_shard(
     keys: Sequence[str],
     digests: Sequence[str | None],
     latents: NDArray[np.float16],
-) -> Shard:
-    """Write latents, then keys: a shard is there when its keys are."""
+) -> Moments:
+    """Write latents, then keys: a shard is there when its keys are. Returns their moments."""
     array_name, table_name = shard_names(index)
     with atomic_path(folder / array_name) as temporary, open(temporary, "wb") as stream:
         np.save(stream, latents)
@@ -107,7 +120,7 @@ def write_shard(
     table = contents.replace_schema_metadata({_MOMENTS: json.dumps(sums).encode()})
     with atomic_path(folder / table_name) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    return Shard(index, latents, contents, sums)
+    return sums
 
 
 def complete_shards(folder: Path, shape: Shape) -> list[Shard]:
@@ -184,7 +197,7 @@ def open_shards(folder: Path) -> list[Shard]:
     summary = manifest["summary"]
     shape = tuple(summary["shape"])
     shards = [read_shard(folder, index, shape) for index in indices_of(list(manifest["files"]))]
-    rows = sum(len(shard.latents) for shard in shards)
+    rows = sum(map(len, shards))
     if rows != summary["rows"]:
         raise UserError(f"{folder}: {rows} latents there, the manifest says {summary['rows']}")
     return shards
@@ -213,7 +226,8 @@ def latents_fingerprint(folder: Path, subset: Path | None) -> str:
     shards = open_shards(folder)
     rows = subset_rows(folder, shards, subset)
     contents = pa.concat_tables([shard.contents for shard in shards]).take(pa.array(rows))
-    lines = "\n".join(f"{row['key']}\t{row['digest']}" for row in contents.to_pylist())
+    columns = contents["key"].to_pylist(), contents["digest"].to_pylist()
+    lines = "\n".join(f"{key}\t{digest}" for key, digest in zip(*columns, strict=True))
     summary = read_manifest(folder)["summary"]
     return digest_of(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +64,8 @@ class LatentStore:
         self.keys: Sequence[str] = [keys[row] for row in rows]
         self.rows = len(rows)
         self.nbytes = self.rows * 4 * int(np.prod(self.shape)) * 2
-        self._parts = [shard.latents for shard in shards]
+        _allow_open_files(len(shards))
+        self._parts = [shard.open() for shard in shards]
         self._starts = np.cumsum([0] + [len(part) for part in self._parts])
         self._rows = rows
         self.resident = self.nbytes <= _free_memory() if resident == "auto" else bool(resident)
@@ -167,6 +169,16 @@ class LatentSource:
         """{"x0": float32 [b, C, h, w]}, a function of the plan alone."""
         noise = plan.noise(self.latent_shape, Stream.POSTERIOR)
         return {"x0": self.store.read(plan.indices, plan.flips, noise)}
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit on open files, as far as the system lets it, for so many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512  # what libraries and loaders open
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _free_memory() -> float:

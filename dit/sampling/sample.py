@@ -20,7 +20,7 @@ from dit.model.device import pick_device
 from dit.model.transformer import DiT
 from dit.sampling.config import SampleConfig
 from dit.training.pretrained import load_dit
-from dit.vae.autoencoder import Vae, VaeInfo, describe_vae, load_vae
+from dit.vae.autoencoder import Vae, VaeInfo, load_vae
 
 GRID = 64  # images in grid.png, eight to a row
 
@@ -170,10 +170,10 @@ def draw_latents(
 
 def _load(config: SampleConfig) -> tuple[DiT, Vae]:
     """Model and VAE on the device, checked against each other and the settings."""
-    model = load_checked(config, describe_vae(config.vae))
     device = pick_device(config.device, config.precision)
     try:
-        return model.to(device), load_vae(config.vae, device)
+        vae = load_vae(config.vae, device)
+        return load_checked(config, vae).to(device), vae
     except RuntimeError as error:  # no memory left on it
         raise UserError(f"--device {device}: {error}") from None
 

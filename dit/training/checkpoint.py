@@ -14,6 +14,7 @@ that find their work done ask for fingerprints only: torch is imported where ten
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from core.atomic import fsync_folder as fsync  # it opens files as well
 from core.errors import UserError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+T = TypeVar("T")
 FORMAT = 1  # version of state.json's own layout
 _NAME = re.compile(r"step-(\d{7,})$")
 
@@ -227,6 +229,19 @@ def resolve(path: Path | str) -> Path:
     if found is None:
         raise UserError(f"{path}: no complete checkpoint in {path / 'checkpoints'}; train it first")
     return found
+
+
+def pinned(config: T, name: str) -> T:
+    """Settings whose field `name`, a run folder, is put to the run's newest complete checkpoint.
+
+    So what is recorded and what is used are the same, though the run may be training. A file, a
+    checkpoint and None stay. Raises UserError as `resolve` does.
+    """
+    path = getattr(config, name)
+    if path is None or path.is_file():
+        return config
+    changed: Any = {name: resolve(path)}
+    return dataclasses.replace(config, **changed)  # type: ignore[type-var]
 
 
 def fingerprint(path: Path | str) -> str:

@@ -48,6 +48,11 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
     images = _images(config)
     corpus = open_corpus(config.corpus)
     keep_apart(config.out, corpus, config.corpus)
+    if (config.out / "checkpoint.pt").exists():
+        raise UserError(
+            f"{config.out}: a training that version 0.1 began, which this one cannot continue; "
+            "finish it with 0.1, or choose another --out"
+        )
     training, held = split(images, min(config.validation_images, len(images) // 10), config.seed)
     stage.open()
     torch.backends.cudnn.deterministic = True

@@ -190,6 +190,8 @@ class VaeTrainer:
                 group["lr"] = rate
             self.critic.step()
             line["discriminator"] = critic.item()
+            if not math.isfinite(line["discriminator"]):
+                raise self._diverged("discriminator's loss", line["discriminator"])
         return line
 
     def _validate(self, validation: np.ndarray) -> dict[str, float]:

@@ -90,7 +90,12 @@ class DownstreamConfig(TrainConfig):
             "data": listing.fingerprint("train"),
             "vae": info.fingerprint,
         }
-        latent = read_state(checkpoint)["latent"]
+        state = read_state(checkpoint)
+        if "latent" not in state:
+            raise UserError(
+                f"--init {self.init}: holds a {state['model']['class']}, expected a DiT"
+            )
+        latent = state["latent"]
         _check_vae(info, latent, self.vae, self.init)
         shape = list(info.latent_shape(self.image_size))
         if shape != list(latent["shape"]):

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
-from core.stage import read_manifest
+from core.stage import Stage, read_manifest
 from dit.model.transformer import DiT
-from dit.sample import main
+from dit.sample import SampleConfig, main
 from dit.training.checkpoint import save_checkpoint
 from dit.vae.autoencoder import describe_vae
 from tests.dit.tiny_vae import save_tiny_vae
@@ -85,6 +85,25 @@ def test_writes_images_grid_and_record(made, tmp_path, capsys):
     assert manifest["inputs"]["vae"] == describe_vae(made[1]).fingerprint
     sample(made, out)
     assert "already done" in capsys.readouterr().out
+
+
+def test_what_is_recorded_is_what_is_drawn_though_the_run_trains_on(made, tmp_path, monkeypatch):
+    run = save_run(tmp_path / "run", made[1], small_dit())
+    expected = contents(sample((run, made[1]), tmp_path / "before"))
+    stage = SampleConfig.stage
+
+    def then_trained_on(config: SampleConfig) -> Stage:
+        found = stage(config)
+        (state,) = run.glob("checkpoints/*/state.json")
+        tensors = {"model": (raw := DiT(4, 2, 4, 16, 2, 2).state_dict()), "ema": raw}
+        known = json.loads(state.read_text())
+        save_checkpoint(run, 4, tensors, {name: known[name] for name in ("model", "latent")})
+        return found
+
+    monkeypatch.setattr(SampleConfig, "stage", then_trained_on)
+    out = sample((run, made[1]), tmp_path / "out")
+    assert contents(out) == expected
+    assert read_manifest(out)["inputs"] == read_manifest(tmp_path / "before")["inputs"]
 
 
 def test_continues_to_the_same_bytes(made, tmp_path, monkeypatch):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +20,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from core.stage import read_manifest, sha256_file
+from core.stage import Stage, read_manifest, sha256_file
 from dit.encode import main as encode
 from dit.latents.encode import _posteriors
 from dit.latents.shards import latents_fingerprint
@@ -204,6 +207,66 @@ def test_unknown_digests_are_taken_from_the_bytes(root: Path, tmp_path: Path) ->
     assert np.array_equal(latents(store, silent), latents(store, root / "first.parquet"))
     stored = pq.read_table(store / "latents-00000.parquet")["digest"].to_pylist()
     assert stored == pq.read_table(root / "first.parquet")["digest"].to_pylist()[:4]
+
+
+def test_a_fingerprint_is_that_of_the_subsets_images(
+    root: Path, both: Path, tmp_path: Path
+) -> None:
+    def written(name: str, table: pa.Table) -> Path:
+        stage = Stage(tmp_path / f"{name}.parquet", "prune.select", {}, {})
+        stage.open()
+        pq.write_table(table, stage.out)
+        stage.finish({}, [stage.out.name], "made")
+        return stage.out
+
+    table = pq.read_table(root / "second.parquet")
+    unknown = written("unknown", table.drop_columns("digest"))  # as version 0.1 wrote it
+    subsets = [root / "first.parquet", root / "second.parquet", written("fewer", table.slice(1))]
+    assert len({latents_fingerprint(both, subset) for subset in subsets}) == 3
+    other = tmp_path / "other"  # other bytes under the same names
+    shutil.copytree(both, other)
+    for path in other.glob("*.parquet"):
+        shard = pq.read_table(path)
+        digests = pa.array(["0" * 64] * len(shard), pa.string())
+        pq.write_table(shard.set_column(1, "digest", digests), path)
+    assert latents_fingerprint(other, unknown) != latents_fingerprint(both, unknown)
+    with pytest.raises(UserError, match="another image under the name"):
+        latents_fingerprint(other, subsets[1])
+
+
+def test_more_shards_than_files_may_be_open(root: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    add(root, store, "first", **{"shard-rows": "1"})
+    before = folder_bytes(store)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, hard))
+    try:
+        add(root, store, "second", **{"shard-rows": "1"})
+        assert LatentStore(store).rows == 15  # raises the limit for itself
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    after = folder_bytes(store)
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 12
+
+
+def test_what_the_system_refuses_is_no_damage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    add(root, store, "first", **{"shard-rows": "1"})
+    before = folder_bytes(store)
+    load = np.load
+
+    def failing(path: Path, *given: object, **more: object) -> object:
+        if str(path).endswith("latents-00003.npy"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return load(path, *given, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(np, "load", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        add(root, store, "second", **{"shard-rows": "1"})
+    assert folder_bytes(store) == before
 
 
 def test_two_commands_at_once_end_well(root: Path, both: Path, tmp_path: Path) -> None:

@@ -248,6 +248,51 @@ def test_latent_scale_is_one_over_the_spread_of_samples() -> None:
     assert scale * samples.std().item() == pytest.approx(1.0, rel=0.1)
 
 
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_gan_goes_on_to_the_same_bytes(tmp_path: Path, stop: int) -> None:
+    """Model, discriminator, both optimizers' moments and the best weights, which step 3 gave."""
+    recipe = dataclasses.replace(TINY, crop=32, steps=6, adversarial_start=2, validate_every=3)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+    def trained(run: Path, until: int) -> VaeTrainer:
+        trainer = VaeTrainer(recipe, 3, 0)
+        trainer.evaluate = lambda _: {"val_loss": float(trainer.step), "val_psnr": 0.0}  # type: ignore[method-assign]
+        trainer.resume(run)
+        plans = (plan_batch(0, step, 4, 4) for step in range(trainer.step, until))
+        batches = ((plan, images[plan.indices]) for plan in plans)
+        trainer.train(batches, images, RunLog(run, {}, trainer.step, {}), checkpoint_every=1)
+        return trainer
+
+    whole = trained(tmp_path / "whole", 6)
+    trained(tmp_path / "stopped", stop)
+    resumed = trained(tmp_path / "stopped", 6)
+    assert whole.best["step"] == resumed.best["step"] == 3
+    for one, other in (
+        (whole.model.state_dict(), resumed.model.state_dict()),
+        (whole.discriminator.state_dict(), resumed.discriminator.state_dict()),
+        (whole.best_weights, resumed.best_weights),
+    ):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert stats(tmp_path / "whole") == stats(tmp_path / "stopped")
+
+
+def test_a_discriminator_that_diverges_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(TINY, crop=32, adversarial_start=1)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    trainer = VaeTrainer(recipe, 3, 0)
+
+    def infinite(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        return hinge_loss(real, fake) * float("inf")
+
+    monkeypatch.setattr("dit.vae.trainer.hinge_loss", infinite)
+    batches = iter([(plan_batch(0, 0, 4, 4), images)])
+    with pytest.raises(UserError, match="discriminator's loss is inf"):
+        trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}))
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 images and their score table, one rejected."""
@@ -326,12 +371,25 @@ def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path
     assert not (whole / "training" / "checkpoints").exists()
 
 
+def test_images_that_do_not_fit_in_memory_teach_the_same(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(command(corpus, tmp_path / "kept")) == 0
+    monkeypatch.setattr("dit.vae.train._RESIDENT_BYTES", 0)
+    assert main(command(corpus, tmp_path / "read")) == 0
+    assert fingerprint(tmp_path / "kept") == fingerprint(tmp_path / "read")
+
+
 def test_the_command_refuses_what_makes_no_sense(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="either --scores"):
         main(["--corpus", str(corpus / "corpus"), "--out", str(tmp_path / "v")])
     (tmp_path / "odd").mkdir()
     with pytest.raises(UserError, match="not a finished stage"):
         main(command(corpus, tmp_path / "v", "--scores", str(tmp_path / "odd")))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "checkpoint.pt").touch()
+    with pytest.raises(UserError, match=r"old: a training that version 0\.1 began"):
+        main(command(corpus, tmp_path / "old"))
 
 
 def test_a_finished_vae_answers_without_the_heavy_imports(corpus: Path, tmp_path: Path) -> None:

@@ -345,3 +345,11 @@ def test_a_file_is_no_run_to_start_from(world: Path, tmp_path: Path) -> None:
     arguments = train_arguments(world, "sr", tmp_path / "out", "--init", str(tmp_path / "dit.pt"))
     with pytest.raises(UserError, match=r"dit\.pt: a file; give a run of dit\.train"):
         train.main(arguments)
+
+
+def test_a_vaes_training_is_no_run_to_start_from(world: Path, tmp_path: Path) -> None:
+    tensors = {"model": {"weight": torch.zeros(1)}}
+    save_checkpoint(tmp_path / "training", 1, tensors, {"model": {"class": "AutoencoderKL"}})
+    more = ("--init", str(tmp_path / "training"))
+    with pytest.raises(UserError, match="holds a AutoencoderKL, expected a DiT"):
+        train.main(train_arguments(world, "sr", tmp_path / "out", *more))
