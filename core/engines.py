@@ -50,9 +50,16 @@ class ProcessGroup:
         return self.rank == 0
 
     def open(self, stage: Stage) -> None:
-        """Have the main process open the stage; all continue from there together."""
-        if self.main:
-            stage.open()
+        """Have the main process open the stage; all continue from there together.
+
+        Raises DoneElsewhere in all of them when another launch finished it meanwhile.
+        """
+        try:
+            if self.main:
+                stage.open()
+        except DoneElsewhere:
+            self.wait()  # the others wait there, and learn it from what lies on the disk
+            raise
         self.wait()
         if not self.main:
             stage.join()

@@ -29,10 +29,8 @@ _FORMERLY = {
     "identity": "fingerprint",
     "vae_identity": "vae_fingerprint",
     "prototypes": "centroids",
-    "besides": "exclude",
-    "near": "dedup_threshold",
-    "avoid": "exclude",
 }
+_FORMER_SETTINGS = {"besides": "exclude", "near": "dedup_threshold", "avoid": "exclude"}
 _FORMER_STAGES = {f"data.world.{name}": f"world.{name}" for name in ("convert", "convert_sets")}
 _FORMER_STAGES["data.world"] = "world.build"
 FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
@@ -59,7 +57,11 @@ def manifest_path(out: Path) -> Path:
 
 def present_names(record: dict[str, Any]) -> dict[str, Any]:
     """A JSON object by the present names of its keys, where version 0.1 had others."""
-    return {_FORMERLY.get(name, name): value for name, value in record.items()}
+    record = {_FORMERLY.get(name, name): value for name, value in record.items()}
+    for kind in ("params", "inputs"):  # elsewhere, as in a report, these words are other things
+        if isinstance(found := record.get(kind), dict):
+            record[kind] = {_FORMER_SETTINGS.get(name, name): found[name] for name in found}
+    return record
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -263,6 +265,8 @@ class Stage:
 
     def join(self) -> None:
         """Beside a process that has opened the stage. Raises UserError where inputs differ."""
+        if self.manifest.exists() and not self.started.exists():
+            raise DoneElsewhere
         self._compare(self._begun(), self.started)
 
     def result(self) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,9 +83,7 @@ class FilterConfig:
         """What the command makes of what."""
         if self.out.suffix or self.out.resolve() == self.scores.resolve():
             raise UserError(f"--out {self.out}: name a folder, another one than --scores")
-        return Stage(
-            self.out, "data.filter", science(self), {"scores": fingerprint(self.scores)}
-        )
+        return Stage(self.out, "data.filter", science(self), {"scores": fingerprint(self.scores)})
 
 
 @settings
@@ -118,8 +117,9 @@ class LeakageConfig:
     """Also write the corpus images near a held-out one to this file, in a hold-out's form, so that
     data.holdout --join can take them out of the pool too."""
 
+    @functools.cached_property
     def images(self) -> dict[str, ImageSet]:
-        """The sets that are images on disk, by name. They are listed, and not read."""
+        """The sets that are images on disk, by name. They are listed once, and not read."""
         return image_sets(self.reference, self.sr, self.sis)
 
     def spaces(self) -> dict[str, Path]:
@@ -147,7 +147,7 @@ class LeakageConfig:
             raise UserError("--index has no digests of its own; give the --scores it was made from")
         made = {"scores": self.scores, "index": self.index, "holdout": self.holdout}
         inputs = {name: fingerprint(path) for name, path in made.items() if path is not None}
-        inputs |= {name: found.fingerprint for name, found in self.images().items()}
+        inputs |= {name: found.fingerprint for name, found in self.images.items()}
         if len(inputs) < 2 and not spaces:
             raise UserError("give at least two sets: --scores, --holdout, --reference, --sr, --sis")
         inputs |= {f"embeddings-{name}": fingerprint(path) for name, path in spaces.items()}

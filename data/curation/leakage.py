@@ -97,7 +97,7 @@ def _digests(config: LeakageConfig) -> Iterator[tuple[str, Iterable[tuple[str, b
         table = read_holdout(config.holdout)
         digests = map(bytes.fromhex, table["digest"].to_pylist())
         yield "holdout", zip(table["key"].to_pylist(), digests, strict=True)
-    for name, images in config.images().items():
+    for name, images in config.images.items():
         shown = progress(images.read(), total=images.count, name=f"digests of {name}")
         yield name, ((key, _sha256(data)) for key, data in shown)
 

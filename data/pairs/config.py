@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from core.errors import UserError
@@ -18,8 +19,9 @@ class UnpackConfig:
     out: Path
     """Output folder: the set as it comes in folders."""
 
+    @functools.cached_property
     def files(self) -> list[Path]:
-        """The Parquet files, in order. Raises UserError when there are none."""
+        """The Parquet files, in order, listed once. Raises UserError when there are none."""
         found = sorted(p for p in self.parquet.rglob("*.parquet") if "/." not in p.as_posix())
         if not found:
             raise UserError(f"{self.parquet}: no Parquet files in it")
@@ -28,5 +30,5 @@ class UnpackConfig:
     def stage(self) -> Stage:
         """What the command makes of what."""
         require_folder(self.out)
-        files = [[path.name, path.stat().st_size] for path in self.files()]
+        files = [[path.name, path.stat().st_size] for path in self.files]
         return Stage(self.out, "data.unpack", science(self), {"parquet": digest_of(files)})

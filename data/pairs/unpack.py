@@ -34,7 +34,7 @@ ROWS = 16  # rows held at a time
 
 def unpack(config: UnpackConfig, stage: Stage) -> Result:
     """Write every row's files. Raises UserError when two rows have one place, or one is no row."""
-    files = config.files()
+    files = config.files
     stage.open()
     counts: Counter[str] = Counter()
     lists: dict[str, list[str]] = {}

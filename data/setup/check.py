@@ -96,7 +96,9 @@ def _expected(note: str) -> bool:
 
 def _corpus(source: Source, value: str, least: int) -> tuple[str, list[str]]:
     images = shards = size = 0
+    enough = least or ENOUGH
     suffixes: set[str] = set()
+    listed = False
     for path in _files(value):
         suffix = path.suffix.lower()
         if suffix in SHARDS:
@@ -105,8 +107,13 @@ def _corpus(source: Source, value: str, least: int) -> tuple[str, list[str]]:
             size += path.stat().st_size
         elif is_image_name(path.name) or not suffix:
             images += 1
-            if images >= ENOUGH:
+            if images >= enough and not shards:
                 break
+        listed = listed or suffix == ".csv"
+    if not images and not shards and listed:
+        lines = count_images(value, enough)
+        _require(lines, least)
+        return f"{value}: {'at least ' if lines >= enough else ''}{lines:,} images listed", []
     if not images and not shards:
         raise UserError("no images, and no tar, Arrow or Parquet files in it")
     notes = []
@@ -119,10 +126,12 @@ def _corpus(source: Source, value: str, least: int) -> tuple[str, list[str]]:
         if len(suffixes) > 1:
             notes.append("several kinds of shards; name one kind by a pattern")
     else:
-        there = f"{'at least ' if images >= ENOUGH else ''}{images:,} image files"
-        if source.images and images < ENOUGH and images != source.images:
+        there = f"{'at least ' if images >= enough else ''}{images:,} image files"
+        if source.images and images < enough and images != source.images:
             notes.append(f"{images:,} images, {source.images:,} are published")
-    _require(count_images(value, least) if least else 0, least)
+    if least:
+        # Of shards, and of files that are cut in chips, the reader knows how many images they are.
+        _require(images if images >= least and not shards else count_images(value, least), least)
     return f"{value}: {there}", notes
 
 
@@ -155,6 +164,7 @@ def _files(spec: str) -> Iterator[Path]:
     head, _, rest = place.partition(":")
     if rest and head.isalnum() and not Path(place).exists():
         place = rest
+    place = os.path.expanduser(place)  # noqa: PTH111 (a text, as open_corpus takes it)
     if any(character in place for character in "*?[{"):
         yield from expand(place)
         return

@@ -148,6 +148,8 @@ def fetch_file(file: File, folder: Path, record: Record) -> Path:
         part = _patiently(lambda: _receive(file, folder), file.url, way_out, unfinished)
         verify(part, file.checksum, file.bytes)
         part.replace(target)
+        for left in (*folder.glob(f"{file.name}.*part"), *folder.glob(f"{file.name}.part.etag")):
+            left.unlink()  # of another version, or as 0.1 named them
         fsync_folder(folder)
     record.add(file.name)
     return target
@@ -157,16 +159,14 @@ def _receive(file: File, folder: Path) -> Path:
     """Fetch what is missing of a file. Its part is named after its version (the ETag), for the
     rest of another version would be of no use."""
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import get_session
 
     headers = {"User-Agent": "rs-prune", "Accept-Encoding": "identity"}
     head = get_session().head(file.url, headers=headers, follow_redirects=True, timeout=30)
-    silent = head.status_code in (405, 501)  # a server that answers no such question
-    if not silent:
-        hf_raise_for_status(head)
-    tag = "" if silent else head.headers.get("ETag", "")
-    size = None if silent else head.headers.get("Content-Length")
-    total = None if size is None else int(size)
+    # Servers differ in what they answer to this question; whether there is a file, GET decides.
+    length = head.headers.get("Content-Length", "") if head.is_success else ""
+    total = int(length) if length.isdigit() and int(length) else None
+    tag = "" if total is None else head.headers.get("ETag", "")
     version = ""
     if tag.startswith('"'):  # a weak one says nothing about bytes
         version = hashlib.sha256(tag.encode()).hexdigest()[:12] + "."
@@ -187,9 +187,7 @@ def _receive(file: File, folder: Path) -> Path:
     return part
 
 
-def fetch_hub(
-    hub: Hub, folder: Path, record: Record, checksums: Mapping[str, str]
-) -> list[Path]:
+def fetch_hub(hub: Hub, folder: Path, record: Record, checksums: Mapping[str, str]) -> list[Path]:
     """Fetch files of a Hugging Face repository, continuing what is there, and check each.
 
     The commit is fixed by the first call, so that a download of days is of one version.
@@ -197,7 +195,7 @@ def fetch_hub(
     Raises:
         UserError: not reachable, not allowed, or a file is not as published.
     """
-    complete = record.values.get("complete") or []
+    complete = record.values.get("complete") or record.values.get("whole") or []  # as 0.1 wrote
     if complete and all(record.has(name) for name in complete):
         return [folder / name for name in complete]
     from huggingface_hub import HfApi, snapshot_download

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 import dit.encode
+from core.engines import ProcessGroup
 from core.errors import UserError
-from core.stage import read_manifest
+from core.stage import DoneElsewhere, Stage, read_manifest
 from prune import embed, score, select
 from prune.encoders import embed as embedding
 from tests.dit.tiny_vae import save_tiny_vae
@@ -200,3 +201,32 @@ def launch(words: list[str]) -> list[str]:
     outputs = [process.communicate() for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs
     return [output for output, _ in outputs]
+
+
+def _open(group: ProcessGroup, met: list[int], out: Path) -> None:
+    stage = Stage(out, "x", {}, {})
+    if group.main:
+        stage.open = lambda: (_ for _ in ()).throw(DoneElsewhere)  # type: ignore[method-assign]
+    with pytest.raises(DoneElsewhere):
+        group.open(stage)
+    met.append(group.rank)
+
+
+def test_a_launch_that_finds_its_stage_done_elsewhere_ends_in_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Stage(tmp_path, "x", {}, {})
+    done.open()
+    done.finish({}, [], "")
+    barrier = threading.Barrier(2)
+    monkeypatch.setattr(ProcessGroup, "wait", lambda self: barrier.wait(20))
+    met: list[int] = []
+    ranks = [
+        threading.Thread(target=_open, args=(ProcessGroup(rank, 2), met, tmp_path))
+        for rank in (0, 1)
+    ]
+    for thread in ranks:
+        thread.start()
+    for thread in ranks:
+        thread.join(30)
+    assert sorted(met) == [0, 1]

@@ -187,3 +187,25 @@ def test_stages_of_version_0_1_are_known_by_their_present_names(
         Stage(out, "world.build", {"seed": 1}, {}).done()
     if now.done():
         assert fingerprint(out, "world.build")
+
+
+def test_only_settings_are_renamed_and_not_what_a_report_says(tmp_path: Path) -> None:
+    """0.1 called two settings as figures of other stages are called."""
+    made = Stage(tmp_path / "r", "data.leakage", {"near": 0.9}, {"avoid": "x"})
+    made.open()
+    fresh = made.finish({"near": [{"near": 1}], "avoid": 2}, [], "")
+    record = read_manifest(tmp_path / "r")
+    assert record["params"] == {"dedup_threshold": 0.9} and record["inputs"] == {"exclude": "x"}
+    again = Stage(tmp_path / "r", "data.leakage", {"dedup_threshold": 0.9}, {"exclude": "x"})
+    assert again.done() and again.result().summary == fresh.summary
+
+
+def test_the_other_processes_of_a_launch_join_what_the_first_has_opened(tmp_path: Path) -> None:
+    first = Stage(tmp_path / "s", "x", {}, {"corpus": "a"})
+    first.open()
+    Stage(tmp_path / "s", "x", {}, {"corpus": "a"}).join()
+    with pytest.raises(UserError, match='corpus: "a" there, "b" now'):
+        Stage(tmp_path / "s", "x", {}, {"corpus": "b"}).join()
+    first.finish({}, [], "")
+    with pytest.raises(DoneElsewhere):
+        Stage(tmp_path / "s", "x", {}, {"corpus": "a"}).join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -172,3 +173,40 @@ def test_the_experiments_reference(tmp_path, monkeypatch, capsys):
     assert "2 images of 2 classes" in capsys.readouterr().out
     monkeypatch.setenv("REFERENCE_ROOT", str(tmp_path / "nowhere"))
     assert main([]) == 1
+
+
+def test_lists_and_tildes_are_looked_at_as_the_corpus_reads_them(tmp_path, monkeypatch):
+    touch(tmp_path / "rs", "a/1.jpg", "a/2.jpg", "a/3.jpg")
+    (tmp_path / "rs" / "some.csv").write_text("img_name,text\na/1.jpg,x\na/2.jpg,y\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = find_source("rs5m")
+    for value, there in (
+        (f"{tmp_path}/rs/some.csv", "at least 2 images listed"),
+        ("~/rs/some.csv", "at least 2 images listed"),
+        ("folder:~/rs/a", "at least 2 image files"),
+        ("~/rs/a", "at least 2 image files"),
+    ):
+        monkeypatch.setenv("RS5M_ROOT", value)
+        found = check(source, 2)
+        assert found.ready and there in found.there, (found.there, found.notes)
+    few = check(source, 4)
+    assert few.notes[0] == "3 images; at least 4 are needed"
+    monkeypatch.setenv("RS5M_ROOT", "~/rs/some.csv")
+    assert check(source, 3).notes[0] == "2 images; at least 3 are needed"
+    assert check(source).there == "~/rs/some.csv: 2 images listed"
+
+
+def test_a_folder_is_walked_once_and_no_further_than_needed(tmp_path, monkeypatch):
+    root = touch(tmp_path / "git", *(f"{n:02}/{i}.jpg" for n in range(20) for i in range(5)))
+    walked = []
+
+    def walk(place):
+        for step in setup.walk_folders(place):
+            walked.append(step[0])
+            yield step
+
+    setup = importlib.import_module("data.corpus.folder")
+    monkeypatch.setattr("data.setup.check.walk_folders", walk)
+    monkeypatch.setenv("GIT10M_ROOT", str(root))
+    assert check(find_source("git10m"), 12).ready
+    assert len(walked) == len(set(walked)) < 6

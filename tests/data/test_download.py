@@ -38,7 +38,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.files = {"/a.bin": CONTENT}
         self.cuts: list[int] = []
         self.failures: list[int] = []
-        self.ranges = self.heads = True
+        self.ranges = True
+        self.head = 200  # what HEAD is answered; 0: found, of no length
         self.tag = '"one"'
         self.requests: list[tuple[str | None, int]] = []  # range asked for, bytes sent
 
@@ -52,14 +53,15 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         server: Server = self.server  # type: ignore[assignment]
-        if not server.heads:
-            return self.send_error(405)
+        if server.head > 200:
+            return self.send_error(server.head)
         if server.failures:
             return self.send_error(server.failures.pop(0))
         if self.path not in server.files:
             return self.send_error(404)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(server.files[self.path])))
+        length = len(server.files[self.path]) if server.head else 0
+        self.send_header("Content-Length", str(length))
         self.send_header("ETag", server.tag)
         self.end_headers()
 
@@ -151,10 +153,17 @@ class TestFile:
         path = fetch_file(File(server.url(), "a.bin"), tmp_path, Record(tmp_path))
         assert path.read_bytes() == CONTENT
 
-    def test_a_server_that_says_nothing_of_its_file(self, server, tmp_path):
-        server.cuts, server.heads = [400_000], False
+    @pytest.mark.parametrize("answer", [405, 501, 403, 500, 0])
+    def test_a_server_that_says_nothing_of_its_file(self, server, tmp_path, answer):
+        server.cuts, server.head = [400_000], answer
         path = fetch_file(File(server.url(), "a.bin"), tmp_path, Record(tmp_path))
         assert path.read_bytes() == CONTENT
+
+    def test_nothing_is_left_of_another_version_nor_of_version_0_1(self, server, tmp_path):
+        for name in ("a.bin.0123456789ab.part", "a.bin.part", "a.bin.part.etag", "b.bin.part"):
+            (tmp_path / name).write_bytes(b"x")
+        fetch_file(File(server.url(), "a.bin"), tmp_path, Record(tmp_path))
+        assert sorted(p.name for p in tmp_path.glob("*.bin*")) == ["a.bin", "b.bin.part"]
 
     def test_what_is_left_of_the_last_byte_is_nothing(self, server, tmp_path):
         server.tag = 'W/"weak"'
@@ -192,7 +201,7 @@ class TestFile:
         server.failures = [503, 429]
         file = File(server.url(), "a.bin")
         assert fetch_file(file, tmp_path, Record(tmp_path)).read_bytes() == CONTENT
-        server.failures = [503] * fetch.ATTEMPTS
+        server.failures = [503] * 2 * fetch.ATTEMPTS  # of HEAD and of GET
         with pytest.raises(UserError, match=f"503 .*{fetch.ATTEMPTS} times in a row"):
             fetch_file(File(server.url(), "c"), tmp_path, Record(tmp_path))
 

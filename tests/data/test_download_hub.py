@@ -141,6 +141,11 @@ def test_a_repository_arrives_whole_and_only_what_is_wanted(hub, tmp_path):
     assert len(ranges) == 2 and ranges[1] is not None  # the rest alone was asked for again
     asked = len(hub.gets)
     assert download(hub, out).returncode == 0 and len(hub.gets) == asked
+    # As version 0.1 recorded it: nothing is asked, nor hashed again.
+    record = out / ".download" / "record.json"
+    record.write_text(record.read_text().replace('"complete"', '"whole"'))
+    before = len(hub.asked)
+    assert download(hub, out).returncode == 0 and len(hub.asked) == before
 
 
 def test_wrong_bytes_of_the_right_length_are_refused(hub, tmp_path):
