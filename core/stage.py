@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,102 +20,37 @@ from typing import Any
 
 from core.atomic import remove_stale, write_json
 from core.errors import UserError
+from core.manifest import (
+    FILES,
+    FORMAT,
+    Fingerprint,
+    code_version,
+    digest_of,
+    fingerprint,
+    manifest_path,
+    present_names,
+    read_manifest,
+    read_record,
+    sha256_file,
+    verify_files,
+)
 
-FORMAT = 1  # version of the manifest's own layout
-REQUIRED = ("fingerprint", "stage", "params", "inputs", "summary", "files")  # of a manifest
-_FORMERLY = {
-    "identity": "fingerprint",
-    "vae_identity": "vae_fingerprint",
-    "prototypes": "centroids",
-}
-_FORMER_SETTINGS = {"besides": "exclude", "near": "dedup_threshold", "avoid": "exclude"}
-_FORMER_STAGES = {f"data.world.{name}": f"world.{name}" for name in ("convert", "convert_sets")}
-_FORMER_STAGES["data.world"] = "world.build"
-FILES = {".parquet", ".json", ".md", ".html", ".txt", ".csv"}  # outputs that are single files
-
-
-def sha256_file(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_of(value: Any) -> str:
-    """Hex SHA-256 of a JSON-able value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def manifest_path(out: Path) -> Path:
-    """`OUT/manifest.json` for a folder, `STEM.manifest.json` beside a single file."""
-    if out.suffix in FILES and not out.is_dir():
-        return out.with_suffix(".manifest.json")
-    return out / "manifest.json"
-
-
-def present_names(record: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object by the present names of its keys, where version 0.1 had others."""
-    record = {_FORMERLY.get(name, name): value for name, value in record.items()}
-    for kind in ("params", "inputs"):  # elsewhere, as in a report, these words are other things
-        if isinstance(found := record.get(kind), dict):
-            record[kind] = {_FORMER_SETTINGS.get(name, name): found[name] for name in found}
-    return record
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A manifest.json or stage.json. Raises FileNotFoundError, and UserError when it is damaged."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), object_hook=present_names)
-        if not isinstance(record, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise UserError(f"{path}: unreadable record ({error}); delete it and run again") from None
-    if (former := record.get("stage")) in _FORMER_STAGES:
-        record["stage"] = _FORMER_STAGES[former]
-    return record
-
-
-def read_manifest(out: Path | str) -> dict[str, Any]:
-    """The manifest of a finished stage. Raises UserError when it is missing or unreadable."""
-    path = manifest_path(Path(out))
-    try:
-        manifest = read_record(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{out}: not a finished stage ({path} is missing); run the command that makes it first"
-        ) from None
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: manifest format {manifest.get('format')}, expected {FORMAT}")
-    lacking = [name for name in REQUIRED if name not in manifest]
-    if lacking:
-        raise UserError(f"{path}: lacks '{lacking[0]}'; delete it and run its command again")
-    return manifest
-
-
-def fingerprint(out: Path | str, *made_by: str) -> str:
-    """The fingerprint of a finished stage: a digest of what it is made of and what it wrote.
-
-    With names of stages, raises UserError for what none of them made.
-    """
-    manifest = read_manifest(out)
-    if made_by and manifest.get("stage") not in made_by:
-        raise UserError(f"{out}: made by {manifest.get('stage')}, not by {' or '.join(made_by)}")
-    return str(manifest["fingerprint"])
-
-
-def code_version() -> str:
-    """The checkout's commit, with '+dirty' when files differ from it; 'unknown' without git."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+__all__ = [  # with what a stage's settings and readers need of its manifest
+    "DoneElsewhere",
+    "Result",
+    "Stage",
+    "code_version",
+    "digest_of",
+    "discard_damaged",
+    "fingerprint",
+    "manifest_path",
+    "present_names",
+    "read_manifest",
+    "read_record",
+    "require_folder",
+    "run_stage",
+    "sha256_file",
+]
 
 
 class DoneElsewhere(SystemExit):
@@ -236,10 +169,12 @@ class Stage:
         Waits while another process writes the same output: after a kill of a script, the stage
         that it had started may still be running. Raises DoneElsewhere when that one finished it,
         and UserError when it began it with other parameters or inputs, when the place cannot be
-        written, or when a file is there that is no stage's.
+        written, when a file is there that is no stage's, or when an input that is a finished stage
+        no longer has the bytes that were written.
         """
         folder = self.manifest.parent
         self._refuse_foreign()
+        verify_files(one.out for one in self.inputs.values() if isinstance(one, Fingerprint))
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")

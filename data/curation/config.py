@@ -146,7 +146,9 @@ class LeakageConfig:
         if self.index is not None and self.scores is None:
             raise UserError("--index has no digests of its own; give the --scores it was made from")
         made = {"scores": self.scores, "index": self.index, "holdout": self.holdout}
-        inputs = {name: fingerprint(path) for name, path in made.items() if path is not None}
+        inputs: dict[str, str] = {
+            name: fingerprint(path) for name, path in made.items() if path is not None
+        }
         inputs |= {name: found.fingerprint for name, found in self.images.items()}
         if len(inputs) < 2 and not spaces:
             raise UserError("give at least two sets: --scores, --holdout, --reference, --sr, --sis")

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import UserError
+from core.manifest import verify_file
 from core.stage import Result, Stage
 from data.curation.config import HoldoutConfig
 from data.formats.tables import read_part, read_parts, write_table
@@ -63,9 +64,10 @@ def in_pool(scores: pa.Table, holdout: pa.Table | None = None) -> pa.ChunkedArra
 
 
 def read_holdout(path: Path | str) -> pa.Table:
-    """A hold-out table: key, shard, row, digest. Raises UserError if it is none."""
+    """A hold-out table: key, shard, row, digest. Raises UserError if it is none, or damaged."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; make it with python -m data.holdout")
+    verify_file(Path(path))
     return read_part(Path(path), COLUMNS)
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.atomic import write_json
+from core.errors import UserError
 from core.progress import progress
 from core.stage import Result, Stage, digest_of, fingerprint
 from data.curation.config import LeakageConfig
@@ -88,6 +89,14 @@ def _same_bytes(
     ]
     if config.scores is not None:
         pairs += _corpus_pairs(config.scores, held, chosen, where, sizes)
+    for name, size in sizes.items():
+        compared = size.get("in_corpus", size["images"]) - size["unreadable"]
+        if not compared:
+            of = " that are in --scores" if "in_corpus" in size else " that can be read"
+            raise UserError(
+                f"{name}: {size['images']:,} images, and none{of}: an empty comparison finds no "
+                f"leak; give the {name} that belongs to the others"
+            )
     return pairs, sizes
 
 

@@ -71,7 +71,7 @@ def compare_embeddings(
         config: which embeddings, how near, where to keep what was found so far.
         held, chosen: keys of the hold-out and of the index, if any.
 
-    Raises UserError when the embeddings are of different encoders.
+    Raises UserError when the embeddings are of different encoders, and for a set without images.
     """
     found = {name: Embeddings(path) for name, path in config.spaces().items()}
     first = next(iter(found.values()))
@@ -82,10 +82,17 @@ def compare_embeddings(
         if without is not None and "holdout" not in found:
             inner = PartBlocks(embeddings, None, without)
             there = f"{inner.rows:,} of {len(without):,} held-out images have an embedding"
+            if not inner.rows:
+                raise UserError(
+                    f"--embeddings corpus={embeddings.folder}: {there}, so nothing of the hold-out "
+                    "can be compared; make them by prune.embed --keep 1 and without --holdout, or "
+                    "give the hold-out's own as holdout=FOLDER"
+                )
             print(f"[data.leakage] {there}", flush=True)
-            if inner.rows:
-                sets["holdout"] = inner
+            sets["holdout"] = inner
         sets[name] = PartBlocks(embeddings, without, None)
+        if not sets[name].rows:
+            raise UserError(f"--embeddings {name}={embeddings.folder}: no image left to compare")
     if len(sets) < 2:
         raise UserError("--embeddings: one set alone; give another, or a corpus= with --holdout")
     best = choose_best(config.device)

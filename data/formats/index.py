@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from core.atomic import atomic_path
 from core.errors import UserError
 from core.hashing import hash_keys
+from core.manifest import present_names, verify_file
 from core.parallel import available_cpus
-from core.stage import present_names
 
 SCHEMA = pa.schema(
     [
@@ -134,9 +134,11 @@ def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
 
     An index of version 0.1 has no digests: they are null, with a note on standard error.
 
-    Raises UserError when the file is missing, is no subset index, or breaks the format's rules.
+    Raises UserError when the file is missing, is no subset index, breaks the format's rules, or
+    is not as the manifest beside it says (one that was copied without its manifest is read).
     """
     path = Path(path)
+    verify_file(path)
     try:
         table = pq.read_table(path)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ digests, exact copies and leakage work for chips as they do for files.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from data.images.reject import Reject
 MAGIC = b"P7\n"
 ORDER = "RGB_NIR"
 BANDS = 4
+NAMES = ("red", "green", "blue", "near infrared")
 _HEADER = re.compile(
     rb"P7\nWIDTH (\d{1,9})\nHEIGHT (\d{1,9})\nDEPTH (\d{1,4})\nMAXVAL (\d{1,5})\n"
     rb"TUPLTYPE (\w+)\nENDHDR\n"
@@ -59,3 +61,39 @@ def decode_chip(data: bytes) -> NDArray[np.uint8]:
         raise Reject("corrupt", detail, (width, height))
     pixels = np.frombuffer(data, np.uint8, offset=match.end())
     return pixels.reshape(height, width, BANDS)
+
+
+def chip_to_geotiff(
+    data: bytes, crs: str | None = None, bounds: Sequence[float] | None = None
+) -> bytes:
+    """A PAM as a GeoTIFF (Deflate) of the same pixels, for tools that do not read PAM.
+
+    Args:
+        data: the chip.
+        crs: its coordinate system, as rasterio takes it. None: not known.
+        bounds: left, bottom, right and top in it.
+
+    Raises Reject (see `chip_size`).
+    """
+    import warnings
+
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
+    from rasterio.transform import from_bounds
+
+    pixels = decode_chip(data)
+    height, width = pixels.shape[:2]
+    profile = {
+        "driver": "GTiff", "width": width, "height": height, "count": BANDS, "dtype": "uint8",
+        # The fourth band is no transparency, which is what GDAL takes it for unless it is told.
+        "photometric": "RGB", "alpha": "unspecified", "interleave": "pixel",
+        "compress": "deflate",
+    }  # fmt: skip
+    if crs is not None and bounds is not None:
+        profile |= {"crs": crs, "transform": from_bounds(*bounds, width, height)}
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(**profile) as raster:
+            raster.write(pixels.transpose(2, 0, 1))
+            raster.descriptions = NAMES
+        return bytes(memory.read())

@@ -23,7 +23,7 @@ from core.parts import make_parts
 from core.stage import Result, read_manifest
 from data.corpus.base import Corpus, Location, Sample, keep_apart
 from data.corpus.specs import open_corpus
-from data.corpus.verified import verified
+from data.corpus.verified import check_corpus, verified
 from dit.latents.config import EncodeConfig
 from dit.latents.shards import (
     Moments,
@@ -53,6 +53,8 @@ def encode(config: EncodeConfig, stage: StoreStage) -> Result:
     corpus = open_corpus(config.corpus)
     keep_apart(config.out, corpus, config.corpus)
     group = process_group()
+    if group.main:
+        check_corpus(corpus, len(stage.subset), stage.subset.images)
     group.open(stage)
     there = complete_shards(config.out, stage.shape)
     plan = _plan(config, stage, there)

@@ -1,9 +1,11 @@
 """The files of a latent store, and which images it has.
 
 `latents-00000.npy` holds n x 2 x 2 x C x h x w float16, [image, mirror image] x [posterior mean,
-standard deviation], NOT scaled; `latents-00000.parquet` the n keys, and the digests (SHA-256) of
-the images' bytes. Storing the posterior keeps the sampling noise fresh at every step, and storing
-the mirror image keeps the flip (a mirrored latent is not the latent of the mirrored image).
+standard deviation], NOT scaled; `latents-00000.parquet` the n keys, the digests (SHA-256) of the
+images' bytes, and a checksum (CRC-32) of each image's latents and of its mirror image's, which are
+held against what is read: files of hundreds of gigabytes are not hashed before every use. Storing
+the posterior keeps the sampling noise fresh at every step, and storing the mirror image keeps the
+flip (a mirrored latent is not the latent of the mirrored image).
 
 A store belongs to a corpus, a VAE and an image size, and grows: images that it lacks are written
 to new shards. Stores of version 0.1 hold one subset, and keys without digests. Light to import:
@@ -15,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +38,14 @@ from dit.vae.listing import Listing, read_subset
 
 Shape = tuple[int, int, int]  # (C, h, w) of a latent
 STAGE = "dit.encode"
-_CONTENTS = pa.schema([("key", pa.string()), ("digest", pa.string())])
+_CONTENTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("digest", pa.string()),
+        ("crc", pa.uint32()),
+        ("crc_mirror", pa.uint32()),
+    ]
+)
 _MOMENTS = b"moments"  # Parquet metadata of a shard
 
 
@@ -57,7 +67,7 @@ class Shard:
     Attributes:
         index: its place in the store.
         path: of the latents.
-        contents: n rows of key and digest (null: unknown).
+        contents: n rows of key, digest, crc and crc_mirror (null: unknown).
         moments: of the latents; None in stores that do not record them.
     """
 
@@ -86,9 +96,9 @@ def read_shard(folder: Path, index: int, shape: Shape) -> Shard:
     try:
         latents = np.load(path, mmap_mode="r")  # refuses a truncated file
         table = pq.read_table(folder / table_name)
-        keys = table["key"]
-        known = table["digest"] if "digest" in table.column_names else pa.nulls(len(keys))
-        contents = pa.table({"key": keys, "digest": known}).cast(_CONTENTS)
+        keys, there = table["key"], table.column_names
+        columns = {n: table[n] if n in there else pa.nulls(len(keys)) for n in _CONTENTS.names}
+        contents = pa.table(columns).cast(_CONTENTS)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: missing shard; {again}") from None
     except (ValueError, OSError, EOFError, KeyError, pa.ArrowException) as error:
@@ -116,7 +126,9 @@ def write_shard(
     with atomic_path(folder / array_name) as temporary, open(temporary, "wb") as stream:
         np.save(stream, latents)
     sums = moments(latents)
-    contents = pa.table({"key": keys, "digest": digests}, _CONTENTS)
+    crcs = [[zlib.crc32(view) for view in views] for views in np.ascontiguousarray(latents)]
+    checksums = np.array(crcs, np.uint32).reshape(-1, 2)
+    contents = pa.table([keys, digests, *checksums.T], schema=_CONTENTS)
     table = contents.replace_schema_metadata({_MOMENTS: json.dumps(sums).encode()})
     with atomic_path(folder / table_name) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -222,7 +234,7 @@ def latents_fingerprint(folder: Path, subset: Path | None) -> str:
     It covers the VAE, the image size, and the names and bytes of the images in their order.
     """
     if subset is None:
-        return fingerprint(folder, STAGE)
+        return str(fingerprint(folder, STAGE))  # every latent has a checksum of its own
     shards = open_shards(folder)
     rows = subset_rows(folder, shards, subset)
     contents = pa.concat_tables([shard.contents for shard in shards]).take(pa.array(rows))

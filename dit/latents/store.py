@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -66,12 +69,17 @@ class LatentStore:
         self.nbytes = self.rows * 4 * int(np.prod(self.shape)) * 2
         _allow_open_files(len(shards))
         self._parts = [shard.open() for shard in shards]
+        self._paths = [shard.path for shard in shards]
         self._starts = np.cumsum([0] + [len(part) for part in self._parts])
         self._rows = rows
+        named = pa.concat_tables([shard.contents.select(["crc", "crc_mirror"]) for shard in shards])
+        # -1: unknown, in a store of version 0.1.
+        crcs = [pc.fill_null(column.cast(pa.int64()), -1).to_numpy() for column in named.columns]
+        self._checksums: NDArray[np.int64] | None = np.stack(crcs, axis=1)
         self.resident = self.nbytes <= _free_memory() if resident == "auto" else bool(resident)
         if self.resident:
             self._parts, self._starts = [self._read(rows)], np.array([0, self.rows])
-            self._rows = np.arange(self.rows)
+            self._rows, self._checksums = np.arange(self.rows), None  # checked on the way
 
     def __len__(self) -> int:
         return self.rows
@@ -96,7 +104,10 @@ class LatentStore:
     def _read(
         self, rows: NDArray[np.int64], side: NDArray[np.intp] | None = None
     ) -> NDArray[np.float16]:
-        """Rows [b, 2, 2, C, h, w] of the parts; with `side` [b], one side of each."""
+        """Rows [b, 2, 2, C, h, w] of the parts; with `side` [b], one side of each.
+
+        Raises UserError, naming the image, when they are not those that were written.
+        """
         kept = (2, 2) if side is None else (2,)
         out = np.empty((len(rows), *kept, *self.shape), dtype=np.float16)
         part_of = np.searchsorted(self._starts, rows, side="right") - 1
@@ -104,7 +115,29 @@ class LatentStore:
             here = part_of == part
             at = rows[here] - self._starts[part]
             out[here] = self._parts[part][at if side is None else (at, side[here])]
+        if self._checksums is not None:
+            self._check(out, rows, side)
         return out
+
+    def _check(
+        self, found: NDArray[np.float16], rows: NDArray[np.int64], side: NDArray[np.intp] | None
+    ) -> None:
+        assert self._checksums is not None
+        expected = self._checksums[rows]
+        if side is None:
+            crcs = np.array([[zlib.crc32(one) for one in both] for both in found]).reshape(-1, 2)
+        else:
+            expected = expected[np.arange(len(rows)), side]
+            crcs = np.array([zlib.crc32(view) for view in found], np.int64)
+        wrong = (crcs != expected) & (expected >= 0)
+        for row in rows[wrong if side is not None else wrong.any(axis=1)]:
+            key = self.keys[int(np.flatnonzero(self._rows == row)[0])]
+            shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+            raise UserError(
+                f"{self._paths[shard]}: damaged: the latents of '{key}' are not those that were "
+                "written (CRC-32); delete the file and run the dit.encode command of its images "
+                "again, which makes it anew"
+            )
 
     def posterior(
         self, indices: NDArray[np.int64], flips: NDArray[np.bool_]

@@ -27,6 +27,11 @@ class Listing:
     def keys(self) -> list[str]:
         return [key for key, _, _ in self.places]
 
+    def images(self, indices: Iterable[int]) -> tuple[list[Location], list[str | None]]:
+        """Places and digests of these images."""
+        chosen = self.take(indices)
+        return chosen.places, chosen.digests
+
     def take(self, indices: Iterable[int]) -> Listing:
         """These images."""
         chosen = [int(index) for index in indices]

@@ -21,6 +21,7 @@ from core.progress import progress
 from core.stage import Result, Stage
 from data.corpus.base import Corpus, keep_apart
 from data.corpus.specs import open_corpus
+from data.corpus.verified import check_corpus
 from data.curation.holdout import pool, read_holdout
 from data.formats.tables import read_parts
 from dit.model.device import pick_device
@@ -53,6 +54,7 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
             f"{config.out}: a training that version 0.1 began, which this one cannot continue; "
             "finish it with 0.1, or choose another --out"
         )
+    check_corpus(corpus, len(images), images.images)
     training, held = split(images, min(config.validation_images, len(images) // 10), config.seed)
     stage.open()
     torch.backends.cudnn.deterministic = True

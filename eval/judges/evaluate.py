@@ -21,13 +21,15 @@ from eval.distances.frechet import fit, frechet_distance, kernel_distance
 from eval.distances.lpips import load_lpips, lpips_pairs, metric_name
 from eval.judges.config import EvaluateConfig, target_folder
 from eval.judges.extractors import Extractor, load_extractor
-from eval.judges.images import names_of, read_folder, read_holdout
+from eval.judges.images import check_holdout, names_of, read_folder, read_holdout
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
     """Write the metrics file."""
-    if config.corpus is not None:
-        keep_apart(config.out.parent, open_corpus(config.corpus), config.corpus)
+    if config.corpus is not None and config.holdout is not None:
+        corpus = open_corpus(config.corpus)
+        keep_apart(config.out.parent, corpus, config.corpus)
+        check_holdout(corpus, config.holdout)
     stage.open()
     result = _pairs(config, config.pairs) if config.pairs else _generation(config)
     write_json(config.out, result)

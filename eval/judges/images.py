@@ -11,6 +11,7 @@ from core.errors import UserError
 from core.progress import progress
 from core.stage import read_manifest
 from data.corpus.base import Corpus
+from data.corpus.verified import check_corpus, images_of
 from data.curation import holdout as holdouts
 from data.images.decode import Reject, decode_rgb
 from dit.vae.images import read_images
@@ -53,6 +54,12 @@ def read_folder(folder: Path, names: Sequence[str]) -> np.ndarray:
         if images[-1].shape != images[0].shape:
             raise UserError(f"{path}: {images[-1].shape}, but {names[0]} is {images[0].shape}")
     return np.stack(images)
+
+
+def check_holdout(corpus: Corpus, holdout: Path) -> None:
+    """Raise UserError for another corpus than the hold-out is from, before anything is written."""
+    table = holdouts.read_holdout(holdout)
+    check_corpus(corpus, table.num_rows, lambda rows: images_of(table.take(rows)))
 
 
 def read_holdout(corpus: Corpus, holdout: Path, image_size: int) -> np.ndarray:

@@ -153,7 +153,11 @@ class _Track:
     def open(self) -> None:
         """Take the folder for writing; repair what a killed call left in it."""
         if not self.opened:
-            keep_apart(self.config.out, open_corpus(self.config.corpus), self.config.corpus)
+            from eval.judges.images import check_holdout
+
+            corpus = open_corpus(self.config.corpus)
+            keep_apart(self.config.out, corpus, self.config.corpus)
+            check_holdout(corpus, self.config.holdout)
             self.stage.open()
             self.opened = True
             self.lines = repair(self.record)  # what another call wrote meanwhile is in it, too

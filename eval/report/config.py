@@ -73,7 +73,7 @@ class PicturesConfig:
     def stage(self) -> Stage:
         """What the command makes of what."""
         require_folder(self.out)
-        inputs = {"scores": fingerprint(self.run / "scores")}
+        inputs: dict[str, str] = {"scores": fingerprint(self.run / "scores")}
         for method in self.methods:
             inputs[f"{method} subset"] = sha256_file(self.run / "subsets" / f"{method}.parquet")
             inputs[f"{method} samples"] = fingerprint(self.run / "samples" / method)

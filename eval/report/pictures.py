@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 from core.stage import Result, Stage
 from data.corpus.base import Corpus, keep_apart
 from data.corpus.specs import open_corpus
+from data.corpus.verified import check_corpus, images_of
 from data.formats.index import read_index
 from data.formats.tables import read_parts
 from dit.vae.images import read_images
@@ -23,6 +25,7 @@ from eval.paper.numbers import METHOD_NAMES
 from eval.records.curves import save_figure
 from eval.report.config import PicturesConfig
 
+PLACE = ("key", "shard", "row")
 KEPT, DROPPED, SELECTED = "#1b7f5c", "#b8bcc2", "#0b3d91"
 CONDITIONS = {"sr": "low resolution, bicubic", "sis": "land-cover mask"}
 
@@ -31,10 +34,13 @@ def draw_pictures(config: PicturesConfig, stage: Stage) -> Result:
     """Write entropy.png, samples.png, sr.png and sis.png."""
     corpus = open_corpus(config.corpus)
     keep_apart(config.out, corpus, config.corpus)
+    scores = read_parts(config.run / "scores", [*PLACE, "digest", "entropy", "status"])
+    scores = scores.filter(pc.equal(scores["status"], "ok"))
+    check_corpus(corpus, scores.num_rows, lambda rows: images_of(scores.take(rows)))
     stage.open()
     run, methods, out = config.run, config.methods, config.out
     written = [
-        entropy_picture(run, corpus, methods[0], out / "entropy.png"),
+        entropy_picture(run, corpus, scores, methods[0], out / "entropy.png"),
         samples_picture(run, methods, out / "samples.png"),
         pairs_picture(run, methods, "sr", out / "sr.png"),
         pairs_picture(run, methods, "sis", out / "sis.png"),
@@ -42,11 +48,8 @@ def draw_pictures(config: PicturesConfig, stage: Stage) -> Result:
     return stage.finish({}, [path.name for path in written], f"{len(written)} pictures")
 
 
-def entropy_picture(run: Path, corpus: Corpus, method: str, out: Path) -> Path:
+def entropy_picture(run: Path, corpus: Corpus, scores: pa.Table, method: str, out: Path) -> Path:
     """Histogram of H(I) with the Stage I threshold, and tiles dropped, kept and selected."""
-    columns = ["key", "shard", "row", "digest", "entropy", "status"]
-    scores = read_parts(run / "scores", columns=columns)
-    scores = scores.filter(np.asarray(scores["status"].to_pylist()) == "ok")
     entropy = scores["entropy"].to_numpy()
     index, _ = read_index(run / "subsets" / f"{method}.parquet")
     survivors = read_parts(run / "assignments", columns=["key"])["key"].to_pylist()

@@ -26,6 +26,7 @@ from core.progress import Throughput
 from core.stage import Result, Stage, read_manifest
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
+from data.corpus.verified import check_corpus, images_of
 from data.curation.holdout import pool, read_holdout
 from data.formats.embeddings import part_is_complete, write_embeddings
 from data.formats.tables import part_path, read_part, read_parts
@@ -76,12 +77,15 @@ Parts = tuple[list[int], dict[str, Any], dict[str, Any], str]  # rows; timing; s
 
 def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
     assert config.corpus is not None and config.scores is not None
-    keep_apart(config.out, open_corpus(config.corpus), config.corpus)
+    corpus = open_corpus(config.corpus)
+    keep_apart(config.out, corpus, config.corpus)
     scores = read_parts(config.scores, ["key", "shard", "row", "digest", "entropy", "status"])
     holdout = None if config.holdout is None else read_holdout(config.holdout)
     everything = pool(scores, holdout)
     kept = stage1(everything, config.keep)
     del scores
+    if process_group().main:
+        check_corpus(corpus, kept.num_rows, lambda rows: images_of(kept.take(rows)))
     process_group().open(stage)
     limit = read_manifest(config.scores)["params"]["max_pixels"]
     work = Work(config.corpus, encoder.prepare, max_pixels=limit)

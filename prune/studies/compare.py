@@ -16,6 +16,8 @@ from core.errors import UserError
 from core.parallel import ordered_map
 from core.progress import progress
 from core.stage import Result, Stage, fingerprint, read_manifest, run_stage
+from data.corpus.specs import open_corpus
+from data.corpus.verified import check_corpus, images_of
 from data.formats.index import read_index
 from prune.cluster.features import Features
 from prune.methods.catalogue import find
@@ -150,12 +152,14 @@ def looks(config: CompareConfig, images: pa.Table, scores: Path) -> pa.Table:
     out = config.out / "looks.parquet"
 
     def look_at_all(stage: Stage) -> Result:
+        corpus = open_corpus(config.corpus)
+        check_corpus(corpus, images.num_rows, lambda rows: images_of(images.take(rows)))
         stage.open()
         limit = read_manifest(scores)["params"]["max_pixels"]
-        columns = (images.column(name).to_pylist() for name in ("key", "shard", "row"))
-        places = list(zip(*columns, strict=True))
+        places, digests = images_of(images)
         starts = range(0, len(places), 256)
-        tasks = (Look(config.corpus, tuple(places[n : n + 256]), limit) for n in starts)
+        parts = ((places[n : n + 256], digests[n : n + 256]) for n in starts)
+        tasks = (Look(config.corpus, tuple(some), tuple(known), limit) for some, known in parts)
         found: list[tuple[str, float, int]] = []
         with progress(total=len(places), name="look") as bar:
             for some in ordered_map(look, tasks, min(config.workers, len(starts))):
@@ -184,7 +188,7 @@ def measured(
     config: CompareConfig, at: Mapping[str, Path], made: Mapping[str, Path]
 ) -> dict[str, Any]:
     """Measure the pool, Stage I's survivors and each subset."""
-    images = read_pool(at["scores"], "shard", "row", "entropy")
+    images = read_pool(at["scores"], "shard", "row", "digest", "entropy")
     keys = images["key"].to_pylist()
     labels = classes(config, keys)
     seen = looks(config, images, at["scores"]).to_pydict()

@@ -22,6 +22,7 @@ from scipy.fft import dctn
 from core.errors import UserError
 from data.corpus.base import Location
 from data.corpus.specs import open_corpus
+from data.corpus.verified import verified
 from data.images.decode import Reject, decode_grey
 from prune.studies.judgement import bits
 
@@ -52,16 +53,17 @@ class Look:
 
     corpus: str
     locations: tuple[Location, ...]
+    digests: tuple[str | None, ...]
     max_pixels: int
 
 
 def look(task: Look) -> list[tuple[str, float, int]]:
     """(key, grey standard deviation in [0, 127.5], perceptual hash) of each image.
 
-    Raises UserError for an image that can no longer be read.
+    Raises UserError for an image that can no longer be read, or is another one.
     """
     found = []
-    for sample in open_corpus(task.corpus).fetch(task.locations):
+    for sample in verified(open_corpus(task.corpus).fetch(task.locations), task.digests):
         try:
             if sample.data is None:
                 raise Reject(*(sample.error or ("unreadable", "")))

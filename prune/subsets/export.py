@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import itertools
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +21,9 @@ from core.parts import make_parts
 from core.stage import Result, Stage, sha256_file
 from data.corpus.base import Sample
 from data.corpus.specs import open_corpus
-from data.corpus.verified import verified
+from data.corpus.verified import check_corpus, images_of, verified
 from data.formats.index import read_index
+from data.images import chips
 from data.images.decode import sniff
 from prune.subsets.config import ExportConfig
 
@@ -35,6 +39,10 @@ def export(config: ExportConfig, stage: Stage) -> Result:
     Raises UserError for an image that cannot be read or has other bytes than when it was scored.
     """
     table, metadata = read_index(config.index)
+    if config.with_images:
+        assert config.corpus is not None
+        corpus = open_corpus(config.corpus)
+        check_corpus(corpus, table.num_rows, lambda rows: images_of(table.take(rows)))
     stage.open()
     out = config.out
     if config.to == "keys":
@@ -70,8 +78,8 @@ def _with_images(table: pa.Table, config: ExportConfig, name: str, write: Write)
     def make(left: list[int], tick: Callable[[int], object]) -> Iterator[tuple[int, Path]]:
         for index in left:
             part = parts[index]
-            places = zip(*(part[n].to_pylist() for n in ("key", "shard", "row")), strict=True)
-            samples = verified(corpus.fetch(list(places)), part["digest"].to_pylist())
+            places, digests = images_of(part)
+            samples = verified(corpus.fetch(places), digests)
             with atomic_path(paths[index]) as temporary:
                 write(temporary, part, _readable(samples, config), index * size)
             tick(part.num_rows)
@@ -94,6 +102,10 @@ def _readable(samples: Iterator[Sample], config: ExportConfig) -> Iterator[Sampl
                 f"{config.corpus}: {sample.key} of the subset cannot be read ({reason}: {detail}); "
                 "put it back, or score the corpus again"
             )
+        if sample.data.startswith(chips.MAGIC):  # which Pillow and browsers do not read
+            more = sample.more or {}
+            data = chips.chip_to_geotiff(sample.data, more.get("crs"), more.get("bounds"))
+            sample = dataclasses.replace(sample, data=data)
         yield sample
 
 
@@ -109,7 +121,7 @@ def _parquet_writer(metadata: dict[str, Any]) -> Write:
                 rows = part.slice(start, GROUP)
                 images = [
                     {"bytes": sample.data, "path": sample.key}
-                    for _, sample in zip(range(rows.num_rows), samples, strict=False)
+                    for sample in itertools.islice(samples, rows.num_rows)
                 ]
                 rows = rows.add_column(0, field, pa.array(images, field.type))
                 writer.write_table(rows.cast(schema), row_group_size=GROUP)
@@ -198,7 +210,7 @@ def croissant(config: ExportConfig, table: pa.Table, metadata: dict[str, Any]) -
                 "@id": "index",
                 "name": "index",
                 "description": "subset index: one row an image",
-                "contentUrl": config.index.name,
+                "contentUrl": os.path.relpath(config.index, config.out.parent),
                 "contentSize": f"{config.index.stat().st_size} B",
                 "encodingFormat": "application/x-parquet",
                 "sha256": sha256_file(config.index),

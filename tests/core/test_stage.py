@@ -209,3 +209,23 @@ def test_the_other_processes_of_a_launch_join_what_the_first_has_opened(tmp_path
     first.finish({}, [], "")
     with pytest.raises(DoneElsewhere):
         Stage(tmp_path / "s", "x", {}, {"corpus": "a"}).join()
+
+
+@pytest.mark.parametrize("change", ["flipped", "missing"])
+def test_an_input_that_is_not_as_it_was_written_is_refused_before_anything_is(
+    tmp_path: Path, change: str
+) -> None:
+    """One bit, in a file of the same length."""
+    make(tmp_path / "a")
+    file = tmp_path / "a" / "part.txt"
+    later = Stage(tmp_path / "b", "later", {}, {"a": fingerprint(tmp_path / "a")})
+    if change == "flipped":
+        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]))
+    else:
+        file.unlink()
+    with pytest.raises(UserError, match=r"part.txt: .*(test.stage).*again"):
+        later.open()
+    assert not (tmp_path / "b").exists()
+    file.unlink(missing_ok=True)
+    make(tmp_path / "a")  # the way out that the message names
+    later.open()

@@ -298,3 +298,22 @@ def test_flags_that_make_no_sense(world, tmp_path):
         main(["--out", str(tmp_path / "o"), "--holdout", str(world.held)])
     with pytest.raises(UserError, match="give the --scores"):
         main(["--out", str(tmp_path / "o"), "--index", str(world.index(["k01"]))])
+
+
+def test_an_empty_comparison_is_an_error(world):
+    """Embeddings that were made without the hold-out have no image of it to compare."""
+    rows = np.random.default_rng(0).normal(size=(N, 16))
+    pooled = world.embed("corpus", world.pool_keys, rows[: len(world.pool_keys)])
+    with pytest.raises(UserError, match=r"0 of 5 held-out images have.*without --hold"):
+        world.run("--embeddings", pooled, world.embed("other", ["a"], rows[:1]))
+    index = world.index(world.pool_keys[:4])
+    table, metadata = read_index(index)
+    elsewhere = table.set_column(0, "key", pa.array([f"x{n}" for n in range(4)]))
+    out = world.root / "elsewhere.parquet"
+    stage = Stage(out, "prune.select", {}, {})
+    stage.open()
+    write_index(out, elsewhere, metadata)
+    stage.finish({}, [out.name], "")
+    with pytest.raises(UserError, match="index: 4 images, and none that are in --scores"):
+        world.run("--index", str(out))
+    assert not (world.root / "leak" / "manifest.json").exists()

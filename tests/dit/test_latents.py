@@ -271,15 +271,39 @@ def test_a_damaged_shard_is_refused_and_then_repaired(
 
 
 def test_latents_that_are_not_finite_are_named(made: Path, tmp_path: Path) -> None:
+    """In a store of version 0.1, which has no checksums."""
     shutil.copytree(made / "store", tmp_path / "store")
-    path = tmp_path / "store" / shard_names(1)[0]
+    path, table = (tmp_path / "store" / name for name in shard_names(1))
     array = np.load(path)
     array[2, 1, 0, 0, 0, 0] = np.nan
     np.save(path, array)
+    pq.write_table(pq.read_table(table).drop_columns(["crc", "crc_mirror"]), table)
     store = LatentStore(tmp_path / "store")
     store.read(np.array([6]), np.array([False]), zeros(1, store))
-    with pytest.raises(UserError, match=store.keys[6]):
+    with pytest.raises(UserError, match=rf"not finite.*{store.keys[6]}"):
         store.read(np.array([1, 6]), np.array([True, True]), zeros(2, store))
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_one_bit_of_a_latent_is_noticed_when_it_is_read(
+    made: Path, tmp_path: Path, resident: bool
+) -> None:
+    shutil.copytree(made / "store", tmp_path / "store")
+    path = tmp_path / "store" / shard_names(1)[0]
+    array = np.load(path)
+    array.view(np.uint16)[2, 1, 1, 0, 0, 0] ^= 1  # the mirror image's deviation, the last bit
+    np.save(path, array)
+    if resident:
+        with pytest.raises(UserError, match=r"latents-00001.npy: damaged: .*CRC-32"):
+            LatentStore(tmp_path / "store", resident=True)
+        return
+    store = LatentStore(tmp_path / "store")
+    store.read(np.arange(len(store)), np.zeros(len(store), bool), zeros(len(store), store))
+    with pytest.raises(UserError, match=rf"latents-00001.npy: damaged.*'{store.keys[6]}'.*CRC"):
+        store.read(np.array([1, 6]), np.array([True, True]), zeros(2, store))
+    (tmp_path / "store" / shard_names(1)[0]).unlink()  # the way out that the message names
+    encode(arguments(made, tmp_path / "store"))
+    assert folder_bytes(tmp_path / "store") == folder_bytes(made / "store")
 
 
 def test_encoding_stops_at_latents_that_overflow(made: Path, tmp_path: Path) -> None:

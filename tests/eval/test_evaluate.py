@@ -21,6 +21,7 @@ from eval.judges.evaluate import reconstruct
 from eval.judges.extractors import load_extractor
 from eval.judges.images import names_of
 from tests.dit.tiny_vae import save_tiny_vae
+from tests.vouch import vouch
 
 SIDE = 32
 
@@ -92,6 +93,7 @@ def test_pairs_have_psnr_and_an_interval_of_lpips(tmp_path: Path) -> None:
         target = np.random.default_rng(n).integers(0, 200, (64, 64, 3), np.uint8)
         Image.fromarray(target).save(pairs / "target" / f"{n}.png")
         Image.fromarray(target + np.uint8(error)).save(pairs / "generated" / f"{n}.png")
+    vouch(pairs)
     flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
     assert main(["--pairs", str(pairs), "--out", str(tmp_path / "m.json"), *flags]) == 0
     result = json.loads((tmp_path / "m.json").read_text())

@@ -109,7 +109,7 @@ def test_croissant(subset, tmp_path):
     assert terms - schema_org - {"@id", "@type"} <= set(found["@context"])
 
 
-def test_export_refuses(subset, tmp_path):
+def test_export_refuses(subset, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="needs --corpus"):
         run(subset, "webdataset", tmp_path / "x")
     with pytest.raises(UserError, match=r"ending in \.txt"):
@@ -120,11 +120,17 @@ def test_export_refuses(subset, tmp_path):
         run(subset, "webdataset", subset[1] / "x", "--corpus", str(subset[1]))
     gone = read_index(subset[0])[0]["key"][2].as_py()
     (subset[1] / gone).unlink()
+    with pytest.raises(UserError, match=rf"'{gone}': was readable when it was scored"):
+        run(subset, "webdataset", tmp_path / "x", "--corpus", str(subset[1]))
+    assert not (tmp_path / "x").exists()
+    monkeypatch.setattr("data.corpus.verified.TRIED", 1)  # only the export itself can find it
     with pytest.raises(UserError, match=rf"{gone} of the subset cannot be read"):
         run(subset, "webdataset", tmp_path / "x", "--corpus", str(subset[1]))
 
 
-def test_export_refuses_other_bytes_under_a_name(subset, tmp_path):
+@pytest.mark.parametrize("tried", [1, 32])
+def test_export_refuses_other_bytes_under_a_name(subset, tmp_path, monkeypatch, tried):
+    monkeypatch.setattr("data.corpus.verified.TRIED", tried)
     key = read_index(subset[0])[0]["key"][2].as_py()
     pixels = np.random.default_rng(9).integers(0, 256, (20, 24, 3)).astype(np.uint8)
     (subset[1] / key).write_bytes(jpeg(pixels, 90))

@@ -23,6 +23,7 @@ from prune.methods.catalogue import METHODS, find
 from prune.select import SelectConfig, main, run
 from prune.subsets.select import with_digests
 from tests.prune.files import make_assignments, make_holdout, make_scores, places
+from tests.vouch import vouch
 
 COUNT, K = 200, 6
 ROOT = Path(__file__).parents[2]
@@ -169,6 +170,7 @@ def test_no_method_chooses_a_held_out_image_or_a_copy_of_one(world, method, caps
     at = table.column_names.index("digest")
     copied = table.set_column(at, table.schema.field(at), pa.array(digests, pa.string()))
     pq.write_table(copied, world.scores / "part-00000.parquet")
+    vouch(world.scores)
     held = [i for i in world.ok if i % 5 == 0]
     holdout = make_holdout(world.root / "holdout.parquet", world.scores, held)
     flags = [] if method == "full" else ["--ratio", "0.8"]
@@ -213,6 +215,7 @@ def test_wrong_files_are_refused(world, tmp_path):
     table = pq.read_table(part)
     moved = table.set_column(2, "row", pc.add(table["row"], 1))
     pq.write_table(moved, part)
+    vouch(elsewhere)
     with pytest.raises(UserError, match="another listing"):
         world.select("a", "--assignments", str(elsewhere), "--ratio", "0.9")
 
