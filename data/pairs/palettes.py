@@ -29,7 +29,11 @@ JPEG moves flat colours by a few levels; in the palettes below the closest two c
 different classes are 94 apart, so 24 never confuses them.
 """
 
+NOISY_SHARE = 0.05
+"""Largest share of a mask's pixels that may be noisy: beyond, they are no palette's colours."""
+
 _UNKNOWN = 255
+_MOST_IDS = 64  # three equal channels below it are class ids; no known palette has a grey so dark
 
 
 def _packed(colour: str) -> int:
@@ -97,13 +101,19 @@ class Palette:
     def ids(self, rgb: np.ndarray, name: str) -> tuple[np.ndarray, int]:
         """Colours (uint8 HxWx3) to ids (uint8 HxW), and how many pixels were noisy colours.
 
-        Raises UserError that lists the unknown colours with their pixel counts.
+        A mask of three equal channels that are ids, as many tools save them, is taken as ids.
+
+        Raises UserError that lists the colours with their pixel counts: unknown ones, or too many
+        that are only near those of the palette.
         """
         packed = pack(rgb)
         ids = _table(self)[packed]
         rest = ids == _UNKNOWN
         if not rest.any():
             return ids, 0
+        if not self._has_dark_greys() and (bare := ids_in_channels(rgb)) is not None:
+            self.check_ids(bare, name)
+            return bare, 0
         colours, inverse, counts = np.unique(packed[rest], return_inverse=True, return_counts=True)
         nearest, distance = self._nearest(colours)
         far = distance > TOLERANCE
@@ -113,8 +123,16 @@ class Palette:
                 f"{name}: colours that palette '{self.name}' does not know: {_listed(found)}; "
                 "state another --palette, or repair the mask (a mask must be lossless)"
             )
+        noisy = int(counts.sum())
+        if noisy > NOISY_SHARE * ids.size:
+            found = Counter(dict(zip(colours.tolist(), counts.tolist(), strict=True)))
+            raise UserError(
+                f"{name}: {noisy / ids.size:.0%} of its pixels are near a colour of palette "
+                f"'{self.name}' and not on it: {_listed(found)}; save masks lossless (PNG), or "
+                "give these colours to their classes in a YAML file for --palette"
+            )
         ids[rest] = nearest[inverse]
-        return ids, int(counts.sum())
+        return ids, noisy
 
     def check_ids(self, ids: np.ndarray, name: str) -> None:
         """Raise UserError when a mask of class ids holds one that this palette does not have."""
@@ -126,6 +144,10 @@ class Palette:
             raise UserError(
                 f"{name}: class ids beyond palette '{self.name}' (0..{self.classes - 1}): {found}"
             )
+
+    def _has_dark_greys(self) -> bool:
+        greys = {f"{value:02X}" * 3 for value in range(1, _MOST_IDS)}
+        return any(colour in greys for colour, _ in self.entries())
 
     def paint(self, ids: np.ndarray) -> np.ndarray:
         """Ids (uint8, any shape) to RGB colours (one more axis of 3)."""
@@ -208,6 +230,16 @@ def load_palette(spec: str) -> Palette:
     if not isinstance(value, dict):
         raise UserError(f"--palette {spec}: expected a mapping, found {type(value).__name__}")
     return from_dict(value, spec)
+
+
+def ids_in_channels(mask: np.ndarray) -> np.ndarray | None:
+    """The class ids (uint8 HxW) of a mask (uint8 HxWx3) whose channels are three times the same.
+
+    None for colours, for light greys, and for a black mask, of which nothing can be said.
+    """
+    first = mask[..., 0]
+    equal = (mask == first[..., None]).all()
+    return first.copy() if equal and 0 < first.max(initial=0) < _MOST_IDS else None
 
 
 def pack(rgb: np.ndarray) -> np.ndarray:

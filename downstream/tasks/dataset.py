@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.progress import progress
 from data.images.decode import Reject, decode_rgb
 from data.pairs.listing import Item, Report
-from data.pairs.palettes import PALETTES, Palette, census, decode_mask, detect
+from data.pairs.palettes import PALETTES, Palette, census, decode_mask, detect, ids_in_channels
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -256,7 +256,7 @@ def choose_palette(
             mask = read_mask(item)
         except Unusable:  # counted when the pair is prepared
             return None
-        if mask.ndim == 2:
+        if mask.ndim == 2 or ids_in_channels(mask) is not None:
             grey.append(item.key)
             return None
         return mask

@@ -27,12 +27,16 @@ from downstream.tasks.dataset import (
     square,
 )
 
+NEARLY_ALL = 0.99  # of a mask's pixels
+FEW = 3  # masks, below which one class in all of them is no sign of anything
+
 
 class SisPairs(PairDataset):
     """Images, each with its class ids. See PairDataset.
 
     Args:
-        palette: colours or ids of the masks to classes; a colour it does not know is an error.
+        palette: colours or ids of the masks to classes; a colour it does not know is an error, and
+            so is one class that nearly fills every mask.
         tile_size: shorter side that image (box and bicubic) and mask (nearest) are brought to.
     """
 
@@ -51,12 +55,32 @@ class SisPairs(PairDataset):
         self.palette, self.tile_size = palette, tile_size
         self._lock = threading.Lock()
         self._noisy: dict[str, int] = {}
+        self._filled: dict[str, int] = {}  # masks that one class nearly fills
         super().__init__(items, report, image_size=image_size, **reading)
         if self._noisy:
             report.note(
                 f"{sum(self._noisy.values()):,} pixels of {len(self._noisy):,} masks were near a "
                 f"colour of palette '{palette.name}', not on it, and were taken for it"
             )
+
+        self._refuse_one_class()
+
+    def _refuse_one_class(self) -> None:
+        """Such masks are most often read wrongly, and a training on them would not say so."""
+        classes = set(self._filled.values())
+        if len(self.items) < FEW or len(self._filled) < len(self.items) or len(classes) > 1:
+            return
+        item = self.items[0]
+        mask = read_mask(item)
+        colours = mask.reshape(-1, mask.shape[2]) if mask.ndim == 3 else mask.reshape(-1, 1)
+        values, counts = np.unique(colours, axis=0, return_counts=True)
+        order = np.argsort(-counts)[:8]
+        shown = ", ".join(f"{tuple(values[i].tolist())} ({counts[i]:,} px)" for i in order)
+        raise UserError(
+            f"{item.mask}: nearly all of it, and of all {len(self.items):,} masks, is class "
+            f"'{self.palette.names[classes.pop()]}' of palette '{self.palette.name}'; its values "
+            f"are {shown}. State the --palette that these masks have, or leave out such a set"
+        )
 
     def prepare(self, item: Item) -> Pair:
         image, mask = read_image(item), read_mask(item)
@@ -71,6 +95,10 @@ class SisPairs(PairDataset):
         else:
             ids = mask
             self.palette.check_ids(ids, str(item.mask))
+        counts = np.bincount(ids.ravel(), minlength=1)
+        if counts.max() >= NEARLY_ALL * ids.size:
+            with self._lock:
+                self._filled[item.key] = int(counts.argmax())
         size = scaled_size(image.shape[1], image.shape[0], self.tile_size)
         if size != (image.shape[1], image.shape[0]):
             image = scaled(image, self.tile_size)

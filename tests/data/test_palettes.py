@@ -62,8 +62,34 @@ def test_known_colours() -> None:
 
 
 def test_noisy_colours_are_snapped_and_counted() -> None:
-    ids, noisy = DUBAI.ids(rgb("8429F6", "862BF0", "6EC1E4"), "m")
-    assert ids.tolist() == [[1, 1, 5]] and noisy == 1
+    flat = ["8429F6"] * 30
+    ids, noisy = DUBAI.ids(rgb(*flat, "862BF0", "6EC1E4"), "m")
+    assert ids.tolist() == [[*[1] * 30, 1, 5]] and noisy == 1
+
+
+def test_too_many_noisy_colours_are_an_error_that_shows_them() -> None:
+    """As a JPEG has them, or another palette of similar colours."""
+    with pytest.raises(UserError, match=r"t/m.png: 33% .* not on it: 862BF0 \(1 px\); .*lossless"):
+        DUBAI.ids(rgb("8429F6", "862BF0", "6EC1E4"), "t/m.png")
+
+
+@pytest.mark.parametrize("name", ["openearthmap", "second", "dubai"])
+def test_ids_in_three_equal_channels_are_ids(name: str) -> None:
+    palette = PALETTES[name]
+    ids = np.arange(palette.classes, dtype=np.uint8)[None].repeat(3, 0)
+    found, noisy = palette.ids(np.stack([ids] * 3, axis=-1), "m.png")
+    assert (found == ids).all() and noisy == 0
+    with pytest.raises(UserError, match=r"m.png: class ids beyond palette .*60 \(1 px\)"):
+        palette.ids(np.array([[[60, 60, 60], [1, 1, 1]]], np.uint8), "m.png")
+    back, _ = palette.ids(palette.paint(ids), "m.png")  # its own greys are colours all the same
+    assert (back == ids).all()
+
+
+def test_dark_greys_of_a_palette_of_ones_own_are_its_colours() -> None:
+    palette = from_dict({"name": "grey", "classes": [
+        {"name": "a", "colour": "000000"}, {"name": "b", "colour": "010101"},
+        {"name": "c", "colour": "202020"}]})  # fmt: skip
+    assert palette.ids(rgb("202020", "010101", "000000"), "m")[0].tolist() == [[2, 1, 0]]
 
 
 def test_unknown_colours_are_listed_with_counts() -> None:

@@ -210,6 +210,41 @@ class TestSis:
         _, listing = sis_pairs(sis_root)
         assert any(note.startswith("3 pixels of 1 masks") for note in listing.report.notes)
 
+    @pytest.mark.parametrize("form", ["channels", "grey palette", "grey"])
+    def test_masks_of_ids_in_any_form_are_read_as_ids(self, tmp_path: Path, form: str) -> None:
+        rng = np.random.default_rng(1)
+        for n in range(4):
+            ids = rng.integers(0, 9, (9, 11), np.uint8).repeat(12, 0).repeat(12, 1)
+            image = rng.integers(0, 255, (*ids.shape, 3), np.uint8)
+            save(tmp_path / f"t{n % 2}/images/{n}.png", image)
+            path = tmp_path / f"t{n % 2}/masks/{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if form == "channels":
+                Image.fromarray(np.stack([ids] * 3, axis=-1)).save(path)
+            elif form == "grey":
+                Image.fromarray(ids).save(path)
+            else:
+                picture = Image.fromarray(ids).convert("P")
+                picture.putpalette([value for i in range(256) for value in (i, i, i)])
+                picture.save(path)
+        items = open_sis(tmp_path).items("train")
+        palette = choose_palette(items, "openearthmap", Report(), 1, quiet=True)
+        pairs, _ = sis_pairs(tmp_path, palette=palette, tile_size=108)
+        expected = {item.key: np.asarray(Image.open(item.mask)) for item in items}
+        for key, (_, ids) in zip(pairs.keys, pairs.get(range(len(pairs))), strict=True):
+            stored = expected[key]
+            assert (ids == (stored[..., 0] if stored.ndim == 3 else stored)).all() and ids.max() == 8
+        with pytest.raises(UserError, match="hold class ids without colours"):
+            choose_palette(items, "groups", Report(), 1, quiet=True)
+
+    def test_one_class_in_nearly_all_of_every_mask_is_an_error(self, sis_root: Path) -> None:
+        for path in sis_root.glob("t*/masks/*.png"):
+            mask = np.full((108, 132, 3), (132, 41, 246), np.uint8)
+            mask[0, :50] = (226, 169, 41)
+            save(path, mask)
+        with pytest.raises(UserError, match=r"masks/0.png: nearly .* all 4 masks.*'land' .*\(132, 41, 2"):
+            sis_pairs(sis_root)
+
     def test_palette_is_found_or_asked_for(self, sis_root: Path) -> None:
         items = open_sis(sis_root).items("train")
         report = Report()
