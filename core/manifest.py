@@ -13,6 +13,7 @@ from typing import Any
 from core.errors import UserError
 from core.parallel import available_cpus
 
+SHOWN = 1 << 30  # bytes of inputs from which checking them has a progress bar
 FORMAT = 1  # version of the manifest's own layout
 REQUIRED = ("fingerprint", "stage", "params", "inputs", "summary", "files")  # of a manifest
 _FORMERLY = {
@@ -111,14 +112,18 @@ def verify_files(outs: Iterable[Path]) -> None:
     """
     from core.progress import progress  # data.check runs where tqdm is not installed
 
-    recorded = {}
+    recorded, size = {}, 0
     for out in outs:
         manifest, base = read_manifest(out), manifest_path(out).parent
         for name, entry in manifest["files"].items():
             recorded[base / name] = (manifest["stage"], str(entry["sha256"]))
+            size += entry["bytes"]
+    if not recorded:
+        return
     with ThreadPoolExecutor(available_cpus()) as threads:
         found = threads.map(_digest_or_none, recorded)
-        shown = progress(found, total=len(recorded), name="check inputs", unit="file")
+        bar = {"total": len(recorded), "name": "check inputs", "unit": "file"}
+        shown = progress(found, **bar, disable=size < SHOWN)
         for (path, (stage, expected)), digest in zip(recorded.items(), shown, strict=True):
             if digest != expected:
                 _damaged(path, stage, digest)
