@@ -122,8 +122,8 @@ def verify_files(outs: Iterable[Path]) -> None:
         return
     with ThreadPoolExecutor(available_cpus()) as threads:
         found = threads.map(_digest_or_none, recorded)
-        bar = {"total": len(recorded), "name": "check inputs", "unit": "file"}
-        shown = progress(found, **bar, disable=size < SHOWN)
+        small, total = size < SHOWN, len(recorded)
+        shown = progress(found, total=total, name="check inputs", unit="file", disable=small)
         for (path, (stage, expected)), digest in zip(recorded.items(), shown, strict=True):
             if digest != expected:
                 _damaged(path, stage, digest)
