@@ -41,7 +41,7 @@ class TableCorpus(ShardCorpus):
         expected = self.extras if extras is None else extras
         for shard in self.shards() if shards is None else shards:
             layout = self._layout(shard)
-            if layout is not None and layout.extras != expected:
+            if layout is not None and layout.extras != expected and self._table(shard).rows:
                 raise UserError(
                     f"{self.path(shard)}: has other columns than the files before it "
                     f"({', '.join(layout.columns)}); score the two kinds apart"
@@ -49,7 +49,8 @@ class TableCorpus(ShardCorpus):
 
     @cached_property
     def _extras(self) -> tuple[str, ...]:
-        layouts = (self._layout(shard) for shard in self.shards())
+        with_rows = (shard for shard in self.shards() if self._table(shard).rows)
+        layouts = (self._layout(shard) for shard in with_rows)
         return next((layout.extras for layout in layouts if layout is not None), ())
 
     @property
