@@ -63,6 +63,10 @@ class TableCorpus(ShardCorpus):
         read = partial(_read, path, self.kind, shard, layout, rows.start, rows.stop)
         return Rows(read, len(rows))
 
+    def file_rows(self, shard: str) -> Sequence[int]:
+        """Rows of the shard's file that are the samples of the shard, in order."""
+        return range(self.count(shard))
+
     def _table(self, shard: str) -> Table:
         from data.corpus.tables import open_table
 
