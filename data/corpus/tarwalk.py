@@ -140,7 +140,8 @@ def _header(
 
 
 UNSAFE = ("unsafe-name", "the name leads out of the tar; nothing is read from it")
-_LABELS = (b"V", b"D")  # GNU tar's label of a volume, and its list of a directory
+_LABELS = (b"g", b"V", b"D")
+"""What is said of the whole archive, GNU tar's label of a volume, and its list of a directory."""
 
 
 def _plain(header: bytes) -> tuple[bytes, int] | None:
@@ -177,9 +178,11 @@ def _other(
     """The member at `offset`, its long name or pax header resolved, and where the next one is."""
     stream.seek(offset)
     try:
-        size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
-        if header[156] in b"xgLK" and not 0 <= size <= end:
+        first = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        if first.type in b"xgLK" and not 0 <= first.size <= end:
             return None  # a name longer than the file: memory would be asked for it
+        if first.type == tarfile.XGLTYPE:  # tarfile wants a member after it
+            return first, offset + BLOCK + -(-first.size // BLOCK) * BLOCK
         tar = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape")
         member = tar.next()
     except (tarfile.TarError, ValueError, OverflowError, EOFError):
