@@ -21,15 +21,15 @@ from tests.data.shards import images, write_arrow
 
 KINDS = {"jpg": "JPEG", "JPG": "JPEG", "jpeg": "JPEG", "png": "PNG", "PNG": "PNG", "tif": "TIFF",
          "webp": "WEBP", "bmp": "BMP", "gif": "GIF"}  # fmt: skip
-WORDS = ("tile", "50.0004_7.5678", "v1.2", "a b", "Ünï", "城市", "x,y", "q'uote", "IMG.final", "a.b",
-         "0", "00", "x.tar", "name-" + "long" * 30, "café", "..dots", "percent%20", "#7")  # fmt: skip
+WORDS = ("tile", "50.0004_7.5678", "v1.2", "a b", "Ünï", "城市", "x,y", "q'uote", "IMG.final",
+         "a.b", "0", "00", "x.tar", "name-" + "long" * 30, "café", "percent%20", "#7")  # fmt: skip
 
 
 def tree(rng: random.Random) -> dict[str, bytes]:
     """Path -> encoded image: folders, dots, one stem with several suffixes, copies."""
     names: set[str] = set()
     while len(names) < rng.randint(8, 20):
-        parts = [rng.choice(WORDS).lstrip(".") for _ in range(rng.randint(1, 3))]
+        parts = [rng.choice(WORDS) for _ in range(rng.randint(1, 3))]
         parts[-1] += rng.choice(["", "", f".{rng.randint(0, 3)}", "_1"])
         if any(other.startswith("/".join(parts) + ".") for other in names):
             parts[-1] += "+"
@@ -54,10 +54,14 @@ def tar_bytes(rng: random.Random, files: list[tuple[str, bytes]]) -> bytes:
             members.insert(rng.randint(0, len(members)), (text, b"{}"))
     pax = {"comment": "made by a test"} if form == tarfile.PAX_FORMAT else None
     stream = io.BytesIO()
+    written: dict[bytes, str] = {}  # a copy may be a link to the first of its kind
     with tarfile.open(fileobj=stream, mode="w", format=form, pax_headers=pax) as tar:
         for name, data in dict(members).items():
             member = tarfile.TarInfo(rng.choice(["", "./"]) + name)
             member.size, member.mtime = len(data), rng.choice([0, 0.5])
+            first = written.setdefault(data, member.name)
+            if first != member.name and rng.random() < 0.5:
+                member.type, member.linkname, member.size = tarfile.LNKTYPE, first, 0
             tar.addfile(member, io.BytesIO(data))
     return stream.getvalue()
 

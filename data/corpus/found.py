@@ -12,7 +12,13 @@ from data.corpus.base import path_of_key
 from data.corpus.folder import IMAGES, walk
 
 SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".feather": "arrow", ".parquet": "parquet"}
-_PACKED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.\w+)$", re.IGNORECASE)
+_PACKED_TAR = re.compile(
+    r"\.(tgz|tbz2?|txz|tzst|tar\.(gz|bz2?|xz|zstd?|lz4?|lzma|lzo|z|br))$", re.IGNORECASE
+)
+_UNFINISHED = re.compile(
+    r"\.(tar|arrow|parquet)\.(part|partial|te?mp|crdownload|download|incomplete|aria2)$",
+    re.IGNORECASE,
+)
 _ARCHIVES = (".zip", ".7z", ".rar")
 
 
@@ -34,6 +40,11 @@ def shard_files(folder: Path) -> list[Path] | None:
         suffix, parts = path.suffix.lower(), PurePosixPath(key).parts
         if suffix in IMAGES:
             return None
+        if _UNFINISHED.search(path.name):
+            raise UserError(
+                f"{path}: an unfinished download; fetch it to its end, or name the shards that "
+                "count by a pattern"
+            )
         if "_delta_log" in parts:
             raise UserError(
                 f"{path.parent}: a table of Delta Lake, of whose files not all count; export it "
@@ -65,6 +76,20 @@ def shard_files(folder: Path) -> list[Path] | None:
     if not kinds:
         return None
     return sorted(found[kinds[0]], key=lambda path: os.fsencode(path.relative_to(folder)))
+
+
+def one_snapshot(folder: Path, files: Sequence[Path]) -> None:
+    """Raise UserError for the shards of several revisions in a cache of the Hugging Face hub."""
+    snapshots = set()
+    for path in files:
+        parts = path.relative_to(folder).parts
+        if "snapshots" in parts[:-2]:
+            snapshots.add(Path(*parts[: parts.index("snapshots") + 2]))
+    if len(snapshots) > 1:
+        raise UserError(
+            f"{folder}: holds {len(snapshots)} revisions of one data set; "
+            f"name one: {folder / min(snapshots)}"
+        )
 
 
 def _without_metadata(parquet: Sequence[Path], tars: Sequence[Path]) -> list[Path]:

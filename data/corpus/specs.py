@@ -26,7 +26,7 @@ from typing import Any
 from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
 from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
-from data.corpus.found import SUFFIXES, shard_files
+from data.corpus.found import SUFFIXES, one_snapshot, shard_files
 
 GEOTIFF = {".tif", ".tiff"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
@@ -178,6 +178,8 @@ def _open_files(
 ) -> Corpus:
     if not files:
         raise UserError(f"{spec}: no shards in it")
+    if root is not None:
+        one_snapshot(root, files)
     kinds = {SUFFIXES.get(path.suffix.lower()) for path in files}
     if files[0].suffix.lower() == ".csv" and len(files) == 1:
         from data.corpus.listed import ListedCorpus

@@ -168,6 +168,10 @@ def index_tar(path: str, shard: str, image: str = "", key: str = "") -> list[Ent
             group = groups[name] = {}
             found.append((name, group))
         group[extension] = member
+    for _, group in (sample for sample in found if not isinstance(sample, Entry)):
+        for extension, member in group.items():
+            if member.link:
+                group[extension] = _followed(member, groups)
     entries: list[Entry] = []
     for sample in found:
         if isinstance(sample, Entry):
@@ -178,6 +182,19 @@ def index_tar(path: str, shard: str, image: str = "", key: str = "") -> list[Ent
             name, group = sample
             entries.append(_choose(f"{shard}/{key_of_path(name)}", group, image.lower()))
     return entries
+
+
+def _followed(link: Member, groups: Mapping[str, Mapping[str, Member]]) -> Member:
+    """A link with the contents of the member that it stands for; as it is where there is none."""
+    target: Member | None = link
+    for _ in range(8):  # links to links; those that lead in a circle stay links
+        name, extension = split_name(target.link)
+        target = groups.get(name, {}).get(extension)
+        if target is None or not target.link:
+            break
+    if target is None or target.link or target.error is not None:
+        return link
+    return target._replace(name=link.name)
 
 
 def split_name(name: str) -> tuple[str, str]:

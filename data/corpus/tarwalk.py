@@ -9,6 +9,7 @@ by tarfile: in half the time that tarfile alone would take.
 from __future__ import annotations
 
 import os
+import posixpath
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Member(NamedTuple):
     size: int
     error: Error | None = None
     lost: bool = False  # no member, but bytes that should be one; the name says where
+    link: str = ""  # the member that a link stands for
 
 
 def tar_members(path: str) -> Iterator[Member]:
@@ -111,7 +113,7 @@ def _header(
     None when there is no sound header.
     """
     plain = _plain(header)
-    error: Error | None = None
+    error, link = None, ""
     if plain is not None:
         name, size, start = os.fsdecode(plain[0]), plain[1], offset + BLOCK
         following = start + -(-size // BLOCK) * BLOCK
@@ -123,7 +125,7 @@ def _header(
         if member.isdir() or member.type in _LABELS:
             return None, following
         name, size, start = member.name, member.size, member.offset_data
-        error = _not_a_file(member)
+        error, link = _not_a_file(member), _target(member)
     if name[:1] in "./" or "/." in name or "//" in name:
         absolute = "/" if name.startswith("/") else ""
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -136,7 +138,7 @@ def _header(
         error = ("too-large", f"{size:,} bytes, limit {MAX_FILE_BYTES:,}")
     elif error is None and start + size > end:
         error = ("damaged-shard", "the tar ends in the middle of it: cut short")
-    return Member(name, start, size, error), following
+    return Member(name, start, size, error, link=link), following
 
 
 UNSAFE = ("unsafe-name", "the name leads out of the tar; nothing is read from it")
@@ -192,11 +194,19 @@ def _other(
     return member, tar.offset
 
 
+def _target(member: tarfile.TarInfo) -> str:
+    """The name of the member that a link stands for: a hard link says it, a symbolic one from
+    where it lies."""
+    if member.issym():
+        return posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
+    return posixpath.normpath(member.linkname) if member.islnk() else ""
+
+
 def _not_a_file(member: tarfile.TarInfo) -> Error | None:
     if member.issym() or member.islnk():
         kind = "symbolic" if member.issym() else "hard"
         target = key_of_path(member.linkname)
-        return ("unreadable", f"a {kind} link to '{target}'; links in a tar are not followed")
+        return ("unreadable", f"a {kind} link to '{target}', which is no image in this tar")
     if member.issparse():
         return ("unreadable", "a sparse file; make the tar again without --sparse")
     return None if member.isreg() else ("unreadable", "not a regular file")

@@ -187,3 +187,16 @@ def test_a_list_with_a_byte_order_mark_quotes_and_commas(tmp_path):
     (tmp_path / "l.CSV").write_bytes('\ufeff"a,b.jpg",x\r\n"c.jpg","y\r\nz"\r\nc.jpg\r\n'.encode())
     found = samples(open_corpus(tmp_path / "l.CSV"))
     assert [(s.key, s.data) for s in found] == [("a,b.jpg", b"1"), ("c.jpg", b"2"), ("c.jpg", b"2")]
+
+
+def test_unfinished_downloads_and_several_revisions_are_refused_by_name(tmp_path):
+    hub = tmp_path / "datasets--a--b"
+    for revision in ("aa", "bb"):
+        write_tar(hub / "snapshots" / revision / "data" / "0.tar", {"0.jpg": jpeg()})
+    for spec in (f"{hub}", f"rs5m:{hub}"):
+        with pytest.raises(UserError, match=r"2 revisions of one data set; name one: .*/aa"):
+            open_corpus(spec)
+    assert open_corpus(hub / "snapshots" / "aa").shards() == ["data/0.tar"]
+    (hub / "snapshots" / "aa" / "1.tar.part").touch()
+    with pytest.raises(UserError, match=r"1\.tar\.part: an unfinished download"):
+        open_corpus(hub / "snapshots" / "aa")

@@ -73,7 +73,7 @@ def test_what_is_no_plain_file_is_a_row_with_a_reason(tmp_path):
     with tarfile.open(path, "w") as tar:
         for name, kind, target in (
             ("d", tarfile.DIRTYPE, ""), ("soft.jpg", tarfile.SYMTYPE, "/etc/passwd"),
-            ("hard.jpg", tarfile.LNKTYPE, "good.jpg"), ("pipe.jpg", tarfile.FIFOTYPE, ""),
+            ("hard.jpg", tarfile.LNKTYPE, "gone.jpg"), ("pipe.jpg", tarfile.FIFOTYPE, ""),
         ):  # fmt: skip
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, target
@@ -85,8 +85,8 @@ def test_what_is_no_plain_file_is_a_row_with_a_reason(tmp_path):
             tar.addfile(member, io.BytesIO(b"data"))
     found = errors(path)
     assert found == {
-        "soft": ("unreadable", "a symbolic link to '/etc/passwd'; links in a tar are not followed"),
-        "hard": ("unreadable", "a hard link to 'good.jpg'; links in a tar are not followed"),
+        "soft": ("unreadable", "a symbolic link to '/etc/passwd', which is no image in this tar"),
+        "hard": ("unreadable", "a hard link to 'gone.jpg', which is no image in this tar"),
         "pipe": ("unreadable", "not a regular file"),
         **dict.fromkeys(("../escape", "/abs/olute", "a/../../b"), tarwalk.UNSAFE),
         "good": None,

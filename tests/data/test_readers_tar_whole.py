@@ -175,3 +175,25 @@ def test_what_the_system_refuses_is_no_damage(tmp_path, monkeypatch, code):
     os.utime(path, (1, 1))
     with pytest.raises(UserError, match="run the same command again"):
         samples(open_corpus(path))
+
+
+def test_links_to_members_are_followed_as_in_a_folder(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind, target in (
+            ("d/a.jpg", tarfile.REGTYPE, ""), ("hard.jpg", tarfile.LNKTYPE, "d/a.jpg"),
+            ("d/soft.jpg", tarfile.SYMTYPE, "../e/b.jpg"), ("e/again.jpg", tarfile.SYMTYPE,
+            "../d/soft.jpg"), ("e/b.jpg", tarfile.REGTYPE, ""), ("x.jpg", tarfile.SYMTYPE, "y.jpg"),
+            ("y.jpg", tarfile.SYMTYPE, "x.jpg"), ("e/up.jpg", tarfile.SYMTYPE, "../../d/a.jpg"),
+            ("folder", tarfile.SYMTYPE, "d"),
+        ):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            member.size = 0 if target else 7
+            tar.addfile(member, io.BytesIO(name[:7].encode().ljust(7)))
+    found = {s.key: s.data for s in samples(open_corpus(f"{path}?key=member"))}
+    assert found == {
+        "d/a.jpg": b"d/a.jpg", "hard.jpg": b"d/a.jpg", "d/soft.jpg": b"e/b.jpg",
+        "e/again.jpg": b"e/b.jpg", "e/b.jpg": b"e/b.jpg",
+        **dict.fromkeys(("x.jpg", "y.jpg", "e/up.jpg", "folder")),
+    }  # fmt: skip
