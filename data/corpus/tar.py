@@ -186,15 +186,16 @@ def index_tar(path: str, shard: str, image: str = "", key: str = "") -> list[Ent
 
 def _followed(link: Member, groups: Mapping[str, Mapping[str, Member]]) -> Member:
     """A link with the contents of the member that it stands for; as it is where there is none."""
-    target: Member | None = link
+    target = link
     for _ in range(8):  # links to links; those that lead in a circle stay links
         name, extension = split_name(target.link)
-        target = groups.get(name, {}).get(extension)
-        if target is None or not target.link:
+        found = groups.get(name, {}).get(extension)
+        if found is None:
             break
-    if target is None or target.link or target.error is not None:
-        return link
-    return target._replace(name=link.name)
+        target = found
+        if not target.link:
+            break
+    return link if target.error is not None else target._replace(name=link.name)
 
 
 def split_name(name: str) -> tuple[str, str]:
