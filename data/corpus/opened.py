@@ -9,6 +9,7 @@ which one or two are held at a time, or pieces of one that is too large for that
 
 from __future__ import annotations
 
+import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from data.corpus.base import unreadable
 PIECE = 32  # rows taken out of Arrow's memory at a time
 WHOLE_GROUP = 1 << 28  # bytes of values; a larger row group is read piece by piece
 PIECE_BYTES = 1 << 26  # of such a one, at a time
+LOOKED_THROUGH = 1 << 20  # bytes up to which a Parquet file is searched for a second one
 FOOTER = 1 << 28  # bytes that an IPC file's footer may have
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 ERRORS = (pa.ArrowException, OSError, ValueError, MemoryError)  # damage, and what is none
@@ -156,12 +158,16 @@ class ParquetTable(Table):
             self.damage = _unopened(path, error)
             return
         metadata = self._file.metadata
-        if joined := _joined(path, metadata):
-            self.damage = ("damaged-shard", joined)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        rows = [group.num_rows for group in groups]
+        wrong = _joined(path, metadata)
+        if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+            wrong = f"its index says {metadata.num_rows:,} rows, its row groups {sum(rows):,}"
+        if wrong:
+            self.damage = ("damaged-shard", wrong)
             return
         self.schema = self._file.schema_arrow
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        self.ends = list(accumulate(group.num_rows for group in groups))
+        self.ends = list(accumulate(rows))
         for index, group in enumerate(groups):
             if group.total_byte_size > WHOLE_GROUP:
                 each = group.total_byte_size // max(1, group.num_rows)
@@ -231,20 +237,19 @@ class _Stream:
 def _joined(path: str, metadata: pq.FileMetaData) -> str:
     """Why a file is several that were joined: the last one's index leads to the first one's rows.
 
-    '' for a sound file. By what lies between the last row and the index, little in a sound file,
-    the first file can at most be so large; no more of it is looked at.
+    '' for a sound file. Looked through are small files, and those with more bytes than their
+    rows and index explain. (The columns' own places would say it too, but in a damaged index
+    pyarrow ends the process over them.)
     """
-    columns = (
-        metadata.row_group(i).column(j)
-        for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
-    )  # fmt: skip
-    end = 4
-    for column in columns:
-        places = (column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
-        end = max(end, min(places) + column.total_compressed_size)
-    more = max(0, Path(path).stat().st_size - metadata.serialized_size - 8 - end)
-    with open(path, "rb") as stream:
-        at = stream.read(more + 8).find(b"PAR1PAR1") + 4
+    size = Path(path).stat().st_size
+    values = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if size > LOOKED_THROUGH and size - values - metadata.serialized_size < size // 100:
+        return ""
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        at = view.find(b"PAR1PAR1") + 4
     if at < 4:
         return ""
     return (

@@ -10,7 +10,7 @@
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet; image=EXTENSION for tar; chip=PIXELS, bands=ORDER, nodata=FRACTION and
+and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, bands=ORDER, nodata=FRACTION and
 urban=POLYGONFILE for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
 """
 
