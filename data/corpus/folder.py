@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
-from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path, path_of_key
+from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path, path_of_key, unreadable
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
 SHARD_FILES = 4096  # files of a folder that make a shard
@@ -181,7 +181,7 @@ def read_file(root: str, key: str, shard: str, row: int) -> Sample:
         finally:
             os.close(descriptor)
     except OSError as error:
-        return Sample(key, shard, row, None, ("unreadable", error.strerror or str(error)))
+        return Sample(key, shard, row, None, unreadable(f"{root}/{key}", error))
     except ValueError as error:  # no file can have such a name: a zero byte in it
         return Sample(key, shard, row, None, ("unreadable", str(error)))
     return Sample(key, shard, row, data)

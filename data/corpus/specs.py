@@ -1,15 +1,16 @@
 """How a corpus is named on the command line.
 
     FOLDER                     a folder of images, with all folders below it
-    FOLDER                     a folder of shards: *.tar, *.arrow or *.parquet and nothing else,
-                               or what Hugging Face datasets' save_to_disk made
+    FOLDER                     a folder of shards of one kind, *.tar, *.arrow or *.parquet, and no
+                               images, with all folders below it; or what Hugging Face datasets'
+                               save_to_disk made
     FILE or PATTERN            tar, Arrow or Parquet files: data-*.arrow, rs3-{0000..0031}.tar
     FOLDER, FILE or PATTERN    of GeoTIFFs with four bands, cut in chips: naip/*.tif?chip=256
     FILE.csv                   images named in the first column, in folders beside the file
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet; image=EXTENSION for tar; chip=PIXELS, bands=ORDER, nodata=FRACTION and
+and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, bands=ORDER, nodata=FRACTION and
 urban=POLYGONFILE for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
 """
 
@@ -25,8 +26,8 @@ from typing import Any
 from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
 from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
+from data.corpus.found import SUFFIXES, one_snapshot, shard_files
 
-SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
 GEOTIFF = {".tif", ".tiff"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
 FORMS = (
@@ -106,8 +107,10 @@ def _braces(text: str) -> Iterator[str]:
         return
     span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if span:
-        width = len(span[1]) if span[1].startswith("0") else 0
-        choices: Sequence[str] = [f"{n:0{width}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+        padded = [end for end in span.groups() if end.startswith("0")]
+        width, first, last = max(map(len, padded), default=0), int(span[1]), int(span[2])
+        numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        choices: Sequence[str] = [f"{n:0{width}d}" for n in numbers]
     else:
         choices = match[1].split(",")
     for choice in choices:
@@ -129,31 +132,21 @@ def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
     saved = _saved_files(folder)
     if saved is not None:
         return _open_files(spec, folder, saved, options, folder)
-    kinds: set[str] = set()
     rasters: list[Path] = []
     others = False  # images of another kind, or folders that may hold some
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
         suffix = Path(entry.name).suffix.lower()
-        # Shards have a folder for themselves: beside images, or folders that may hold some,
-        # a Parquet file is somebody's list.
         if suffix in GEOTIFF and not is_folder(entry):
             rasters.append(Path(entry.path))
         elif suffix in IMAGES or is_folder(entry):
             others = True
-        elif suffix in SUFFIXES:
-            kinds.add(suffix)
     if "chip" in options or (rasters and not others and _are_geotiffs(rasters)):
         return _open_geotiffs(spec, folder, options)
-    if not kinds or rasters or others:
+    files = None if rasters else shard_files(folder)
+    if files is None:
         return _images(spec, folder, options)
-    if len(kinds) > 1:
-        raise UserError(
-            f"{folder}: holds {' and '.join(sorted(kinds))} files; "
-            f"say which: '{folder}/*{min(kinds)}', or 'folder:{folder}' for a folder of images"
-        )
-    files = sorted(folder.glob(f"[!.]*{kinds.pop()}"))
     return _open_files(spec, folder, files, options, folder)
 
 
@@ -185,6 +178,8 @@ def _open_files(
 ) -> Corpus:
     if not files:
         raise UserError(f"{spec}: no shards in it")
+    if root is not None:
+        one_snapshot(root, files)
     kinds = {SUFFIXES.get(path.suffix.lower()) for path in files}
     if files[0].suffix.lower() == ".csv" and len(files) == 1:
         from data.corpus.listed import ListedCorpus
@@ -201,10 +196,13 @@ def _open_files(
     if len(kinds) > 1 or kinds == {None}:
         odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
         raise _not_understood(spec, odd)
-    from data.corpus.columnar import ArrowCorpus, ParquetCorpus
+    if kinds == {"arrow"}:
+        from data.corpus.hub import open_arrow
 
-    kind = ArrowCorpus if kinds == {"arrow"} else ParquetCorpus
-    return kind(spec, base, files, options, root)
+        return open_arrow(spec, base, files, options, root)
+    from data.corpus.columnar import ParquetCorpus
+
+    return ParquetCorpus(spec, base, files, options, root)
 
 
 def _saved_files(folder: Path) -> list[Path] | None:
@@ -263,7 +261,7 @@ def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
 def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
     if files := _below(folder, ".tar"):
         return _open_files(spec, folder, files, options, folder)
-    lists = sorted(folder.glob("[!.]*.csv"))
+    lists = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() == ".csv")
     if len(lists) > 1:
         names = ", ".join(path.name for path in lists)
         raise UserError(f"{spec}: several lists ({names}); name one: --corpus {lists[0]}")
