@@ -156,10 +156,10 @@ def _show_ranges(cls: type) -> None:
 
     for name, field in getattr(cls, "__pydantic_fields__", {}).items():
         range_ = ", ".join(
-            f"{text} {getattr(bound, kind):g}"
+            f"{text} {value if isinstance(value, int) else format(value, 'g')}"
             for bound in field.metadata
             for kind, text in _BOUNDS.items()
-            if getattr(bound, kind, None) is not None
+            if (value := getattr(bound, kind, None)) is not None
         )
         if range_:
             hint = functools.partial("(default: {1}; {0})".format, range_)

@@ -157,6 +157,8 @@ def run_stage(stage: Stage, make: Callable[[Stage], Result]) -> Result:
         if not stage.manifest.exists():  # one of several processes whose first one finishes
             raise
         return stage.result()
+    finally:
+        stage.abandon()
 
 
 def require_folder(out: Path) -> None:
@@ -317,6 +319,12 @@ class Stage:
         self.close()
         print(f"[{self.name}] {line} in {seconds:.1f} s -> {self.out}", flush=True)
         return Result(self.out, dict(summary), line)
+
+    def abandon(self) -> None:
+        """Let go; of a command that failed before it wrote anything no record stays."""
+        if self._lock is not None and self._empty():
+            self.started.unlink(missing_ok=True)
+        self.close()
 
     def close(self) -> None:
         """Let go of the lock (also let go of when the process ends, however it ends)."""

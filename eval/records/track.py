@@ -192,7 +192,7 @@ class _Track:
     def close(self, code: int) -> None:
         if self.tools is not None:
             self.tools.close(code)
-        self.stage.close()
+        self.stage.abandon()
 
     def _none_there(self) -> str:
         steps = [step_of(path) for path in checkpoints(self.config.run)]
