@@ -251,12 +251,24 @@ def fingerprint(path: Path | str) -> str:
     """
     if Path(path).is_file():
         return sha256_file(path)
-    checkpoint = resolve(path)
+    state = _state_of(path)
+    return digest_of({"step": state["step"], "files": state["files"]})
+
+
+def class_names(path: Path | str) -> list[str]:
+    """The classes that a model was trained with, by index; [] where none are recorded.
+
+    None are in files in the published format, and in what is not class-conditional.
+    """
+    return [] if Path(path).is_file() else list(_state_of(path).get("classes", []))
+
+
+def _state_of(path: Path | str) -> dict[str, Any]:
+    """The state of a checkpoint, or of a run's newest. Raises UserError where there is none."""
     try:
-        state = read_state(checkpoint)
+        return read_state(resolve(path))
     except Damaged as error:
         raise UserError(f"damaged checkpoint: {error}") from None
-    return digest_of({"step": state["step"], "files": state["files"]})
 
 
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from core.stage import (
     require_folder,
     sha256_file,
 )
-from dit.sampling.config import DrawConfig
+from dit.sampling.config import DrawConfig, with_class
 from dit.vae.autoencoder import describe_vae
 from eval.judges.config import ExtractorName, require_holdout
 
@@ -104,4 +104,4 @@ class TrackConfig(DrawConfig):
             )
         vae = describe_vae(self.vae).fingerprint
         inputs = {"run": trained, "holdout": sha256_file(self.holdout), "vae": vae}
-        return Stage(self.out, "eval.track", science(self), inputs)
+        return Stage(self.out, "eval.track", with_class(science(self)), inputs)

@@ -203,7 +203,7 @@ def test_a_failure_before_anything_is_written_leaves_no_record(tmp_path, name):
 
     def fails_later(stage):
         stage.open()
-        (stage.out / "part").write_text("half") if name == "folder" else stage.out.write_text("half")
+        (stage.out / "part" if name == "folder" else stage.out).write_text("half")
         raise UserError("no")
 
     with pytest.raises(UserError):
