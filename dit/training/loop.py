@@ -41,7 +41,7 @@ from dit.training.meter import Meter, Speed, log_line
 from dit.training.network import Network, prepare
 from dit.training.order import BatchPlan, Source, batch_indices, plan_batch
 from dit.training.processes import RUN_AGAIN, stop_signals
-from dit.training.runlog import RunLog
+from dit.training.runlog import RunLog, wandb_mode
 
 PATIENCE = 10  # non-finite steps in a row that end a run
 _LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
@@ -76,6 +76,7 @@ def train(
     after a checkpoint.
     Raises UserError for settings that do not fit and after ten non-finite steps in a row.
     """
+    wandb_mode()  # a mode that there is not is refused before anything is written
     accelerator = _accelerator(config)
     device, main = accelerator.device, accelerator.is_main_process
     mine, micro = _slots(config, accelerator.process_index, accelerator.num_processes)
