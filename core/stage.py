@@ -177,6 +177,7 @@ class Stage:
         inputs: name -> fingerprint string of each input (see `fingerprint`, `sha256_file`).
         replace: make the output again when its parameters or inputs differ, instead of refusing;
             for renderings (tables, pictures) that cost nothing and that nothing depends on.
+        hints: name of an input -> what to add to the message where it differs, of the recorded one.
     """
 
     def __init__(
@@ -187,8 +188,10 @@ class Stage:
         inputs: Mapping[str, str],
         *,
         replace: bool = False,
+        hints: Mapping[str, Callable[[Any], str]] | None = None,
     ) -> None:
         self.out = Path(out)
+        self._hints = hints or {}
         try:
             str(out).encode()
         except UnicodeEncodeError:  # Parquet files could not be written there
@@ -369,6 +372,7 @@ class Stage:
             there = there if isinstance(there, dict) else {}
             differing += [
                 f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+                + (self._hints[key](there.get(key)) if key in self._hints else "")
                 for key in sorted(set(there) | set(now))
                 if there.get(key) != now.get(key)
             ]

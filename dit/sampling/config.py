@@ -10,7 +10,7 @@ from pydantic import Field
 from core.errors import UserError
 from core.settings import AtLeast0, AtLeast1, Seed, machine, science, settings
 from core.stage import Stage, require_folder
-from dit.training.checkpoint import Weights, class_names
+from dit.training.checkpoint import Weights, class_names, trained_on
 from dit.training.checkpoint import fingerprint as checkpoint_fingerprint
 from dit.vae.autoencoder import describe_vae
 
@@ -97,7 +97,8 @@ def _stage(config: SampleConfig | ExportConfig, name: str) -> Stage:
         "checkpoint": checkpoint_fingerprint(config.checkpoint),
         "vae": describe_vae(config.vae).fingerprint,
     }
-    return Stage(config.out, name, identifying(config), inputs)
+    hints = {"checkpoint": trained_on(config.checkpoint)}
+    return Stage(config.out, name, identifying(config), inputs, hints=hints)
 
 
 def identifying(config: CheckpointConfig) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from core.errors import UserError
 from core.settings import science
-from core.stage import Stage
 from dit.model.ema import Ema
 from dit.model.transformer import MODELS, DiT
 from dit.training import checkpoint
@@ -23,6 +22,7 @@ from dit.training.loop import train
 from dit.training.meter import flops_per_sample, log_line
 from dit.training.order import BatchPlan, batch_indices
 from dit.training.runlog import RunLog, WandbLogger, wandb_mode
+from dit.training.stage import TrainingStage
 from tests.dit.training import ENV, TINY
 
 
@@ -65,7 +65,7 @@ def _run(out: Path, source: Source | None = None, hook: Any = None, **settings: 
     defaults = {"steps": 4, "batch": 4, "log_every": 2, "learning_rate": 1e-3}
     config = TrainConfig(**{**defaults, **settings})
     model = _model()
-    stage = Stage(out, "dit.train", science(config), {})
+    stage = TrainingStage(out, "dit.train", science(config), {})
     described = {"model": {"class": "DiT", **model.config}}
     try:
         result = train(config, model, source or Source(), out, stage, described, hook)
