@@ -29,7 +29,8 @@ class DitConfig(TrainConfig):
     freq_shift: int = 0
     """Timestep frequencies: 0 as published; 1 as in diffusers, for an export without a patch."""
     labels: Path | None = None
-    """Parquet with columns key and label: train class-conditionally. Unconditional without it."""
+    """Parquet or CSV with columns key and label: train class-conditionally. Unconditional without
+    it. The classes' names go with the checkpoint."""
     class_dropout: BelowOne = 0.1
     """With --labels: chance that a label becomes the null class, for classifier-free guidance."""
     init: Path | None = None
