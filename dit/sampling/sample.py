@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,12 @@ def load_checked(config: SampleConfig, info: VaeInfo) -> DiT:
         flag = "index" if config.class_label is None else "label"
         raise UserError(
             f"--class-{flag} {chosen}: the model has {classes} classes, with indices from 0"
+        )
+    if config.guidance < 1.0 and classes > 1:
+        print(
+            f"note: --guidance {config.guidance:g} leans to the null class (0: that class alone); "
+            "1 is without guidance",
+            file=sys.stderr,
         )
     if config.guidance != 1.0 and not (classes > 1 and model.class_dropout_prob):
         raise UserError(

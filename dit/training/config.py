@@ -31,7 +31,7 @@ class TrainConfig:
     batch: AtLeast1 = 256
     """Samples in a step, over all processes and accumulated micro batches."""
     learning_rate: Positive = 1e-4
-    """AdamW's rate, at its height."""
+    """AdamW's rate, at its height; scaled neither by --batch nor by the number of processes."""
     schedule: Schedule = "constant"
     """constant: the recipe. cosine: falls to 0 at the last step, for runs of a few thousand steps,
     whose weights would otherwise wander to the end."""

@@ -93,7 +93,7 @@ class WandbLogger(Logger):
                 time.sleep(0.05)  # W&B would write over the folder of a session of this second
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
-                name=name or out.name,
+                name=os.environ.get("WANDB_NAME") or name or out.name,
                 id=identifier,
                 resume="allow" if mode == "online" else None,
                 mode=mode,  # type: ignore[arg-type]
@@ -202,8 +202,9 @@ def open_logger(
 ) -> Logger:
     """W&B's copy of the file `record` of the folder `out`, or none where WANDB_MODE says so.
 
-    `name` is W&B's for the run, the folder's by default; `earlier` are the lines, as `log` takes
-    them, that other sessions have logged. Raises UserError as `wandb_mode` does.
+    `name` is W&B's for the run where WANDB_NAME gives none, the folder's by default; `earlier` are
+    the lines, as `log` takes them, that other sessions have logged. Raises UserError as
+    `wandb_mode` does.
     """
     mode = wandb_mode()
     if mode == "disabled":

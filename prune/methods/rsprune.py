@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,10 +40,11 @@ def survivors(request: Request) -> pa.Table:
         kept = request.once("distinct", lambda: kept.filter(pc.invert(kept.column("copy"))))
         without = " without copies"
     if request.size > kept.num_rows:
+        enough = math.ceil(10_000 * request.size / request.total) / 10_000  # rounded, it may not be
         raise UserError(
             f"the budget is {request.size:,} of {request.total:,} images, but Stage I "
             f"keeps only {kept.num_rows:,}{without} (--keep {request.keep}); raise --keep to at "
-            f"least {request.size / request.total:.4g}, or raise --ratio"
+            f"least {enough:g}, or raise --ratio"
         )
     return kept
 

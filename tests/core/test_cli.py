@@ -189,3 +189,15 @@ def test_help_shows_whole_numbers_as_such(capsys):
     shown = "".join(capsys.readouterr().out.split())
     assert "below18446744073709551616" in shown and "e+19" not in shown
     assert "atmost1" in shown
+
+
+def test_a_percentage_for_a_fraction_says_what_was_meant():
+    @settings
+    class Shares:
+        keep: Fraction = 0.5
+
+    with pytest.raises(UserError, match=r"--keep 30: .*a fraction is meant: 0\.3 is 30 %"):
+        Shares(keep=30)
+    with pytest.raises(UserError, match=r"--keep 0: ") as error:
+        Shares(keep=0)
+    assert "fraction is meant" not in str(error.value)

@@ -262,3 +262,15 @@ def test_a_class_is_drawn_by_its_name_or_its_index(made, tmp_path, capsys):
         sample((run, made[1]), tmp_path / "none", "--class-index", "3")
     with pytest.raises(UserError, match="has no names of classes"):
         sample(made, tmp_path / "none", "--class-label", "sea")
+
+
+def test_guidance_below_one_and_a_missing_device_say_what_they_are(
+    made, tmp_path, capsys, monkeypatch
+):
+    """Elsewhere 0 is without guidance, and GPUs may be hidden."""
+    run = save_run(tmp_path / "run", made[1], small_dit(num_classes=3), ["3", "13", "23"])
+    sample((run, made[1]), tmp_path / "out", "--guidance", "0")
+    assert "1 is without guidance" in capsys.readouterr().err
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"--device cuda:9: .*sees \d+ GPUs.*--device auto"):
+        sample(made, tmp_path / "none", "--device", "cuda:9")

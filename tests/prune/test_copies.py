@@ -108,3 +108,11 @@ def test_a_budget_below_k_says_that_nothing_is_balanced(files, tmp_path):
     assert "BALANCING IS OFF" in said and "at most 2 clusters" in said
     _, _, said = select(files, tmp_path / "y.parquet", "rsprune", ratio=(0.9,))
     assert "BALANCING" not in said
+
+
+def test_the_keep_that_is_advised_is_enough(files, tmp_path):
+    for ratio in (0.77, 0.63, 0.41):
+        with pytest.raises(UserError) as error:
+            select(files, tmp_path / "x.parquet", "rsprune", ratio=(ratio,), keep=0.1)
+        keep = float(str(error.value).split("at least ")[1].split(",")[0])
+        select(files, tmp_path / f"{ratio}.parquet", "rsprune", ratio=(ratio,), keep=keep)
