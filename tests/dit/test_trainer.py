@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,8 @@ def wandb_records(file: Path) -> list[Any]:
             at += left
             continue
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + 7 + length > len(data):
+            break  # being written
         whole += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # complete, or its last part
@@ -259,7 +262,11 @@ def wandb_records(file: Path) -> list[Any]:
 def logged(out: Path) -> tuple[str, list[dict[str, Any]]]:
     """The id and the history of a run's only offline folder."""
     (file,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
-    records = wandb_records(file)
+    records, until = wandb_records(file), time.monotonic() + 30
+    while records[-1:] == [] or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < until, "W&B does not finish its file"
+        time.sleep(0.05)  # another process of W&B's writes it
+        records = wandb_records(file)
     (identifier,) = {r.run.run_id for r in records if r.WhichOneof("record_type") == "run"}
     history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
     rows = []
