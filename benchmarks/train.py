@@ -17,13 +17,15 @@ forward and backward pass, a multiply-add as two, nothing for recomputation.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,11 +34,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import measure, synthetic
 from core.command import command, execute
+from core.errors import UserError
 from core.settings import AtLeast0, AtLeast1, settings
 from dit.diffusion.gaussian import Diffusion
 from dit.model.transformer import build
 from dit.train import DitConfig
 from dit.train import run as train
+
+T = TypeVar("T")
 
 
 @settings
@@ -48,7 +53,8 @@ class TrainConfig:
     batch: AtLeast0 = 0
     """Images a step; 0: 256 on a GPU, 4 on a CPU."""
     per_device: AtLeast0 = 0
-    """Micro batch of our loop, and the plain loop's batch; 0: the batch."""
+    """Micro batch of our loop, and the plain loop's batch; 0: the batch. What does not fit in
+    memory is halved until it does, for each loop by itself, and the lines below say so."""
     steps: AtLeast0 = 0
     """Measured steps of a repeat; 0: 50 on a GPU, 6 on a CPU."""
     repeats: AtLeast1 = 3
@@ -84,13 +90,36 @@ def plain(model: str, batch: int, steps: int, cuda: bool) -> tuple[float, float]
     return rate, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
 
 
+def fitting(
+    what: str, size: int, batch: int, measured: Callable[[int], T]
+) -> tuple[T, int]:
+    """What is measured with a micro batch that fits in memory, and that micro batch.
+
+    From `size` on the next smaller one that divides the batch, half of it where it can, is tried.
+    Raises UserError where not even one image fits.
+    """
+    while True:
+        try:
+            return measured(size), size
+        except torch.OutOfMemoryError:
+            pass  # the failed attempt lives until here
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if size == 1:
+            raise UserError(f"{what}: not even one image fits in memory; choose a smaller --model")
+        smaller = next(n for n in range(size // 2, 0, -1) if batch % n == 0)
+        print(f"{what}: {size} images at a time do not fit in memory; {smaller} are taken")
+        size = smaller
+
+
 def ours(
-    config: TrainConfig, latents: Path, out: Path, steps: int, cuda: bool
+    config: TrainConfig, per_device: int, latents: Path, out: Path, steps: int, cuda: bool
 ) -> dict[str, Any]:
     """Timing of the last interval of a run of 2 * steps, and of its cold start."""
     training = DitConfig(
         latents=latents, out=out, model=config.model, batch=config.batch,
-        per_device=config.per_device, steps=2 * steps, log_every=steps, checkpoint_every=10**6,
+        per_device=per_device, steps=2 * steps, log_every=steps, checkpoint_every=10**6,
         precision="bf16" if cuda else "fp32", compile=config.compile and cuda,
     )  # fmt: skip
     with measure.quiet():
@@ -116,10 +145,17 @@ def run(config: TrainConfig) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         latents = synthetic.make_latents(work / "latents", rows=max(256, config.batch))
-        size = config.per_device or config.batch
+        size = micro = config.per_device or config.batch
         for repeat in range(config.repeats):
-            before, memory = plain(config.model, size, steps, cuda)
-            made = ours(config, latents, work / f"run{repeat}", steps, cuda)
+            (before, memory), size = fitting(
+                "plain", size, config.batch, lambda n: plain(config.model, n, steps, cuda)
+            )
+            made, micro = fitting(
+                "ours", micro, config.batch,
+                lambda n, out=work / f"run{repeat}": ours(
+                    config, n, latents, out.with_name(f"{out.name}-{n}"), steps, cuda
+                ),
+            )  # fmt: skip
             after, _ = plain(config.model, size, steps, cuda)
             ratios.append(made["images_per_s"] / ((before + after) / 2))
             rows.append((made["images_per_s"], (before + after) / 2, made, memory))
@@ -128,8 +164,9 @@ def run(config: TrainConfig) -> int:
           f"{config.repeats} x {steps} steps")  # fmt: skip
     mfu = "not measured" if made["mfu"] is None else f"{100 * made['mfu']:.1f} %"
     print(f"ours   {rate:9.2f} img/s, MFU {mfu}, data wait {100 * made['data_wait']:.2f} %, peak "
-          f"{made['memory_gib']:.1f} GiB, first step {made['cold']:.1f} s")  # fmt: skip
-    print(f"plain  {bare:9.2f} img/s" + (f", peak {memory:.1f} GiB" if cuda else ""))
+          f"{made['memory_gib']:.1f} GiB, first step {made['cold']:.1f} s, micro batch {micro}")
+    print(f"plain  {bare:9.2f} img/s" + (f", peak {memory:.1f} GiB" if cuda else "")
+          + f", batch {size}")  # fmt: skip
     print(f"ours / plain {np.median(ratios):.3f} (each: {', '.join(f'{r:.3f}' for r in ratios)})")
     return 0
 

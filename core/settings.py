@@ -88,7 +88,14 @@ def _problem(error: Any) -> str:
         return f"--{flag}: is missing"
     if error["type"] == "unexpected_keyword_argument":
         return f"--{flag}: no such setting"
-    return f"--{flag} {error['input']}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+    hint, value = "", error["input"]
+    bound = (error.get("ctx") or {}).get(_UPPER.get(error["type"], ""))
+    if bound == 1 and isinstance(value, int | float) and 1 < value <= 100:
+        hint = f"; a fraction is meant: {value / 100:g} is {value:g} %"
+    return f"--{flag} {value}: {error['msg'][:1].lower()}{error['msg'][1:]}{hint}"
+
+
+_UPPER = {"less_than_equal": "le", "less_than": "lt"}
 
 
 def machine(default: Any, **metadata: Any) -> Any:
@@ -156,10 +163,10 @@ def _show_ranges(cls: type) -> None:
 
     for name, field in getattr(cls, "__pydantic_fields__", {}).items():
         range_ = ", ".join(
-            f"{text} {getattr(bound, kind):g}"
+            f"{text} {value if isinstance(value, int) else format(value, 'g')}"
             for bound in field.metadata
             for kind, text in _BOUNDS.items()
-            if getattr(bound, kind, None) is not None
+            if (value := getattr(bound, kind, None)) is not None
         )
         if range_:
             hint = functools.partial("(default: {1}; {0})".format, range_)

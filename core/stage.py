@@ -92,6 +92,8 @@ def run_stage(stage: Stage, make: Callable[[Stage], Result]) -> Result:
         if not stage.manifest.exists():  # one of several processes whose first one finishes
             raise
         return stage.result()
+    finally:
+        stage.abandon()
 
 
 def require_folder(out: Path) -> None:
@@ -110,6 +112,7 @@ class Stage:
         inputs: name -> fingerprint string of each input (see `fingerprint`, `sha256_file`).
         replace: make the output again when its parameters or inputs differ, instead of refusing;
             for renderings (tables, pictures) that cost nothing and that nothing depends on.
+        hints: name of an input -> what to add to the message where it differs, of the recorded one.
     """
 
     def __init__(
@@ -120,8 +123,10 @@ class Stage:
         inputs: Mapping[str, str],
         *,
         replace: bool = False,
+        hints: Mapping[str, Callable[[Any], str]] | None = None,
     ) -> None:
         self.out = Path(out)
+        self._hints = hints or {}
         try:
             str(out).encode()
         except UnicodeEncodeError:  # Parquet files could not be written there
@@ -257,6 +262,12 @@ class Stage:
         print(f"[{self.name}] {line} in {seconds:.1f} s -> {self.out}", flush=True)
         return Result(self.out, dict(summary), line)
 
+    def abandon(self) -> None:
+        """Let go; of a command that failed before it wrote anything no record stays."""
+        if self._lock is not None and self._empty():
+            self.started.unlink(missing_ok=True)
+        self.close()
+
     def close(self) -> None:
         """Let go of the lock (also let go of when the process ends, however it ends)."""
         if self._lock is not None:
@@ -300,6 +311,7 @@ class Stage:
             there = there if isinstance(there, dict) else {}
             differing += [
                 f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+                + (self._hints[key](there.get(key)) if key in self._hints else "")
                 for key in sorted(set(there) | set(now))
                 if there.get(key) != now.get(key)
             ]

@@ -154,14 +154,3 @@ def partner(folder: Path, image: Path) -> Path | None:
         return folder / image.name
     found = [path for path in sorted(folder.glob("*")) if path.stem == image.stem]
     return found[0] if len(found) == 1 else None
-
-
-def listed_names(path: Path) -> list[str]:
-    """File names, one a line; none where there is no such file."""
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-    return [Path(line.strip()).name for line in text.splitlines() if line.strip()]

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.errors import UserError
+from data.formats.names import listed_names, portable, read_text
 from data.pairs.items import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -28,7 +29,6 @@ from data.pairs.items import (
     by_stem,
     child,
     hash_split,
-    listed_names,
     partner,
 )
 
@@ -213,5 +213,5 @@ def _xbd_names(root: Path) -> set[str]:
     path = root / "xbd_files.csv"
     if not path.is_file():
         return set()
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return {Path(name).stem for name in re.findall(r"[^\s,;\"']+\.(?:tif|png)", text)}
+    found = re.findall(r"[^\s,;\"']+\.(?:tif|png)", read_text(path))
+    return {Path(portable(name)).stem for name in found}

@@ -121,7 +121,7 @@ def check_disk(images: int) -> Finding:
 
 def hub_reachable() -> bool:
     """Whether the model hub answers within two seconds."""
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     try:
         socket.create_connection(HUB, timeout=2.0).close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from core.engines import own_gpu
@@ -22,7 +24,13 @@ def pick_device(name: str, precision: str = "") -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # no such device, or no memory left on it
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        limit = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+        raise UserError(
+            f"--device {name}: {str(error).splitlines()[0]}; torch sees "
+            f"{torch.cuda.device_count()} GPUs, numbered from 0{limit}. --device auto takes what "
+            "there is"
+        ) from None
     if precision and torch.device(name).type == "cuda":
         torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
         torch.backends.cudnn.allow_tf32 = precision != "fp32"

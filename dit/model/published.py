@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
+from core.weights import plain_names
 from dit.model.transformer import MODELS, DiT, sincos_2d
 
 
@@ -128,5 +129,5 @@ def _read_state(source: Path | str | Mapping[str, Any], weights: str) -> dict[st
                 f"{'raw' if weights == 'ema' else 'ema'} weights (--weights, --init-weights)"
             )
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return {key.removeprefix("module."): value for key, value in loaded.items()}
+            return plain_names(loaded, _name(source))
     raise UserError(f"{_name(source)}: holds no state dict")

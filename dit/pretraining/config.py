@@ -6,10 +6,11 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.settings import machine, science, settings
-from core.stage import Stage, require_folder, sha256_file
-from dit.training.checkpoint import Weights
+from core.stage import require_folder, sha256_file
+from dit.training.checkpoint import Weights, trained_on
 from dit.training.checkpoint import fingerprint as checkpoint_fingerprint
 from dit.training.config import BelowOne, TrainConfig
+from dit.training.stage import TrainingStage
 
 
 @settings
@@ -28,7 +29,8 @@ class DitConfig(TrainConfig):
     freq_shift: int = 0
     """Timestep frequencies: 0 as published; 1 as in diffusers, for an export without a patch."""
     labels: Path | None = None
-    """Parquet with columns key and label: train class-conditionally. Unconditional without it."""
+    """Parquet or CSV with columns key and label: train class-conditionally. Unconditional without
+    it. The classes' names go with the checkpoint."""
     class_dropout: BelowOne = 0.1
     """With --labels: chance that a label becomes the null class, for classifier-free guidance."""
     init: Path | None = None
@@ -42,7 +44,7 @@ class DitConfig(TrainConfig):
     """Train nothing; exit with 0 when the run is finished, 3 when work is left, 2 when these
     settings are refused."""
 
-    def stage(self) -> Stage:
+    def stage(self) -> TrainingStage:
         """What the command makes of what."""
         from dit.latents.shards import latents_fingerprint  # pyarrow: --help need not wait for it
 
@@ -61,4 +63,5 @@ class DitConfig(TrainConfig):
             del params["init_weights"]
         else:
             inputs["init"] = checkpoint_fingerprint(self.init)
-        return Stage(self.out, "dit.train", params, inputs)
+        hints = {"init": trained_on(self.init)} if self.init is not None else None
+        return TrainingStage(self.out, "dit.train", params, inputs, hints=hints)

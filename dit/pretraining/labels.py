@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from data.formats import names as formats
 from dit.latents.store import LatentSource, LatentStore
 from dit.training.order import BatchPlan
 
@@ -31,19 +31,13 @@ class Labels:
 
 
 def read_labels(path: Path, keys: Sequence[str]) -> Labels:
-    """Labels of `keys` from a Parquet file with columns key and label (text or integers).
+    """Labels of `keys` from a Parquet or CSV file with columns key and label (text or integers).
 
     Classes are numbered in sorted order (integers by value); every label in the file counts,
     so that a subset keeps the numbers of the corpus. Raises UserError for a file that cannot be
     read or has other columns, for a key without a label, and for one with two.
     """
-    try:
-        table = pq.read_table(path, columns=["key", "label"])
-    except FileNotFoundError:
-        raise UserError(f"--labels {path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"--labels {path}: no Parquet with columns key, label ({why})") from None
+    table = formats.read_labels(path)
     kind = table["label"].type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -51,19 +45,10 @@ def read_labels(path: Path, keys: Sequence[str]) -> Labels:
     text = of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
     if not (text or of.is_integer(kind) or of.is_null(kind)):
         raise UserError(f"--labels {path}: labels of type {kind}; expected text or integers")
-    labels = table["label"].to_pylist()
-    found: dict[str, Any] = {}
-    for key, label in zip(table["key"].to_pylist(), labels, strict=True):
-        if label is None:
-            continue
-        if found.setdefault(key, label) != label:
-            raise UserError(f"--labels {path}: {key} is both {found[key]} and {label}")
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise UserError(
-            f"--labels {path}: no label for {len(missing):,} of {len(keys):,} images, the first "
-            f"{missing[0]}; label them, or select without them"
-        )
+    names = table["key"].to_pylist()
+    given = [None if label == "" else label for label in table["label"].to_pylist()]
+    found: dict[str, Any] = formats.by_key(names, given, f"--labels {path}")
+    formats.require(keys, found, names, f"--labels {path}")
     classes = sorted(set(found.values()))
     index = {label: place for place, label in enumerate(classes)}
     ids = np.array([index[found[key]] for key in keys], dtype=np.int64)

@@ -23,6 +23,7 @@ from dit.training.pretrained import start_from
 from dit.vae.autoencoder import load_vae
 
 _GRID = 4  # the sample grid is _GRID x _GRID
+SHOWN = 20  # names of classes that are printed
 _GRID_STEPS = 50  # DDIM steps of its samples
 
 
@@ -44,10 +45,17 @@ def train_dit(config: DitConfig, stage: Stage) -> Result:
         source = LabelledSource(store, labels, config.class_dropout)
         options |= {"num_classes": len(labels.names), "class_dropout_prob": config.class_dropout}
         described = {"classes": labels.names}
+        shown = [f"{i} = {name}" for i, name in enumerate(labels.names[:SHOWN])]
+        more = ", ..." if len(labels.names) > SHOWN else ""
+        print(
+            f"[{stage.name}] {len(labels.names):,} classes, index = name: {', '.join(shown)}{more}"
+        )
     on_sample = _sample_hook(config, store) if config.sample_every else None
     model = _build(config, store, options)
     if config.init is not None:
-        for note in start_from(model, config.init, config.init_weights):
+        for note in start_from(
+            model, config.init, config.init_weights, described.get("classes", ())
+        ):
             print(f"[{stage.name}] {config.init}: {note}")
     extra = {"model": {"class": "DiT", **model.config}, **described}
     return train(config, model, source, config.out, stage, extra, on_sample)

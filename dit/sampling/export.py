@@ -9,7 +9,6 @@ saved along (dit/sampling/exported_pipeline.py).
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from core.atomic import atomic_path, write_json, write_text
 from core.errors import UserError
 from core.stage import Result, Stage
+from core.weights import write_plain
 from dit.model.transformer import DiT, sincos_2d
 from dit.sampling.config import ExportConfig
 from dit.sampling.sample import check_vae
+from dit.training.checkpoint import class_names
 from dit.training.pretrained import load_dit
-from dit.vae.autoencoder import WEIGHTS, VaeInfo, describe_vae
+from dit.vae.autoencoder import VaeInfo, describe_vae, weights_file
 
 
 def export(config: ExportConfig, stage: Stage) -> Result:
@@ -36,8 +37,9 @@ def export(config: ExportConfig, stage: Stage) -> Result:
     check_vae(model, latent, info, config.checkpoint, config.vae)
     to_diffusers(model).save_pretrained(config.out / "transformer")
     _save_vae(info, config.out / "vae")
-    _save_pipeline(model, config.out)
-    card = _card(model, info, stage.inputs["checkpoint"], config.weights)
+    names = class_names(config.checkpoint)
+    _save_pipeline(model, config.out, names)
+    card = _card(model, info, stage.inputs["checkpoint"], config.weights, names)
     write_text(config.out / "README.md", card)
     outputs = [
         path.relative_to(config.out)
@@ -127,12 +129,12 @@ def _save_vae(info: VaeInfo, folder: Path) -> None:
     config = json.loads((info.folder / "config.json").read_text(encoding="utf-8"))
     # Written out, since a missing factor would leave the scale to diffusers' default.
     write_json(folder / "config.json", {**config, "scaling_factor": info.scale})
-    source = next(info.folder / name for name in WEIGHTS if (info.folder / name).is_file())
+    source = weights_file(info.folder)
     with atomic_path(folder / source.name) as temporary:
-        shutil.copyfile(source, temporary)
+        write_plain(source, temporary)
 
 
-def _save_pipeline(model: DiT, out: Path) -> None:
+def _save_pipeline(model: DiT, out: Path, names: list[str]) -> None:
     scheduler: Any = DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,
@@ -152,17 +154,24 @@ def _save_pipeline(model: DiT, out: Path) -> None:
             "scheduler": ["diffusers", "DDIMScheduler"],
             "freq_shift": model.config["freq_shift"],
             "num_classes": model.config["num_classes"],
+            "id2label": dict(enumerate(names)),
         },
     )
     source = Path(__file__).with_name("exported_pipeline.py")
     write_text(out / "pipeline.py", source.read_text(encoding="utf-8"))
 
 
-def _card(model: DiT, info: VaeInfo, checkpoint: str, weights: str) -> str:
+def _card(
+    model: DiT, info: VaeInfo, checkpoint: str, weights: str, names: list[str]
+) -> str:
     config = model.config
     classes = config["num_classes"]
     kind = f"{classes} classes" if classes > 1 else "unconditional"
-    call = "pipe(class_labels=[0, 1])" if classes > 1 else "pipe(num_images=4)"
+    call, labels = "pipe(num_images=4)", ""
+    if classes > 1:
+        call = f"pipe(class_labels={names[:2] or [0, 1]})"
+        labels = "\n`class_labels` takes indices, and names as text"
+        labels += f": {', '.join(f'{i} = {n}' for i, n in enumerate(names))}.\n" if names else ".\n"
     pixels = config["input_size"] * info.factor
     return f"""---
 library_name: diffusers
@@ -182,7 +191,7 @@ pipe = DiffusionPipeline.from_pretrained("THIS_FOLDER", trust_remote_code=True)
 images = {call}.images                                  # DDPM, 250 steps, learned variance
 images = {call[:-1]}, sampler="scheduler", steps=50).images   # DDIM
 ```
-
+{labels}
 `trust_remote_code` runs pipeline.py of this folder. Do not load it with DiTPipeline: that class
 takes other time frequencies (its outputs are off by some percent), expects 1,000 classes, guides
 by default and drops the learned variance.

@@ -10,8 +10,10 @@ setting for it: outputs are off by some percent. This pipeline sets them right w
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
+_CODE = Path(__file__).read_text(encoding="utf-8")  # now: a later load may replace the file
+
 
 class ExportedDiTPipeline(DiffusionPipeline):
     """Unconditional or class-conditional DiT.
@@ -29,6 +33,7 @@ class ExportedDiTPipeline(DiffusionPipeline):
         transformer, vae, scheduler: the parts, as from_pretrained loads them.
         freq_shift: the time frequencies are 10000**(-i / (128 - freq_shift)).
         num_classes: 0 is unconditional.
+        id2label: index -> name of each class, where they have names.
     """
 
     config: Any
@@ -43,13 +48,35 @@ class ExportedDiTPipeline(DiffusionPipeline):
         scheduler: DDIMScheduler,
         freq_shift: int = 0,
         num_classes: int = 0,
+        id2label: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
-        self.register_to_config(freq_shift=freq_shift, num_classes=num_classes)
+        names = {str(index): name for index, name in (id2label or {}).items()}  # as JSON has it
+        self.register_to_config(freq_shift=freq_shift, num_classes=num_classes, id2label=names)
         blocks: Any = transformer.transformer_blocks
         for block in blocks:
             block.norm1.emb.time_proj.downscale_freq_shift = freq_shift
+
+    def save_config(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """What save_pretrained ends with: the index, and this file, without which it is no use."""
+        super().save_config(save_directory, *args, **kwargs)
+        folder = Path(save_directory)
+        index = folder / "model_index.json"
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["_class_name"] = ["pipeline", ExportedDiTPipeline.__name__]
+        index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / "pipeline.py").write_text(_CODE, encoding="utf-8")
+
+    def label_ids(self, labels: Sequence[int | str]) -> list[int]:
+        """Indices of classes given by index (a number) or by name (text). ValueError for others."""
+        names, count = self.config.id2label, max(self.config.num_classes, 1)
+        ids = {name: int(index) for index, name in names.items()}
+        for label in labels:
+            if label not in ids if isinstance(label, str) else not 0 <= label < count:
+                known = ", ".join(f"{i} = {name}" for i, name in names.items()) or "no names"
+                raise ValueError(f"class {label!r}: expected 0 to {count - 1}, or a name ({known})")
+        return [ids[label] if isinstance(label, str) else int(label) for label in labels]
 
     @torch.no_grad()
     def __call__(
@@ -57,7 +84,7 @@ class ExportedDiTPipeline(DiffusionPipeline):
         num_images: int = 1,
         steps: int = 250,
         sampler: str = "ddpm",
-        class_labels: Sequence[int] | None = None,
+        class_labels: Sequence[int | str] | None = None,
         generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
@@ -70,7 +97,8 @@ class ExportedDiTPipeline(DiffusionPipeline):
             sampler: 'ddpm' is DiT's own, with the learned variance; 'scheduler' uses
                 self.scheduler (DDIM as exported; any other diffusers scheduler can be put
                 there), without the learned variance.
-            class_labels: class of each image, for a class-conditional model.
+            class_labels: class of each image, for a class-conditional model: its index, or its
+                name as text ("3" is the class of that name, 3 the fourth).
             generator: source of noise, on the CPU.
             latents: starting noise [n, C, h, w].
             output_type: 'pil', 'np' (uint8 n x H x W x C) or 'latent' (scaled tensor).
@@ -80,7 +108,7 @@ class ExportedDiTPipeline(DiffusionPipeline):
         count = num_images if given is None else len(given)
         if self.config.num_classes > 1 and class_labels is None:
             raise ValueError(f"class_labels needed: 0 to {self.config.num_classes - 1}")
-        labels = torch.tensor(class_labels or [0] * count, device=device)
+        labels = torch.tensor(self.label_ids(class_labels or [0] * count), device=device)
         if latents is None:
             shape = (count, config.in_channels, config.sample_size, config.sample_size)
             latents = torch.randn(shape, generator=generator)

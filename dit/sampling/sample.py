@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from core.stage import Result, Stage, discard_damaged
 from dit.diffusion.samplers import sample_latents
 from dit.model.device import pick_device
 from dit.model.transformer import DiT
-from dit.sampling.config import SampleConfig
+from dit.sampling.config import SampleConfig, chosen_class
+from dit.training.checkpoint import class_names
 from dit.training.pretrained import load_dit
 from dit.vae.autoencoder import Vae, VaeInfo, load_vae
 
@@ -73,14 +75,24 @@ def sample(config: SampleConfig, stage: Stage) -> Result:
     names = [_name(slot) for slot in range(config.n)]
     _grid(config.out, names)
     side = model.input_size
+    line = f"{config.n:,} images, {config.sampler} {config.steps}, {config.weights} weights"
+    classes: dict[str, Any] = {}
+    if model.num_classes > 1:
+        called = class_names(config.checkpoint) or [str(i) for i in range(model.num_classes)]
+        chosen = chosen_class(config)
+        drawn = called if chosen < 0 else [called[chosen]]
+        classes = {"classes": drawn}  # image i is of classes[i % len(classes)]
+        some = ", ".join(drawn[:5]) + (", ..." if len(drawn) > 5 else "")
+        line += f", of the class {drawn[0]}" if chosen >= 0 else f", classes in turn: {some}"
     return stage.finish(
         {
             "n": config.n,
+            **classes,
             "latent_shape": [model.in_channels, side, side],
             "image_size": side * vae.factor,
         },
         [*names, "grid.png"],
-        f"{config.n:,} images, {config.sampler} {config.steps}, {config.weights} weights",
+        line,
     )
 
 
@@ -114,8 +126,17 @@ def load_checked(config: SampleConfig, info: VaeInfo) -> DiT:
             f"{model.in_channels}; the samplers need noise and variance (learn_sigma)"
         )
     classes = model.num_classes
-    if config.class_label >= max(classes, 1):
-        raise UserError(f"--class-label {config.class_label}: the model has {classes} classes")
+    if (chosen := chosen_class(config)) >= max(classes, 1):
+        flag = "index" if config.class_label is None else "label"
+        raise UserError(
+            f"--class-{flag} {chosen}: the model has {classes} classes, with indices from 0"
+        )
+    if config.guidance < 1.0 and classes > 1:
+        print(
+            f"note: --guidance {config.guidance:g} leans to the null class (0: that class alone); "
+            "1 is without guidance",
+            file=sys.stderr,
+        )
     if config.guidance != 1.0 and not (classes > 1 and model.class_dropout_prob):
         raise UserError(
             f"--guidance {config.guidance}: needs a class-conditional model trained with class "
@@ -148,7 +169,8 @@ def draw_latents(
     classes = model.num_classes
     options: dict[str, Any] = {}
     if classes > 0:
-        labels = [config.class_label if config.class_label >= 0 else i for i in slots]
+        chosen = chosen_class(config)
+        labels = [chosen if chosen >= 0 else i for i in slots]
         options["model_kwargs"] = {"y": torch.tensor(labels) % classes}
     if config.guidance != 1.0:
         options["null_kwargs"] = {"y": torch.full((len(slots),), classes)}

@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -84,6 +84,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int = 2,
     keep_every: int = 0,
+    forever: Collection[int] = (),
 ) -> Path:
     """Write checkpoints/step-<step> atomically, then delete those no longer wanted.
 
@@ -94,6 +95,7 @@ def save_checkpoint(
         state: JSON-able; for `load_model` with "model": {"class": key of LOADERS, ...}, "latent".
         keep: this many newest stay.
         keep_every: those at multiples of it stay too; 0: none.
+        forever: steps whose checkpoints stay too.
 
     Returns the checkpoint's folder. A folder of the same step is replaced.
     """
@@ -121,7 +123,7 @@ def save_checkpoint(
     # Later ones are damaged (else the run had continued from them): they must not count.
     kept = [path for path in checkpoints(run) if step_of(path) <= step]
     for old in kept[:-keep]:
-        if not keep_every or step_of(old) % keep_every:
+        if step_of(old) not in forever and (not keep_every or step_of(old) % keep_every):
             old.rename(root / f"{old.name}.old.tmp-{os.getpid()}")  # never seen half deleted
     _clear(root)
     return final
@@ -251,12 +253,42 @@ def fingerprint(path: Path | str) -> str:
     """
     if Path(path).is_file():
         return sha256_file(path)
-    checkpoint = resolve(path)
+    state = _state_of(path)
+    return digest_of({"step": state["step"], "files": state["files"]})
+
+
+def trained_on(path: Path) -> Callable[[Any], str]:
+    """Of a recorded fingerprint that is not that of `path` (a run or a checkpoint): which other
+    checkpoint of the run it is of, for a message; '' where it is of none that is there."""
+
+    def explain(recorded: Any) -> str:
+        run = path.parent.parent if _NAME.match(path.name) else path
+        for other in checkpoints(run):
+            try:
+                same = fingerprint(other) == recorded
+            except UserError:
+                continue
+            if same:
+                return f"\n    the run has been trained on since: what is there is of {other}"
+        return ""
+
+    return explain
+
+
+def class_names(path: Path | str) -> list[str]:
+    """The classes that a model was trained with, by index; [] where none are recorded.
+
+    None are in files in the published format, and in what is not class-conditional.
+    """
+    return [] if Path(path).is_file() else list(_state_of(path).get("classes", []))
+
+
+def _state_of(path: Path | str) -> dict[str, Any]:
+    """The state of a checkpoint, or of a run's newest. Raises UserError where there is none."""
     try:
-        state = read_state(checkpoint)
+        return read_state(resolve(path))
     except Damaged as error:
         raise UserError(f"damaged checkpoint: {error}") from None
-    return digest_of({"step": state["step"], "files": state["files"]})
 
 
 def load_tensors(checkpoint: Path, stem: str) -> dict[str, torch.Tensor]:

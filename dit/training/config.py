@@ -26,11 +26,12 @@ class TrainConfig:
     """The paper's recipe (DiT's): AdamW at a constant rate, no weight decay, no clipping, EMA."""
 
     steps: AtLeast1 = 40_000
-    """Optimizer steps. The paper trains 40K to 100K (Sec. 4)."""
+    """Optimizer steps. The paper trains 40K to 100K (Sec. 4). At a constant rate a run, finished
+    or not, goes on to a larger number, as if it had been asked for from the beginning."""
     batch: AtLeast1 = 256
     """Samples in a step, over all processes and accumulated micro batches."""
     learning_rate: Positive = 1e-4
-    """AdamW's rate, at its height."""
+    """AdamW's rate, at its height; scaled neither by --batch nor by the number of processes."""
     schedule: Schedule = "constant"
     """constant: the recipe. cosine: falls to 0 at the last step, for runs of a few thousand steps,
     whose weights would otherwise wander to the end."""

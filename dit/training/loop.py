@@ -41,7 +41,8 @@ from dit.training.meter import Meter, Speed, log_line
 from dit.training.network import Network, prepare
 from dit.training.order import BatchPlan, Source, batch_indices, plan_batch
 from dit.training.processes import RUN_AGAIN, stop_signals
-from dit.training.runlog import RunLog
+from dit.training.runlog import RunLog, wandb_mode
+from dit.training.stage import check_total, earlier_totals, run_of
 
 PATIENCE = 10  # non-finite steps in a row that end a run
 _LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
@@ -76,12 +77,14 @@ def train(
     after a checkpoint.
     Raises UserError for settings that do not fit and after ten non-finite steps in a row.
     """
+    wandb_mode()  # a mode that there is not is refused before anything is written
     accelerator = _accelerator(config)
     device, main = accelerator.device, accelerator.is_main_process
     mine, micro = _slots(config, accelerator.process_index, accelerator.num_processes)
     if (n := len(source.keys)) == 0:
         raise UserError(f"{out}: nothing to train on, the latents are empty")
     newest = _open(stage, out, accelerator)
+    stay = [total["steps"] for total in earlier_totals(out)]
 
     parameters = sum(p.numel() for p in model.parameters())
     if config.recompute:
@@ -107,12 +110,14 @@ def train(
             **extra_state,
             "latent": dict(source.describe()),
             "config": science(config),
-            "run": _run_of(stage),
+            "run": run_of(out, stage.params, stage.inputs),
             "meter": meter.state(),
         }
         tensors = _complete_tensors(network, ema, optimizer)
         if main:
-            checkpoint.save_checkpoint(out, done, tensors, state, config.keep, config.keep_every)
+            checkpoint.save_checkpoint(
+                out, done, tensors, state, config.keep, config.keep_every, stay
+            )
 
     def load(step: int) -> list[dict[str, Tensor]]:
         plan = plan_batch(config.seed, step, config.batch, n, mine, config.flip)
@@ -280,7 +285,9 @@ def _check_run(stage: Stage, out: Path) -> None:
             state = checkpoint.read_state(path)
         except checkpoint.Damaged:
             continue  # `latest` will say so
-        if state["run"] != _run_of(stage):
+        begun = state["config"]["steps"]
+        as_begun = digest_of({"params": {**stage.params, "steps": begun}, "inputs": stage.inputs})
+        if state["run"] not in (as_begun, run_of(out, stage.params, stage.inputs)):
             there, now = state["config"], stage.params
             differing = [
                 f"{name}: {there[name]} there, {now[name]} now"
@@ -291,11 +298,8 @@ def _check_run(stage: Stage, out: Path) -> None:
                 f"{path}: belongs to another run ({'; '.join(differing) or 'of other inputs'}); "
                 "choose another --out"
             )
+        check_total(out, stage.params, begun)
         return
-
-
-def _run_of(stage: Stage) -> str:
-    return digest_of({"params": stage.params, "inputs": stage.inputs})
 
 
 def _micro_batch(source: Source, part: BatchPlan, steps: int, pin: bool) -> dict[str, Tensor]:
@@ -368,6 +372,8 @@ def _finish(
         "samples": config.steps * config.batch,
         **{k: last.get(k) for k in ("epochs", "loss", "skipped", "timing")},
     }
+    if earlier := earlier_totals(out):
+        summary["earlier"] = earlier
     if last["loss"] is not None:
         end = f"{summary['samples']:,} samples, last loss {last['loss']:.4f}"
     else:

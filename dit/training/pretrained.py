@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from core.errors import UserError
 from dit.model.published import load_official
 from dit.model.transformer import DiT
-from dit.training.checkpoint import Weights, load_model
+from dit.training.checkpoint import Weights, class_names, load_model
 
 _TABLE = "y_embedder.embedding_table.weight"
 _TIME_BIAS = "t_embedder.mlp.2.bias"
@@ -32,13 +33,18 @@ def load_dit(path: Path, weights: Weights, num_heads: int = 0) -> tuple[DiT, dic
     return model, state["latent"]
 
 
-def start_from(model: DiT, path: Path, weights: Weights) -> list[str]:
+def start_from(
+    model: DiT, path: Path, weights: Weights, names: Sequence[str] = ()
+) -> list[str]:
     """Give `model` the weights of a checkpoint: one of ours, or a file in the published format.
 
     The label table is the one thing that may differ. A class-conditional checkpoint becomes
     unconditional as its null class: that row is added to the bias that follows the timestep,
     which gives the same outputs. For other classes than the checkpoint's the table is new,
-    but for the null row.
+    but for the rows of classes that both name, and the null row.
+
+    `names` are the model's classes, by index. Without names on both sides as many classes are
+    taken for the same ones.
 
     Returns notes on what was changed. Raises UserError for another shape of network.
     """
@@ -66,14 +72,24 @@ def start_from(model: DiT, path: Path, weights: Weights) -> list[str]:
         state[_TIME_BIAS] = state[_TIME_BIAS] + null
         notes.append("its label table was folded into the timestep: it starts as its null class")
     elif model.num_classes:
-        if table is not None and table.shape == own[_TABLE].shape:
+        before = class_names(path) if table is not None else []
+        same = list(names) == before if names and before else True
+        if table is not None and same and table.shape == own[_TABLE].shape:
             state[_TABLE] = table
+            if names and not before:
+                notes.append(f"its {other.num_classes} classes have no names: taken in their order")
         else:
             state[_TABLE] = own[_TABLE].clone()
             if null is not None and model.class_dropout_prob:
                 state[_TABLE][-1] = null
+            shared = [name for name in names if name in before]
+            for name in shared:
+                state[_TABLE][names.index(name)] = table[before.index(name)]
             there = other.num_classes if table is not None else "no"
-            notes.append(f"{there} classes there, {model.num_classes} here: a new label table")
+            kept = f", the rows of {len(shared)} by name" if shared else ""
+            notes.append(
+                f"{there} classes there, {model.num_classes} here: a new label table{kept}"
+            )
     with torch.no_grad():
         model.load_state_dict(state, strict=True)
     return notes

@@ -12,8 +12,10 @@ import netrc
 import os
 import platform
 import secrets
+import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 
 from core.atomic import write_json, write_text
+from core.errors import UserError
 from core.stage import code_version
 
 _PACKAGES = ("torch", "numpy", "accelerate", "safetensors", "diffusers")
@@ -62,7 +65,12 @@ class Logger:
 
 
 class WandbLogger(Logger):
-    """A W&B run below the run folder; its first failure is reported and ends it."""
+    """A W&B run below the run folder; its first failure is reported and ends it.
+
+    A session begins by logging what W&B lacks of the lines before it. Offline that is all of them:
+    W&B cannot go on with an offline run, and of two folders with one id the second would replace
+    the first when both are synced. So the newest folder holds the whole run, and older ones go.
+    """
 
     def __init__(
         self,
@@ -71,6 +79,7 @@ class WandbLogger(Logger):
         mode: str,
         record: str = "stats.jsonl",
         name: str | None = None,
+        earlier: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._run: Any = None
         self._record = record
@@ -78,11 +87,15 @@ class WandbLogger(Logger):
             import wandb
 
             self._wandb = wandb
+            identifier = _wandb_id(out)
+            older = _offline_folders(out, identifier)
+            while any(time.strftime("-%Y%m%d_%H%M%S-") in path.name for path in older):
+                time.sleep(0.05)  # W&B would write over the folder of a session of this second
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
-                name=name or out.name,
-                id=_wandb_id(out),
-                resume="allow",
+                name=os.environ.get("WANDB_NAME") or name or out.name,
+                id=identifier,
+                resume="allow" if mode == "online" else None,
                 mode=mode,  # type: ignore[arg-type]
                 dir=str(out),
                 config=config,
@@ -96,6 +109,23 @@ class WandbLogger(Logger):
             )
         except Exception as error:  # whatever it is, the run goes on
             self._fail(error)
+        self._catch_up(out, earlier)
+        if earlier and self._run is not None:
+            for folder in older:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _catch_up(self, out: Path, earlier: Sequence[dict[str, Any]]) -> None:
+        """Log what W&B lacks of the lines, and of the pictures, of earlier sessions."""
+        known = int(getattr(self._run, "step", 0) or 0)  # where an online run goes on
+        lines = sorted(earlier, key=lambda line: line["step"])
+        pictures = sorted((out / "samples").glob("step-*.png")) if lines else []
+        shown = {int(path.stem.removeprefix("step-")): path for path in pictures}
+        for place, line in enumerate(lines):
+            until = lines[place + 1]["step"] if place + 1 < len(lines) else line["step"] + 1
+            if line["step"] >= known:
+                self.log(line)
+                for step in sorted(step for step in shown if line["step"] <= step < until):
+                    self.image(shown[step], step)
 
     def log(self, line: dict[str, Any]) -> None:
         flat = {name: value for name, value in line.items() if name != "timing"}
@@ -132,11 +162,29 @@ def _wandb_id(out: Path) -> str:
         return name
 
 
+def _offline_folders(out: Path, identifier: str) -> list[Path]:
+    """What offline sessions of the run have written."""
+    return sorted((out / "wandb").glob(f"offline-run-*-{identifier}"))
+
+
+_MODES = {"dryrun": "offline", "run": "online"} | {
+    mode: mode for mode in ("online", "offline", "disabled")
+}
+"""What WANDB_MODE may be, W&B's former spellings included."""
+
+
 def wandb_mode() -> str:
-    """WANDB_MODE; else online when an API key is at hand, offline when not."""
-    mode = os.environ.get("WANDB_MODE", "").lower()
-    if mode in ("online", "offline", "disabled"):
-        return mode
+    """WANDB_MODE; else online when an API key is at hand, offline when not.
+
+    WANDB_DISABLED switches W&B off, as other trainers take it. Raises UserError for a mode that
+    W&B does not know: online, a misspelt 'offline' would wait for a network.
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    if given := os.environ.get("WANDB_MODE", "").strip():
+        if given.lower() not in _MODES:
+            raise UserError(f"WANDB_MODE={given}: expected one of {', '.join(sorted(_MODES))}")
+        return _MODES[given.lower()]
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     try:
@@ -146,14 +194,22 @@ def wandb_mode() -> str:
 
 
 def open_logger(
-    out: Path, config: dict[str, Any], record: str = "stats.jsonl", name: str | None = None
+    out: Path,
+    config: dict[str, Any],
+    record: str = "stats.jsonl",
+    name: str | None = None,
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> Logger:
     """W&B's copy of the file `record` of the folder `out`, or none where WANDB_MODE says so.
 
-    `name` is W&B's for the run, the folder's by default.
+    `name` is W&B's for the run where WANDB_NAME gives none, the folder's by default; `earlier` are
+    the lines, as `log` takes them, that other sessions have logged. Raises UserError as
+    `wandb_mode` does.
     """
     mode = wandb_mode()
-    return Logger() if mode == "disabled" else WandbLogger(out, config, mode, record, name)
+    if mode == "disabled":
+        return Logger()
+    return WandbLogger(out, config, mode, record, name, earlier)
 
 
 class RunLog:
@@ -184,7 +240,7 @@ class RunLog:
         self.last: dict[str, Any] = kept[-1] if kept else {}
         """The last line written, by this session or an earlier one."""
         self._stream = open(self.path, "a", encoding="utf-8")
-        self.logger = open_logger(out, settings, name=name)
+        self.logger = open_logger(out, settings, name=name, earlier=kept)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line; it is on disk when this returns."""

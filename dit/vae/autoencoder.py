@@ -21,6 +21,7 @@ import numpy as np
 from core.errors import UserError
 from core.hub import hub_folder, local_path
 from core.stage import digest_of, sha256_file
+from core.weights import plain_folder
 
 if TYPE_CHECKING:
     import torch
@@ -203,10 +204,8 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
             f"{path}: in_channels {essentials['in_channels']} differs from out_channels "
             f"{essentials['out_channels']}"
         )
-    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if weights is None:
-        raise UserError(f"{folder}: no weights there ({' or '.join(WEIGHTS)})")
-    made_of = {**essentials, "scaling_factor": scale, "weights": sha256_file(weights)}
+    weights = sha256_file(weights_file(folder))
+    made_of = {**essentials, "scaling_factor": scale, "weights": weights}
     return VaeInfo(
         folder=folder,
         fingerprint=digest_of(made_of),
@@ -215,6 +214,14 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
         latent_channels=int(essentials["latent_channels"]),
         in_channels=int(essentials["in_channels"]),
     )
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of a VAE's weights. Raises UserError when there is none."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder}: no weights there ({' or '.join(WEIGHTS)})")
+    return found
 
 
 def load_vae(path_or_hub_id: Path | str, device: str | torch.device = "cpu") -> Vae:
@@ -238,9 +245,10 @@ def _load_model(folder: Path) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     try:
-        model, report = AutoencoderKL.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
-        )
+        with plain_folder(folder, [weights_file(folder)]) as plain:
+            model, report = AutoencoderKL.from_pretrained(
+                str(plain), local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: the VAE cannot be loaded: {error}") from None
     # diffusers only warns here and leaves random weights in place.

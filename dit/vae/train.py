@@ -27,7 +27,7 @@ from data.formats.tables import read_parts
 from dit.model.device import pick_device
 from dit.training.order import plan_batch
 from dit.training.processes import RUN_AGAIN
-from dit.training.runlog import RunLog
+from dit.training.runlog import RunLog, wandb_mode
 from dit.vae.autoencoder import WEIGHTS as WEIGHTS_FILES
 from dit.vae.config import TrainVaeConfig
 from dit.vae.images import batched, in_background, read_images
@@ -56,6 +56,7 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
         )
     check_corpus(corpus, len(images), images.images)
     training, held = split(images, min(config.validation_images, len(images) // 10), config.seed)
+    wandb_mode()  # a mode that there is not is refused before anything is written
     stage.open()
     torch.backends.cudnn.deterministic = True
     validation = _load_all(corpus, held, config, "validation images")

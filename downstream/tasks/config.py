@@ -11,8 +11,15 @@ from core.errors import UserError
 from core.settings import AtLeast0, AtLeast1, NonNegative, Seed, machine, science, settings
 from core.stage import Stage, digest_of, require_folder
 from data.pairs.listing import Listing, open_sis, open_sr
-from dit.training.checkpoint import Weights, fingerprint, read_state, resolve
+from dit.training.checkpoint import (
+    Weights,
+    fingerprint,
+    read_state,
+    resolve,
+    trained_on,
+)
 from dit.training.config import TrainConfig
+from dit.training.stage import TrainingStage
 from dit.vae.autoencoder import SD_VAE, VaeInfo, describe_vae
 
 TaskName = Literal["sr", "sis"]
@@ -75,7 +82,7 @@ class DownstreamConfig(TrainConfig):
     """Train nothing; exit with 0 when the run is finished, 3 when work is left, 2 when these
     settings are refused."""
 
-    def stage(self) -> Stage:
+    def stage(self) -> TrainingStage:
         """What the command makes of what. Raises UserError where VAE and --init do not fit."""
         require_folder(self.out)
         if self.init.is_file():
@@ -107,7 +114,8 @@ class DownstreamConfig(TrainConfig):
             from data.pairs.palettes import load_palette  # loads Pillow
 
             inputs["palette"] = digest_of(load_palette(self.palette).describe())
-        return Stage(self.out, "downstream.train", science(self), inputs)
+        hints = {"init": trained_on(checkpoint)}
+        return TrainingStage(self.out, "downstream.train", science(self), inputs, hints=hints)
 
 
 @settings
@@ -169,6 +177,7 @@ class EvaluateConfig:
             "downstream.evaluate",
             {**science(self), "task": task, "split": split},
             {"run": trained, "data": data, "vae": info.fingerprint},
+            hints={"run": trained_on(checkpoint)},
         )
 
 

@@ -19,13 +19,13 @@ from core.settings import (
 )
 from core.stage import (
     Stage,
-    digest_of,
     manifest_path,
     read_record,
     require_folder,
     sha256_file,
 )
-from dit.sampling.config import DrawConfig
+from dit.sampling.config import DrawConfig, with_class
+from dit.training.stage import run_of
 from dit.vae.autoencoder import describe_vae
 from eval.judges.config import ExtractorName, require_holdout
 
@@ -87,7 +87,7 @@ class TrackConfig(DrawConfig):
                 continue
             if found.get("stage") != "dit.train":
                 raise UserError(f"--run {self.run}: of {found.get('stage')}, not of dit.train")
-            return digest_of({name: found.get(name) for name in ("params", "inputs")})
+            return run_of(self.run, found.get("params") or {}, found.get("inputs") or {})
         return None
 
     def stage(self) -> Stage:
@@ -104,4 +104,4 @@ class TrackConfig(DrawConfig):
             )
         vae = describe_vae(self.vae).fingerprint
         inputs = {"run": trained, "holdout": sha256_file(self.holdout), "vae": vae}
-        return Stage(self.out, "eval.track", science(self), inputs)
+        return Stage(self.out, "eval.track", with_class(science(self)), inputs)

@@ -26,7 +26,7 @@ from dit.model.transformer import DiT
 from dit.sampling.config import DrawConfig, SampleConfig, identifying
 from dit.sampling.sample import draw_latents, load_checked
 from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
-from dit.training.runlog import open_logger
+from dit.training.runlog import open_logger, wandb_mode
 from dit.vae.autoencoder import load_vae
 from eval.judges import images
 from eval.judges.evaluate import distances
@@ -57,7 +57,9 @@ class Measurer:
         self, config: TrackConfig, stage: Stage, corpus: Corpus, lines: list[Line]
     ) -> None:
         self.config, self._stage, self._corpus = config, stage, corpus
+        self._before = list(lines)
         # Bad settings are refused before the first file binds the folder to them.
+        wandb_mode()
         respaced_for(config.sampler, config.steps, Diffusion())
         self.device = pick_device(config.device, config.precision)
         self.code = code_version()
@@ -120,12 +122,7 @@ class Measurer:
 
     def log(self, line: Line) -> None:
         """The line to W&B, by the names of its distances and weights."""
-        distance, kind = line["distance"] or {}, line["weights"]
-        values = {f"{kind}/seconds": line["seconds"], "samples": line["samples"]}
-        for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
-            if distance:
-                values[f"{kind}/{distance[name]}"] = distance[value]
-        self._logger.log({"step": line["step"], **values, "timing": {}})
+        self._logger.log(_for_wandb(line))
 
     def close(self, code: int) -> None:
         """End what was opened; `code` is the command's exit code."""
@@ -135,7 +132,8 @@ class Measurer:
     @functools.cached_property
     def _logger(self) -> Any:
         config = {**self._stage.params, "run": str(self.config.run)}
-        return open_logger(self.config.out, config, "track.jsonl")
+        earlier = [_for_wandb(line) for line in self._before]
+        return open_logger(self.config.out, config, "track.jsonl", earlier=earlier)
 
     def _draw(
         self, settings: SampleConfig, model: DiT, label: str, asked: threading.Event
@@ -183,3 +181,13 @@ class Measurer:
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, features=features, made_of=np.array(made_of))
         return features
+
+
+def _for_wandb(line: Line) -> dict[str, Any]:
+    """A line by the names of its distances and weights."""
+    distance, kind = line["distance"] or {}, line["weights"]
+    values = {f"{kind}/seconds": line["seconds"], "samples": line["samples"]}
+    for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
+        if distance:
+            values[f"{kind}/{distance[name]}"] = distance[value]
+    return {"step": line["step"], **values, "timing": {}}

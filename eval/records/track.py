@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
-from core.stage import Result, Stage, manifest_path
+from core.stage import Result, Stage
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
 from dit.training.checkpoint import (
@@ -26,6 +26,7 @@ from dit.training.checkpoint import (
     step_of,
 )
 from dit.training.processes import RUN_AGAIN, stop_signals
+from dit.training.stage import has_ended
 from eval.records.config import TrackConfig
 from eval.records.record import Job, Line, Stopped, append, read_lines, repair, up_to_date
 
@@ -92,7 +93,7 @@ class _Track:
         config, before, waiting = self.config, len(self.lines), False
         while True:
             # Looked at before the list is made: no checkpoint comes after the manifest.
-            ended = manifest_path(config.run).exists()
+            ended = has_ended(config.run)
             if at_work := next(self.missing(), None) is not None:
                 self.open()
             for job in self.missing():
@@ -196,7 +197,7 @@ class _Track:
     def close(self, code: int) -> None:
         if self.tools is not None:
             self.tools.close(code)
-        self.stage.close()
+        self.stage.abandon()
 
     def _none_there(self) -> str:
         steps = [step_of(path) for path in checkpoints(self.config.run)]

@@ -45,6 +45,7 @@ def centroids(config: CentroidsConfig, stage: Stage) -> Result:
             config.clusters,
             seed=config.seed,
             restarts=restarts,
+            trials=config.tried,
             iterations=config.iterations,
             sample=sample,
             watch=watch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 from core.errors import UserError
@@ -26,6 +27,9 @@ class CentroidsConfig:
     """Seed of the k-means++ starts."""
     restarts: AtLeast1 = 5
     """Independent starts, of which the tightest clustering is kept."""
+    trials: AtLeast0 = 0
+    """Rows that each step of a k-means++ start tries, to take the best of them; 0: 2 + ln K (greedy
+    k-means++, as in scikit-learn); 1: the plain rule, as in version 0.1."""
     iterations: AtLeast1 = 100
     """Limit on the iterations of a start; it ends before when no label changes."""
     whiten: AtLeast0 = 0
@@ -38,6 +42,11 @@ class CentroidsConfig:
     streaming: bool = False
     """Read the embeddings once for each iteration instead of holding them in memory, from one
     start. For the embeddings of a large corpus."""
+
+    @property
+    def tried(self) -> int:
+        """Rows that each step of a start tries."""
+        return self.trials or 2 + int(math.log(self.clusters))
 
     def stage(self) -> Stage:
         """What the command makes of what. Raises UserError for settings that do not go together."""
@@ -54,6 +63,9 @@ class CentroidsConfig:
         for name in ("reduce", "streaming"):  # as before there were such settings, where unused
             if not params[name]:
                 del params[name]
+        params["trials"] = self.tried
+        if self.tried == 1:
+            del params["trials"]
         inputs = {"embeddings": "+".join(fingerprint(folder) for folder in self.embeddings)}
         return Stage(self.out, "prune.centroids", params, inputs)
 

@@ -69,6 +69,7 @@ def spherical_kmeans(
     *,
     seed: int = 0,
     restarts: int = 1,
+    trials: int = 1,
     iterations: int = 100,
     sample: int | None = None,
     initial: NDArray[np.floating] | None = None,
@@ -82,6 +83,7 @@ def spherical_kmeans(
         seed: restart r draws from the generator of (seed, r).
         restarts: independent k-means++ starts, of which the lowest objective wins (the earliest
             one where they are equal).
+        trials: of each step of a start, see `plus_plus`.
         iterations: limit of each restart; it stops before when no label changes.
         sample: for a source that is read from disk: draw the starts from a uniform sample of so
             many rows (see `sample_size`), read a block at a time, and refill empty clusters from
@@ -99,7 +101,7 @@ def spherical_kmeans(
     if initial is not None and np.shape(initial) != (clusters, source.dim):
         raise ValueError(f"initial has shape {np.shape(initial)}, not {clusters, source.dim}")
     starts = (
-        _starts(source, clusters, seed, restarts, sample)
+        _starts(source, clusters, seed, restarts, trials, sample)
         if initial is None
         else [unit_rows(initial)]
     )
@@ -112,7 +114,7 @@ def spherical_kmeans(
 
 
 def _starts(
-    source: Source, clusters: int, seed: int, restarts: int, sample: int | None
+    source: Source, clusters: int, seed: int, restarts: int, trials: int, sample: int | None
 ) -> list[Floats]:
     """The first centroids [K, d] of each restart."""
     units = _all_rows(source) if sample is None else source.sample(sample, seed)
@@ -124,7 +126,7 @@ def _starts(
             f"ask for at most {distinct} clusters"
         )
     generators = [np.random.default_rng([seed, restart]) for restart in range(restarts)]
-    return [units[plus_plus(units, clusters, random)] for random in generators]
+    return [units[plus_plus(units, clusters, random, trials)] for random in generators]
 
 
 def _all_rows(source: Source) -> Floats:
@@ -132,14 +134,19 @@ def _all_rows(source: Source) -> Floats:
     return next(units for _, units in source.blocks(source.rows))
 
 
-def plus_plus(units: Floats, clusters: int, random: np.random.Generator) -> NDArray[np.int64]:
+def plus_plus(
+    units: Floats, clusters: int, random: np.random.Generator, trials: int = 1
+) -> NDArray[np.int64]:
     """k-means++ on the sphere: each new row is drawn with probability ~ 1 - cos to the nearest.
 
     (1 - cos is half the squared distance of unit vectors, so this is the usual D^2 rule.)
-    Rows are proposed a batch at a time from the weights at the batch's start, and a proposal is
-    kept with probability (weight now) / (weight then). That is rejection sampling, so the draw is
-    exactly that of the sequential rule, and the points are read once for each batch instead of
-    once for each centroid.
+    With several trials, greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): so many rows
+    are drawn in each step, and the one that leaves the smallest sum of 1 - cos is taken.
+
+    With one, rows are proposed a batch at a time from the weights at the batch's start, and a
+    proposal is kept with probability (weight now) / (weight then). That is rejection sampling, so
+    the draw is exactly that of the sequential rule, and the points are read once for each batch
+    instead of once for each centroid.
 
     Returns [K] row numbers of `units` [N, d], all different rows of different directions.
     """
@@ -151,6 +158,16 @@ def plus_plus(units: Floats, clusters: int, random: np.random.Generator) -> NDAr
         if cumulative[-1] <= 0.0:  # what is left differs from the chosen by rounding alone
             chosen.extend(_distinct(units, clusters - len(chosen), chosen))
             break
+        if trials > 1:
+            drawn = np.searchsorted(cumulative, random.random(trials) * cumulative[-1], "right")
+            drawn = np.minimum(drawn, len(units) - 1)
+            left = np.maximum(0.0, 1.0 - product(units, units[drawn]).astype(np.float64))
+            np.minimum(left, weights[:, None], out=left)
+            left[left < SAME] = 0.0
+            best = int(left.sum(axis=0).argmin())
+            chosen.append(int(drawn[best]))
+            weights = left[:, best]
+            continue
         batch = min(16, clusters - len(chosen))
         drawn = np.searchsorted(cumulative, random.random(batch) * cumulative[-1], side="right")
         drawn = np.minimum(drawn, len(units) - 1)

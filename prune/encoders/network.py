@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.engines import own_gpu
 from core.errors import UserError
+from core.weights import plain_names
 from prune.encoders.base import Device, Precision
 
 SHOWN = 600  # characters of a list of tensors that do not fit
@@ -82,12 +83,13 @@ def load_strictly(model: torch.nn.Module, state: Any, where: Path) -> torch.nn.M
 def read_tensors(file: Path) -> dict[str, Any]:
     """A state dict from .safetensors, .pt, .pth or .bin (weights only: no code is run).
 
-    One that training code has wrapped ('state_dict', 'model', 'module.') is unwrapped.
+    One that training code has wrapped ('state_dict', 'model', see core.weights) is unwrapped.
     """
     from timm.models import load_state_dict  # takes seconds, and not every encoder needs it
 
     try:
-        return load_state_dict(str(file), use_ema=False, weights_only=True)
+        state = load_state_dict(str(file), use_ema=False, weights_only=True)
     except Exception as error:  # a damaged file is met with errors of every type
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file}: unreadable, or not a file of weights alone ({why})") from None
+    return plain_names(state, str(file))

@@ -15,6 +15,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.hub import hub_folder, local_path
+from core.weights import plain_folder
 from prune.encoders.vision import VisionEncoder, digest_files, from_hub, read_json
 
 HUB = "lcybuaa/Git-RSCLIP"
@@ -56,10 +57,10 @@ class GitRSCLIP(VisionEncoder):
         from transformers import SiglipVisionModel
 
         try:
-            with _quietly():
+            with _quietly(), plain_folder(self.folder, weight_files(self.folder)) as folder:
                 load: Any = SiglipVisionModel.from_pretrained
                 model, found = load(
-                    self.folder,
+                    folder,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are in `found`
                     local_files_only=True,

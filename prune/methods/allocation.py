@@ -18,7 +18,7 @@ Ties go by key. The variants put another order in place of 'highest s' (in both 
 and another quota q_k in place of q, with n_k = |P_k| and M = sum n_k:
 
     balanced        q_k = floor(B / K)                          the paper
-    proportional    q_k = floor(B n_k / M)                      keeps the clusters' fractions
+    proportional    q_k = B n_k / M by largest remainders       keeps the clusters' fractions
     sqrt            q_k = floor(B sqrt(n_k) / sum_j sqrt(n_j))  between the two
 """
 
@@ -104,7 +104,11 @@ def quotas(sizes: Rows, size: int, allocation: Allocation = "balanced") -> Rows:
         return np.full(len(sizes), size // len(sizes), np.int64)  # q = floor(B / K)
     if allocation == "proportional":
         total = max(int(sizes.sum()), 1)
-        return np.asarray([size * int(n) // total for n in sizes], np.int64)
+        found, remainder = np.divmod(size * sizes, total)  # below 2^63 up to 3e9 images
+        # What the floors lose goes by largest remainder, then larger cluster, then lower number.
+        left = size * bool(sizes.any()) - int(found.sum())
+        found[np.lexsort((-sizes, -remainder))[:left]] += 1
+        return found
     if allocation == "sqrt":
         roots = np.sqrt(sizes.astype(np.float64))
         return np.floor(size * roots / max(math.fsum(roots), 1.0)).astype(np.int64)

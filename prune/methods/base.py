@@ -31,8 +31,9 @@ class Request:
     """What a method may look at.
 
     Attributes:
-        pool: the N rows that Stage I starts from; columns key, shard, row, entropy.
-        size: budget B, 1 <= B <= N.
+        pool: the rows to choose from; columns key, shard, row, entropy. All N of the original
+            pool, or with --drop-copies those that are no copy of another.
+        size: budget B, at least 1 and at most the pool's rows.
         keep: fraction p of N that Stage I keeps, in (0, 1].
         seed: of random choices.
         assignments: rows of prune.assign (key, shard, row, cluster, similarity), or None.
@@ -40,6 +41,8 @@ class Request:
         centroids: where the centroids of the assignments come from (see prune.assign).
         files: folders of the method's other inputs, by name.
         options: the method's own settings, by name.
+        whole: with --drop-copies the original pool, with a column copy (bool); Stage I takes its
+            fraction of it, so that it keeps what was embedded.
         shared: what requests that differ in `size` alone need only make once.
     """
 
@@ -52,7 +55,13 @@ class Request:
     centroids: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    whole: pa.Table | None = None
     shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def total(self) -> int:
+        """N, images in the original pool."""
+        return (self.pool if self.whole is None else self.whole).num_rows
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` returns, made by the first of the requests that share it."""

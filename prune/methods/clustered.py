@@ -19,7 +19,7 @@ from prune.methods.base import (
     pool_clusters,
     require_own_centroids,
 )
-from prune.methods.rsprune import stage2, survivors
+from prune.methods.rsprune import highest, stage2, survivors
 
 
 @method(
@@ -29,7 +29,7 @@ from prune.methods.rsprune import stage2, survivors
     reads=("assignments",),
 )
 def cluster_nearest(request: Request) -> Chosen:
-    """Cluster-nearest (Briq et al., arXiv 2411.12523): floor(|C| B/N) images of each cluster C.
+    """Cluster-nearest (Briq et al., arXiv 2411.12523): |C| B/N images of each cluster C.
 
     Those nearest to the centroid stay, so every cluster keeps its fraction of the corpus: the
     allocation is proportional, not balanced.
@@ -37,8 +37,8 @@ def cluster_nearest(request: Request) -> Chosen:
     Deviations: the clustering is spherical k-means with a k-means++ start, where theirs is
     Euclidean with a random start (of unit rows, and inside a cluster, both order by the cosine to
     the mean); the project's encoder and K = 200 in place of CLIP or DINOv2 and K = 1,000; the up
-    to K images that the floors lose are filled in by the highest similarity, so that the size is
-    exact.
+    to K images that floor(|C| B/N) would lose go one each to the clusters of largest remainder, so
+    that the size is exact and every cluster keeps the same share to within one image.
     """
     cluster, similarity = pool_clusters(request, "cluster-nearest")
     return stage2(request.pool, cluster, similarity, request, "nearest", "proportional")
@@ -104,10 +104,10 @@ def entropy_set(request: Request) -> Chosen:
         )
     kept = survivors(request)
     rows = 0 if request.assignments is None else request.assignments.num_rows
-    if rows != kept.num_rows:
+    if rows != (embedded := highest(request).num_rows):
         raise UserError(
-            f"--assignments: {rows:,} images were clustered, but Stage I keeps {kept.num_rows:,} "
-            f"of {request.pool.num_rows:,} (--keep {request.keep}); embed, cluster and assign with "
+            f"--assignments: {rows:,} images were clustered, but Stage I keeps {embedded:,} "
+            f"of {request.total:,} (--keep {request.keep}); embed, cluster and assign with "
             "that --keep"
         )
     cluster, similarity = request.once("assigned", lambda: assigned(kept, request))

@@ -17,12 +17,11 @@ from prune.cluster.kmeans import sample_size, spherical_kmeans
 from prune.cluster.neighbours import best_cosine, components, copies, retrieved
 from prune.methods.base import Chosen, Request, method, subset
 from prune.methods.ordering import (
-    Keys,
     Rows,
     by_cluster,
     by_value,
     derived_seed,
-    ordered,
+    first_of_each,
     random_order,
 )
 
@@ -90,12 +89,12 @@ def _deduplicated(request: Request, features: Features) -> tuple[Rows, dict[str,
     """Rows of the pool that steps 1 to 3 leave, in order, and counts."""
     pool, options = request.pool, request.options
     keys = pool.column("key")
-    single = _first_of(_codes(pool.column("digest")), keys)
+    single = first_of_each(_codes(pool.column("digest")), keys)
     detector = request.features("copies") if "copies" in request.files else features
     detector = detector.subset(single)
     pairs = copies(detector, float(options["dedup_threshold"]), NEIGHBOURS, int(request.seed))
     group = components(pairs, len(single))
-    firsts = _first_of(group, keys.take(pa.array(single)))
+    firsts = first_of_each(group, keys.take(pa.array(single)))
     leaked = np.zeros(len(single), bool)
     if "exclude" in request.files:
         exclude = Features(request.files["exclude"])
@@ -117,13 +116,6 @@ def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """An integer for each distinct text."""
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64)
-
-
-def _first_of(group: NDArray[np.integer], keys: Keys) -> Rows:
-    """The row of each group whose key is the smallest, in ascending order."""
-    order = ordered(np.zeros(len(group), np.uint8), keys)
-    _, first = np.unique(group[order], return_index=True)
-    return np.sort(order[first])
 
 
 def _by_sample(

@@ -71,6 +71,13 @@ def ordered(values: NDArray[np.generic], keys: Keys) -> Rows:
     return order.astype(np.int64)
 
 
+def first_of_each(group: NDArray[np.integer], keys: Keys) -> Rows:
+    """The row of each group [n] whose key is the smallest, in ascending order."""
+    order = ordered(np.zeros(len(group), np.uint8), keys)
+    _, first = np.unique(group[order], return_index=True)
+    return np.sort(order[first])
+
+
 def by_cluster(
     order: Rows, cluster: NDArray[np.integer], clusters: int
 ) -> tuple[Rows, Rows, Rows]:

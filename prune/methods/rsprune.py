@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,14 +34,25 @@ def rsprune(request: Request) -> Chosen:
 
 def survivors(request: Request) -> pa.Table:
     """What Stage I keeps of the pool. Raises UserError when the budget exceeds it."""
-    kept = request.once("Stage I", lambda: stage1(request.pool, request.keep))
+    kept = highest(request)
+    without = ""
+    if request.whole is not None:
+        kept = request.once("distinct", lambda: kept.filter(pc.invert(kept.column("copy"))))
+        without = " without copies"
     if request.size > kept.num_rows:
+        enough = math.ceil(10_000 * request.size / request.total) / 10_000  # rounded, it may not be
         raise UserError(
-            f"the budget is {request.size:,} of {request.pool.num_rows:,} images, but Stage I "
-            f"keeps only {kept.num_rows:,} (--keep {request.keep}); raise --keep to at least "
-            f"{request.size / request.pool.num_rows:.4g}, or raise --ratio"
+            f"the budget is {request.size:,} of {request.total:,} images, but Stage I "
+            f"keeps only {kept.num_rows:,}{without} (--keep {request.keep}); raise --keep to at "
+            f"least {enough:g}, or raise --ratio"
         )
     return kept
+
+
+def highest(request: Request) -> pa.Table:
+    """What Stage I keeps of the original pool, copies included."""
+    pool = request.pool if request.whole is None else request.whole
+    return request.once("Stage I", lambda: stage1(pool, request.keep))
 
 
 def stage2(

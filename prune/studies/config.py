@@ -144,7 +144,7 @@ class StabilityConfig(StudyConfig):
     encoders: tuple[str, ...] = ("descriptor",)
     """Encoders, each as for prune.embed, with '=WEIGHTS' for a place other than its own."""
     conventions: tuple[str, ...] = ("jpeg", "rgb", "gradient")
-    """Conventions of the entropy: jpeg, rgb (the grey of colour JPEGs), gradient."""
+    """Conventions of the entropy: jpeg, rgb (the grey of colour JPEGs), gradient, denoised."""
     whiten: AtLeast0 = 0
     """Whiten the descriptor's embeddings to D dimensions (see prune.centroids); 0: no."""
     restarts: AtLeast1 = 5

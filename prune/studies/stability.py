@@ -82,7 +82,7 @@ def subset(config: StabilityConfig, setting: Setting) -> Path:
     make(
         ScoreConfig(
             corpus=config.corpus,
-            entropy="gradient" if scored == "gradient" else "grey",
+            entropy=scored if scored in ("gradient", "denoised") else "grey",  # type: ignore[arg-type]
             luma="rgb" if scored == "rgb" else "jpeg",
             out=at["scores"],
             workers=config.workers,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import csv, parquet
 
 from core.errors import UserError
 from data.curation.holdout import pool
+from data.formats import names as formats
 from data.formats.tables import read_part, read_parts
 
 
@@ -69,19 +69,9 @@ def read_labels(path: Path, keys: Sequence[str]) -> dict[str, str]:
 
     Raises UserError for a file that is not as described, and for an image that is not in it.
     """
-    try:
-        read = csv.read_csv if path.suffix == ".csv" else parquet.read_table
-        table = read(path)
-        label = "label" if "label" in table.column_names else "scene"
-        columns = (table.column(name).cast(pa.string()).to_pylist() for name in ("key", label))
-        found = dict(zip(*columns, strict=True))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file (--labels)") from None
-    except (KeyError, OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: not a Parquet or CSV file with columns key and label ({error})"
-        ) from None
-    missing = [key for key in keys if found.get(key) is None]
-    if missing:
-        raise UserError(f"{path}: {len(missing):,} images have no label: {missing[0]}")
-    return found
+    table = formats.read_labels(path)
+    names = table["key"].to_pylist()
+    labels = table["label"].cast(pa.string()).to_pylist()
+    found = formats.by_key(names, labels, f"--labels {path}")
+    formats.require(keys, found, names, f"--labels {path}")
+    return {key: found[key] for key in keys}

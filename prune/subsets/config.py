@@ -110,6 +110,9 @@ class SelectConfig(Inputs):
     """Stage I: fraction of the original pool that it keeps (p %, Sec. 4.4.1), in (0, 1]."""
     seed: Seed = 0
     """Seed of whatever the method draws at random."""
+    drop_copies: bool = False
+    """Choose no image with the bytes (digest) of another one of the pool, of which the first in
+    key order stays. The budget and Stage I's fraction are of the original pool all the same."""
     sampling: Literal["nearest", "farthest", "random", "mixed"] = "nearest"
     """rsprune: which images of a cluster are taken first (the paper: the nearest to the centroid;
     mixed: nearest and farthest in turn)."""
@@ -142,6 +145,8 @@ class SelectConfig(Inputs):
         found: dict[Stage, float | None] = {}
         for path, ratio in places.items():
             params = method.settings({**given, "ratio": ratio})
+            if self.drop_copies:  # as before there was such a setting, where unused
+                params["drop_copies"] = True
             found[Stage(path, "prune.select", {"method": method.name, **params}, inputs)] = ratio
         return found
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from core.errors import UserError
 from core.stage import DoneElsewhere, Result, code_version, read_manifest
@@ -22,6 +23,7 @@ from prune.methods.allocation import budget
 from prune.methods.base import Method, Request
 from prune.methods.catalogue import find
 from prune.subsets.config import HOW, SelectConfig, fingerprints
+from prune.subsets.copies import binary_digests, is_copy
 
 
 def select(config: SelectConfig) -> Result:
@@ -43,14 +45,16 @@ def select(config: SelectConfig) -> Result:
     for stage in left:
         try:
             stage.open()
+            params = {key: value for key, value in stage.params.items() if key != "method"}
+            rows, metadata = derive(method, params, files, *request())
+            metadata["code"] = code_version()
+            write_index(stage.out, rows, metadata)
+            lines.append(describe(metadata))
+            stage.finish(metadata, [stage.out.name], line=lines[-1])
         except DoneElsewhere:
             continue
-        params = {key: value for key, value in stage.params.items() if key != "method"}
-        rows, metadata = derive(method, params, files, *request())
-        metadata["code"] = code_version()
-        write_index(stage.out, rows, metadata)
-        lines.append(describe(metadata))
-        stage.finish(metadata, [stage.out.name], line=lines[-1])
+        finally:
+            stage.abandon()
     made = {str(stage.out): stage.result().summary for stage in stages}
     summary = made if len(made) > 1 else next(iter(made.values()))
     out = config.out if len(made) > 1 else next(iter(stages)).out
@@ -74,18 +78,27 @@ def derive(
 
     A pure function of the files' contents: the same inputs give the same rows.
     """
-    total = request.pool.num_rows
+    total, distinct = request.total, request.pool.num_rows
     ratio = params.get("ratio")
-    size = total if ratio is None else budget(total, ratio)
+    size = distinct if ratio is None else budget(total, ratio)
     if size == 0:
         raise UserError(f"--ratio {ratio} of {total:,} images leaves none of them; lower the ratio")
+    if size > distinct:
+        raise UserError(
+            f"--ratio {ratio} of {total:,} images leaves {size:,}, but only {distinct:,} are no "
+            "copies of another; raise the ratio, or leave --drop-copies out"
+        )
     rows, counts = method.choose(dataclasses.replace(request, size=size))
-    return with_digests(rows, files["scores"]), {
+    if params.get("drop_copies"):
+        counts["copies_dropped"] = total - distinct
+    rows = with_digests(rows, files["scores"])
+    return rows, {
         "method": method.name,
         "params": dict(params),
         "inputs": fingerprints(files),
         "encoder": encoder,
         "counts": {"N": total, "B": size, **counts},
+        "copies": rows.num_rows - pc.count_distinct(rows.column("digest")).as_py(),
     }
 
 
@@ -95,19 +108,29 @@ def read_request(
     """What the method may look at, without a size, and the encoder's fingerprint."""
     held = read_holdout(files["holdout"]) if "holdout" in files else None
     wanted = ["key", "shard", "row", "entropy", *method.columns]
-    # Copies of held-out images are found by their digest.
-    more = {"status", *(() if held is None else ("digest",))} - set(wanted)
+    drop = bool(params.get("drop_copies"))
+    # Copies, also of held-out images, are found by their digest.
+    more = {"status", *(("digest",) if drop or held is not None else ())} - set(wanted)
+
+    def pooled(part: pa.Table) -> pa.Table:
+        rows = part.filter(in_pool(part, held))
+        more = {"digest_bytes": binary_digests(rows["digest"])} if drop else {}
+        return pa.table({**{name: rows[name] for name in wanted}, **more})
+
     pool = read_parts(
-        files["scores"],
-        [*wanted, *sorted(more)],
-        dictionary=["shard", "status"],
-        each=lambda part: part.select(wanted).filter(in_pool(part, held)),
+        files["scores"], [*wanted, *sorted(more)], dictionary=["shard", "status"], each=pooled
     )
     if pool.num_rows == 0:
         raise UserError(f"{files['scores']}: no readable image is left in the pool")
+    whole = None
+    if drop:
+        copy = pa.array(is_copy(pool["key"], pool["digest_bytes"]))
+        whole = pool.drop_columns(["digest_bytes"]).append_column("copy", copy)
+        pool = whole.filter(pc.invert(copy)).drop_columns(["copy"]).combine_chunks()
     common = {key: params[key] for key in ("keep", "seed") if key in params}
-    own = {key: value for key, value in params.items() if key not in ("ratio", *common)}
-    request = Request(pool=pool, size=0, files=files, options=own, **common)
+    apart = ("ratio", "drop_copies", *common)
+    own = {key: value for key, value in params.items() if key not in apart}
+    request = Request(pool=pool, whole=whole, size=0, files=files, options=own, **common)
     encoder = None
     if "embeddings" in files:
         encoder = read_manifest(files["embeddings"])["summary"]["encoder"]
@@ -169,6 +192,16 @@ def describe(metadata: Mapping[str, Any]) -> str:
     """One line on a subset: its size and, for quotas, where its rows came from."""
     counts = metadata["counts"]
     line = f"{metadata['method']}: {counts['B']:,} of {counts['N']:,} images"
+    if (dropped := counts.get("copies_dropped")) is not None:
+        line += f" ({dropped:,} byte-identical copies left out)"
+    elif copies := metadata.get("copies"):
+        line += f" ({copies:,} of them byte-identical copies of others; --drop-copies leaves out)"
+    if counts.get("q") == 0:
+        line += (
+            f": BALANCING IS OFF, since K = {counts['K']:,} clusters share {counts['B']:,} images "
+            f"(q = 0) and all are taken by the global order; give at most {counts['B']:,} clusters "
+            f"(prune.centroids --clusters {max(1, counts['B'] // 10):,}: about ten images each)"
+        )
     if "quota_rows" in counts:
         quota = f"q = {counts['q']:,}, " if "q" in counts else ""
         line += (

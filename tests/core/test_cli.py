@@ -13,7 +13,7 @@ import pytest
 
 from core.command import execute
 from core.errors import UserError
-from core.settings import AtLeast1, Fraction, machine, parse, science, settings
+from core.settings import AtLeast1, Fraction, Seed, machine, parse, science, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,3 +176,28 @@ def test_help_shows_the_range_of_a_setting(capsys) -> None:
     assert "(default: 2; at least 1)" in shown and "(default: 0.5; above 0, at most 1)" in shown
     with pytest.raises(UserError, match="--workers 0: input should be greater than or equal to 1"):
         parse(Ranged, ["--workers", "0"], prog="test", description="")
+
+
+def test_help_shows_whole_numbers_as_such(capsys):
+    @settings
+    class Seeded:
+        seed: Seed = 0
+        share: Fraction = 0.5
+
+    with pytest.raises(SystemExit):
+        parse(Seeded, ["--help"], prog="x", description="")
+    shown = "".join(capsys.readouterr().out.split())
+    assert "below18446744073709551616" in shown and "e+19" not in shown
+    assert "atmost1" in shown
+
+
+def test_a_percentage_for_a_fraction_says_what_was_meant():
+    @settings
+    class Shares:
+        keep: Fraction = 0.5
+
+    with pytest.raises(UserError, match=r"--keep 30: .*a fraction is meant: 0\.3 is 30 %"):
+        Shares(keep=30)
+    with pytest.raises(UserError, match=r"--keep 0: ") as error:
+        Shares(keep=0)
+    assert "fraction is meant" not in str(error.value)

@@ -13,7 +13,7 @@ import pytest
 
 from core.atomic import atomic_path, remove_stale
 from core.errors import UserError
-from core.stage import DoneElsewhere, Stage, fingerprint, read_manifest
+from core.stage import DoneElsewhere, Stage, fingerprint, read_manifest, run_stage
 
 
 def make(out: Path, *, seed: int = 0, source: str = "a", content: str = "x", **options) -> Stage:
@@ -229,3 +229,25 @@ def test_an_input_that_is_not_as_it_was_written_is_refused_before_anything_is(
     file.unlink(missing_ok=True)
     make(tmp_path / "a")  # the way out that the message names
     later.open()
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "folder"])
+def test_a_failure_before_anything_is_written_leaves_no_record(tmp_path, name):
+    def fails(stage):
+        stage.open()
+        assert stage.started.exists()
+        raise UserError("no")
+
+    stage = Stage(tmp_path / "out" / name, "x", {"a": 1}, {})
+    with pytest.raises(UserError):
+        run_stage(stage, fails)
+    assert not stage.started.exists()
+
+    def fails_later(stage):
+        stage.open()
+        (stage.out / "part" if name == "folder" else stage.out).write_text("half")
+        raise UserError("no")
+
+    with pytest.raises(UserError):
+        run_stage(Stage(tmp_path / "out" / name, "x", {"a": 2}, {}), fails_later)
+    assert stage.started.exists()  # it says what the half is of

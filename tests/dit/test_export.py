@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +186,57 @@ def test_class_conditional_pipeline(tmp_path):
     with pytest.raises(ValueError, match="class_labels needed"):
         pipeline(**options)
     assert "pipe(class_labels=[0, 1], sampler=" in (out / "README.md").read_text()
+
+
+ALONE = """
+import importlib.util, sys
+import numpy as np, torch
+from diffusers import DiffusionPipeline
+assert importlib.util.find_spec("dit") is None and importlib.util.find_spec("core") is None
+torch.set_num_threads(1)
+first, saved, again = sys.argv[1:]
+def draw(pipe, **how):
+    made = dict(class_labels=["13", "3"], steps=3, output_type="np", **how)
+    return pipe(generator=torch.Generator().manual_seed(0), **made).images
+pipe = DiffusionPipeline.from_pretrained(first, trust_remote_code=True)
+images = draw(pipe)
+pipe.save_pretrained(saved)
+other = DiffusionPipeline.from_pretrained(saved, trust_remote_code=True)
+assert np.array_equal(draw(other), images)
+assert other.config.id2label == {"0": "3", "1": "13", "2": "23"}
+other.save_pretrained(again, safe_serialization=False)
+third = DiffusionPipeline.from_pretrained(again, trust_remote_code=True)
+assert np.array_equal(draw(third), images)
+assert np.array_equal(draw(third, sampler="scheduler"), draw(pipe, sampler="scheduler"))
+assert np.array_equal(images, pipe(class_labels=[1, 0], steps=3, output_type="np",
+    generator=torch.Generator().manual_seed(0)).images)
+for wrong in (["sea"], [3], [-1]):
+    try:
+        pipe(class_labels=wrong, steps=1)
+    except ValueError as error:
+        assert "0 = 3, 1 = 13, 2 = 23" in str(error), error
+    else:
+        raise AssertionError(wrong)
+print("the same")
+"""
+
+
+def test_what_is_saved_again_loads_without_this_project(tmp_path):
+    vae = save_tiny_vae(tmp_path / "vae")
+    save_run(tmp_path / "run", vae, dit(num_classes=3, freq_shift=0), ["3", "13", "23"])
+    out = tmp_path / "out"
+    assert main(["--checkpoint", str(tmp_path / "run"), "--vae", str(vae), "--out", str(out)]) == 0
+    card = (out / "README.md").read_text()
+    assert "pipe(class_labels=['3', '13'])" in card and "0 = 3, 1 = 13, 2 = 23" in card
+    (tmp_path / "elsewhere").mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    folders = [str(out), str(tmp_path / "saved"), str(tmp_path / "again")]
+    found = subprocess.run(
+        [sys.executable, "-c", ALONE, *folders],
+        cwd=tmp_path / "elsewhere",
+        env={**environment, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "the same" in found.stdout

@@ -158,3 +158,23 @@ def test_latents_that_the_patches_do_not_divide_are_refused(tmp_path: Path) -> N
     odd = latent_store(tmp_path / "odd", rows=4, side=5)
     with pytest.raises(UserError, match=r"tiny does not fit .* no multiple of patch_size 2"):
         main(flags(odd, tmp_path / "run"))
+
+
+def test_classes_of_another_name_do_not_inherit_a_row(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    before = shaken(num_classes=3)
+    state = {"model": {"class": "DiT", **before.config}, "latent": {}, "classes": ["a", "b", "c"]}
+    tensors = before.state_dict()
+    checkpoint.save_checkpoint(run, 1, {"model": tensors, "ema": tensors}, state)
+    table = "y_embedder.embedding_table.weight"
+    rows = tensors[table]
+    same = shaken(num_classes=3)
+    assert start_from(same, run, "ema", ["a", "b", "c"]) == []
+    assert torch.equal(same.state_dict()[table], rows)
+    fresh = DiT(input_size=4, in_channels=4, **TINY, num_classes=3)
+    own = fresh.state_dict()[table].clone()
+    (note,) = start_from(fresh, run, "ema", ["b", "c", "z"])
+    assert "a new label table, the rows of 2 by name" in note
+    found = fresh.state_dict()[table]
+    assert torch.equal(found[:2], rows[1:3]) and torch.equal(found[2], own[2])
+    assert torch.equal(found[3], rows[3])  # the null class

@@ -35,7 +35,7 @@ def small_dit(**options) -> DiT:
     return model
 
 
-def save_run(run: Path, vae: Path, model: DiT) -> Path:
+def save_run(run: Path, vae: Path, model: DiT, classes: list[str] | None = None) -> Path:
     info = describe_vae(vae)
     raw = model.state_dict()
     ema = {name: value * (1 if name == "pos_embed" else 0.5) for name, value in raw.items()}
@@ -47,6 +47,8 @@ def save_run(run: Path, vae: Path, model: DiT) -> Path:
         "image_size": side * info.factor,
     }
     state = {"model": {"class": "DiT", **model.config}, "latent": latent}
+    if classes is not None:
+        state["classes"] = classes
     save_checkpoint(run, 3, {"model": raw, "ema": ema}, state)
     return run
 
@@ -229,3 +231,46 @@ def test_two_processes_write_the_same_folder(made, tmp_path):
     assert contents(one) == contents(two)
     fingerprint = [json.loads((f / "manifest.json").read_text())["fingerprint"] for f in (one, two)]
     assert fingerprint[0] == fingerprint[1]
+
+
+def test_a_class_is_drawn_by_its_name_or_its_index(made, tmp_path, capsys):
+    """Labels 3, 13, 23: 13 is the name of the second class, not the fourteenth."""
+    run = save_run(tmp_path / "run", made[1], small_dit(num_classes=3), ["3", "13", "23"])
+    turn = contents(sample((run, made[1]), tmp_path / "turn"))
+    assert "classes in turn: 3, 13, 23" in capsys.readouterr().out
+    named = sample((run, made[1]), tmp_path / "named", "--class-label", "13")
+    assert "of the class 13" in capsys.readouterr().out
+    same = {name for name, data in contents(named).items() if turn[name] == data}
+    assert same == {"000001.png", "000004.png"}
+    indexed = sample((run, made[1]), tmp_path / "indexed", "--class-index", "1")
+    assert contents(indexed) == contents(named)
+    assert read_manifest(named)["params"]["class_label"] == "13"
+    assert read_manifest(named)["summary"]["classes"] == ["13"]
+    assert read_manifest(indexed)["params"]["class_index"] == 1
+    assert read_manifest(tmp_path / "turn")["params"]["class_label"] == -1  # as version 0.1
+    assert "class_index" not in read_manifest(tmp_path / "turn")["params"]
+
+    def refused(message, *flags):
+        with pytest.raises(UserError, match=message):
+            sample((run, made[1]), tmp_path / "none", *flags)
+        assert not (tmp_path / "none").exists()
+
+    refused(r"no class of .*run.*; its classes are 3, 13, 23$", "--class-label", "sea")
+    refused(r"its classes are 3, 13, 23; --class-index 1 is 13$", "--class-label", "1")
+    refused("give one of them", "--class-label", "13", "--class-index", "1")
+    with pytest.raises(UserError, match="--class-index 3: the model has 3 classes"):
+        sample((run, made[1]), tmp_path / "none", "--class-index", "3")
+    with pytest.raises(UserError, match="has no names of classes"):
+        sample(made, tmp_path / "none", "--class-label", "sea")
+
+
+def test_guidance_below_one_and_a_missing_device_say_what_they_are(
+    made, tmp_path, capsys, monkeypatch
+):
+    """Elsewhere 0 is without guidance, and GPUs may be hidden."""
+    run = save_run(tmp_path / "run", made[1], small_dit(num_classes=3), ["3", "13", "23"])
+    sample((run, made[1]), tmp_path / "out", "--guidance", "0")
+    assert "1 is without guidance" in capsys.readouterr().err
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"--device cuda:9: .*sees \d+ GPUs.*--device auto"):
+        sample(made, tmp_path / "none", "--device", "cuda:9")

@@ -75,7 +75,8 @@ def test_is_done_answers_without_torch(store: Path, whole: Path, tmp_path: Path)
 
     assert ask(*flags(store, whole / "run")) == 0
     assert ask(*flags(store, tmp_path / "new")) == 3
-    assert ask(*flags(store, whole / "run", "--steps", "13")) == 2
+    assert ask(*flags(store, whole / "run", "--steps", "13")) == 3  # it would be trained on
+    assert ask(*flags(store, whole / "run", "--steps", "11")) == 2
 
 
 def test_killed_at_random_moments_ends_bit_equal(store: Path, tmp_path: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from core.errors import UserError
 from core.settings import science
-from core.stage import Stage
 from dit.model.ema import Ema
 from dit.model.transformer import MODELS, DiT
 from dit.training import checkpoint
@@ -21,7 +22,8 @@ from dit.training.config import TrainConfig
 from dit.training.loop import train
 from dit.training.meter import flops_per_sample, log_line
 from dit.training.order import BatchPlan, batch_indices
-from dit.training.runlog import WandbLogger, wandb_mode
+from dit.training.runlog import RunLog, WandbLogger, wandb_mode
+from dit.training.stage import TrainingStage
 from tests.dit.training import ENV, TINY
 
 
@@ -64,7 +66,7 @@ def _run(out: Path, source: Source | None = None, hook: Any = None, **settings: 
     defaults = {"steps": 4, "batch": 4, "log_every": 2, "learning_rate": 1e-3}
     config = TrainConfig(**{**defaults, **settings})
     model = _model()
-    stage = Stage(out, "dit.train", science(config), {})
+    stage = TrainingStage(out, "dit.train", science(config), {})
     described = {"model": {"class": "DiT", **model.config}}
     try:
         result = train(config, model, source or Source(), out, stage, described, hook)
@@ -236,19 +238,124 @@ def test_wandb_may_fail(
     assert capfd.readouterr().err.count("no route to host") == 1
 
 
-def test_wandb_offline_keeps_its_files_and_id_in_the_run_folder(
+def wandb_records(file: Path) -> list[Any]:
+    """The records of a .wandb file: blocks of 32 KiB as LevelDB's log has them, of protobuf."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, found, whole, at = file.read_bytes(), [], b"", 7  # after W&B's own header
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if at + 7 + length > len(data):
+            break  # being written
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # complete, or its last part
+            found.append(Record.FromString(whole))
+            whole = b""
+    return found
+
+
+def logged(out: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The id and the history of a run's only offline folder."""
+    (file,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
+    records, until = wandb_records(file), time.monotonic() + 30
+    while records[-1:] == [] or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < until, "W&B does not finish its file"
+        time.sleep(0.05)  # another process of W&B's writes it
+        records = wandb_records(file)
+    (identifier,) = {r.run.run_id for r in records if r.WhichOneof("record_type") == "run"}
+    history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
+    rows = []
+    for entry in history:
+        items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in entry.item}
+        rows.append({**items, "at": entry.step.num})
+    return identifier, rows
+
+
+def test_a_resumed_offline_run_is_one_run_to_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
     assert wandb_mode() == "offline"
+    lines = [{"step": n, "loss": n / 8, "timing": {"seconds": 1.0}} for n in (1, 2, 3)]
+    Image.new("RGB", (4, 4)).save(picture := tmp_path / "step-0000002.png")
+    (tmp_path / "samples").mkdir()
     ids = []
+    for done in range(3):  # within a second, perhaps: nothing is written over
+        log = RunLog(tmp_path, {"seed": 0}, done, {})
+        log.write(lines[done])
+        if done == 1:
+            picture.rename(kept := tmp_path / "samples" / picture.name)
+            log.logger.image(kept, 2)
+        log.close(0)
+        identifier, rows = logged(tmp_path)
+        ids.append(identifier)
+        assert [(row["at"], row["step"], row["loss"]) for row in rows] == [
+            (line["step"], line["step"], line["loss"]) for line in lines[: done + 1]
+        ]
+        assert [row["at"] for row in rows if "samples/_type" in row or "samples" in row] == (
+            [2] if done else []
+        )
+        assert rows[-1]["timing/seconds"] == 1.0
+    assert len(set(ids)) == 1 and ids[0] == json.loads((tmp_path / "wandb.json").read_text())["id"]
+
+
+def test_sessions_of_one_second_do_not_share_a_folder(tmp_path: Path) -> None:
+    """Without a record of what was logged before, what other sessions wrote stays."""
     for step in (1, 2):
         logger = WandbLogger(tmp_path, {"seed": 0}, "offline")
         logger.log({"step": step, "loss": 0.5, "timing": {"seconds": 1.0}})
         logger.close(0)
-        ids.append(json.loads((tmp_path / "wandb.json").read_text())["id"])
-    assert ids[0] == ids[1]  # the second session continues the first one's run
-    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}/run-*.wandb"))) == 2
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))) == 2
+
+
+def test_online_only_what_is_lacking_is_logged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, Any]] = []
+    asked: dict[str, Any] = {}
+    run = types.SimpleNamespace(log=lambda values, step: given.append((step, values)), step=2)
+    init = lambda **how: asked.update(how) or run  # noqa: E731
+    fake = types.SimpleNamespace(init=init, Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    earlier = [{"step": n, "loss": 0.1, "timing": {}} for n in (1, 2, 3)]
+    WandbLogger(tmp_path, {}, "online", earlier=earlier)
+    assert [step for step, _ in given] == [2, 3]
+    assert asked["mode"] == "online" and asked["resume"] == "allow"
+
+
+@pytest.mark.parametrize(
+    ("set_to", "mode"),
+    [
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "Offline "}, "offline"),
+        ({"WANDB_MODE": "run"}, "online"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_DISABLED": "true", "WANDB_API_KEY": "x"}, "disabled"),
+        ({"WANDB_DISABLED": "false", "WANDB_API_KEY": "x"}, "online"),
+        ({"WANDB_MODE": "", "WANDB_API_KEY": "x"}, "online"),
+    ],
+)
+def test_wandb_is_as_its_variables_say(
+    monkeypatch: pytest.MonkeyPatch, set_to: dict[str, str], mode: str
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for name, value in set_to.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode() == mode
+
+
+def test_an_unknown_wandb_mode_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="WANDB_MODE=ofline: expected one of disabled, dryrun"):
+        _run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_flops_agree_with_the_published_figure() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from core.errors import UserError
@@ -15,6 +16,7 @@ from prune import index as index_command
 from prune.cluster.features import Features
 from prune.methods import moderate as moderate_module
 from prune.methods import semdedup as semdedup_module
+from prune.methods.allocation import allocate
 from prune.methods.moderate import medians
 from prune.methods.semdedup import greatest_cosines
 from prune.select import main
@@ -309,3 +311,15 @@ def test_bad_sweeps(tmp_path):
         main([*call, str(tmp_path / "x.parquet"), "--ratio", "0.5", "0.7"])
     with pytest.raises(UserError, match="given twice"):
         main([*call, str(tmp_path / "x_{ratio}.parquet"), "--ratio", "0.5", "0.50"])
+
+
+def test_no_cluster_keeps_more_than_its_share_for_being_tight():
+    """Many small clusters, of which one is far more similar to its centroid than the others."""
+    sizes = np.array([7] * 40)
+    cluster = np.repeat(np.arange(40), sizes).astype(np.int32)
+    similarity = np.where(cluster == 3, 0.99, 0.5).astype(np.float32)
+    keys = pa.array([f"{n:04d}" for n in range(len(cluster))])
+    found = allocate(cluster, similarity, keys, 40, 42, allocation="proportional")  # 15 %
+    kept = np.bincount(cluster[found.rows], minlength=40)
+    assert kept.sum() == 42 and kept.max() <= 2  # 1.05 each; by similarity one had kept 3 of 7
+    assert found.by_quota.all()

@@ -154,10 +154,10 @@ def test_labels_from_a_file(corpus, tmp_path):
     assert result["pool"]["counts"] == {"tenth": names.count("tenth")}
     assert set(result["methods"]) == {"random", "entropy"}
     csv.write_csv(pa.table({"key": keys[1:], "label": keys[1:]}), labels)
-    with pytest.raises(UserError, match=f"1 images have no label: {keys[0]}"):
+    with pytest.raises(UserError, match=f"no label for 1 of .* images, the first {keys[0]}"):
         run(corpus, tmp_path / "out", "--labels", str(labels), *methods)
     csv.write_csv(pa.table({"key": keys}), labels)
-    with pytest.raises(UserError, match="columns key and label"):
+    with pytest.raises(UserError, match="columns key, label"):
         run(corpus, tmp_path / "out", "--labels", str(labels), *methods)
     with pytest.raises(UserError, match="choose among rsprune"):
         run(corpus, tmp_path / "out", "--methods", "best")

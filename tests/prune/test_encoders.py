@@ -92,6 +92,27 @@ def test_features_are_those_of_transformers(models, images):
     assert np.abs(rows - rows[0])[1:].max() > 0.01  # and they do depend on the image
 
 
+@pytest.mark.parametrize("layout", ["whole", "shards", "pickle"])
+def test_a_compiled_model_is_read(models, images, tmp_path, layout):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(models / layout, tmp_path / "wrapped"))
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors":
+            named = {f"_orig_mod.{n}": tensor for n, tensor in load_file(path).items()}
+            save_file(named, path, metadata={"format": "pt"})
+        elif path.suffix == ".bin":
+            state = torch.load(path, weights_only=True)
+            torch.save({f"module._orig_mod.{n}": tensor for n, tensor in state.items()}, path)
+        elif path.name.endswith("index.json"):
+            index = json.loads(path.read_text())
+            index["weight_map"] = {f"_orig_mod.{n}": f for n, f in index["weight_map"].items()}
+            path.write_text(json.dumps(index))
+    encoder, plain = (open_encoder("git-rsclip", str(f)) for f in (folder, models / layout))
+    np.testing.assert_array_equal(encoder.encode(images), plain.encode(images))
+
+
 def test_half_precision_moves_features_by_rounding_only(models, images):
     rows = []
     for precision in ("fp32", "bf16"):

@@ -100,7 +100,7 @@ def test_empty_clusters_are_refilled(monkeypatch):
     units = unit_rows(points)
     # A start from five points of one blob: four centroids would hardly move elsewhere.
     monkeypatch.setattr(
-        kmeans, "plus_plus", lambda sample, clusters, random: np.array([0, 0, 0, 0, 0])
+        kmeans, "plus_plus", lambda sample, clusters, random, trials: np.array([0, 0, 0, 0, 0])
     )
     found = cluster_pool(Held(units), 5, iterations=30)
     assert (found.sizes > 0).all() and found.sizes.sum() == 200

@@ -7,9 +7,11 @@ import pytest
 
 from core.errors import UserError
 from prune.cluster import kmeans
+from prune.cluster.config import CentroidsConfig
 from prune.cluster.cosine import nearest
 from prune.cluster.features import Held, unit_rows
 from prune.cluster.kmeans import Clustering, plus_plus, spherical_kmeans
+from tests.prune.files import make_embeddings
 
 
 def clustered(points, clusters, *, restarts=5, **more) -> Clustering:
@@ -159,3 +161,56 @@ def test_rows_without_a_direction_are_named(value, what):
 def test_no_clusters_is_refused():
     with pytest.raises(UserError, match=r"--clusters 0: .*ask for 1"):
         clustered(np.eye(3), 0)
+
+
+def greedy_slowly(units, clusters, trials, random):
+    """Greedy k-means++ as its description reads, one row and one sum at a time."""
+    chosen = [int(random.integers(len(units)))]
+    loss = lambda row: np.maximum(0.0, 1.0 - units @ units[row]).astype(np.float64)  # noqa: E731
+    weights = loss(chosen[0])
+    while len(chosen) < clusters:
+        drawn = random.random(trials) * weights.sum()
+        rows = [int(np.searchsorted(np.cumsum(weights), value, "right")) for value in drawn]
+        after = {row: np.minimum(weights, loss(row)) for row in rows}
+        chosen.append(min(rows, key=lambda row: after[row].sum()))
+        weights = after[chosen[-1]]
+    return chosen
+
+
+@pytest.mark.parametrize("trials", [2, 5])
+def test_several_trials_are_greedy_k_means_plus_plus(trials):
+    units = unit_rows(np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32))
+    for seed in range(5):
+        rows = plus_plus(units, 15, np.random.default_rng(seed), trials)
+        assert rows.tolist() == greedy_slowly(units, 15, trials, np.random.default_rng(seed))
+    assert len(set(rows.tolist())) == 15
+
+
+def test_trials_tighten_many_clusters_of_few_points():
+    """700 points, K = 200, as of a reference set: the start decides, Lloyd's iterations do not."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(200, 32))
+    points = centres[random.integers(0, 200, 700)] + 0.5 * random.normal(size=(700, 32))
+    points = points.astype(np.float32)
+    plain, greedy = (
+        [clustered(points, 200, restarts=2, seed=seed, trials=trials).objective for seed in (0, 1)]
+        for trials in (1, 7)
+    )
+    assert max(greedy) < 0.9 * min(plain)
+    assert greedy[0] == clustered(points, 200, restarts=2, seed=0, trials=7).objective
+
+
+def test_as_many_clusters_as_points_with_trials():
+    points = np.repeat(np.eye(6, dtype=np.float32), 5, axis=0)
+    assert (clustered(points, 6, trials=4).sizes == 5).all()
+
+
+def test_the_trials_that_are_made_are_recorded(tmp_path):
+    made = make_embeddings(tmp_path / "e", np.eye(4, dtype=np.float32))
+
+    def params(**given):
+        config = CentroidsConfig(embeddings=(made,), out=tmp_path / "c", **given)
+        return config.stage().params
+
+    assert params(clusters=200)["trials"] == 7 and params(clusters=3, trials=5)["trials"] == 5
+    assert "trials" not in params(trials=1)  # as before there was such a setting

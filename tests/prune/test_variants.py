@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -40,13 +41,19 @@ def slow_pick(cluster, similarity, keys, clusters, size, sampling, allocation, s
     """key -> (rank in its cluster, chosen by quota)."""
     members = [[i for i, k in enumerate(cluster) if k == c] for c in range(clusters)]
     roots = sum(math.sqrt(len(rows)) for rows in members)
+    # B n_k / M: the floor, and of the rest one each by largest remainder, then size, then number.
+    exact = [Fraction(size * len(rows), max(len(keys), 1)) for rows in members]
+    floors = [math.floor(share) for share in exact]
+    by_rest = sorted(range(clusters), key=lambda k: (floors[k] - exact[k], -len(members[k]), k))
+    for k in by_rest[: size - sum(floors)]:
+        floors[k] += 1
     chosen, rank = {}, {}
-    for rows in members:
+    for k, rows in enumerate(members):
         quota = {
-            "balanced": lambda n: size // clusters,
-            "proportional": lambda n: size * n // max(len(keys), 1),
-            "sqrt": lambda n: math.floor(size * math.sqrt(n) / max(roots, 1)),
-        }[allocation](len(rows))
+            "balanced": size // clusters,
+            "proportional": floors[k],
+            "sqrt": math.floor(size * math.sqrt(len(rows)) / max(roots, 1)),
+        }[allocation]
         order = in_order(rows, similarity, keys, sampling, seed)
         rank.update({i: place for place, i in enumerate(order)})
         chosen.update(dict.fromkeys(order[:quota], True))
@@ -140,7 +147,7 @@ def test_the_order_of_rows_does_not_matter(sampling, allocation, problem, shuffl
 def test_quotas_by_hand():
     sizes = np.array([100, 25, 0, 4])
     assert quotas(sizes, 34).tolist() == [8, 8, 8, 8]
-    assert quotas(sizes, 34, "proportional").tolist() == [26, 6, 0, 1]  # 26.4, 6.6, 0, 1.05
+    assert quotas(sizes, 34, "proportional").tolist() == [26, 7, 0, 1]  # 26.4, 6.6, 0, 1.05
     assert quotas(sizes, 34, "sqrt").tolist() == [20, 10, 0, 4]  # roots 10, 5, 0, 2
     assert quotas(np.array([0, 0]), 0, "sqrt").tolist() == [0, 0]
     # Git-10M at 85 %: N B exceeds 2^32.

@@ -21,6 +21,7 @@ from tests.prune.files import make_embeddings
 from tests.prune.test_kmeans import clustered
 
 DIM, K, D = 16, 5, 6
+TRIALS = 3  # 2 + ln K
 FILES = {"centroids.npy", MEAN, MATRIX}
 
 
@@ -86,7 +87,7 @@ def test_commands_equal_a_naive_computation(reference, pool, tmp_path):
     prototypes, _ = read_centroids(centroids)
     assert prototypes.shape == (K, D)
     known, images = stored(reference), stored(pool)
-    found = clustered(naive(known, known, D), K)
+    found = clustered(naive(known, known, D), K, trials=TRIALS)
     np.testing.assert_allclose(prototypes, found.centroids, atol=1e-4)
 
     table = read_parts(assign(pool, centroids, tmp_path / "assigned"))
@@ -106,7 +107,7 @@ def test_without_whitening_nothing_changes(reference, pool, tmp_path, monkeypatc
     assert read_whitening_of(centroids) is None
     assert read_manifest(centroids)["files"].keys() == {"centroids.npy"}
     rows = np.concatenate([np.load(p) for p in sorted(reference.glob("*.npy"))])
-    expected = clustered(rows.astype(np.float32), K)
+    expected = clustered(rows.astype(np.float32), K, trials=TRIALS)
     assert np.array_equal(read_centroids(centroids)[0], expected.centroids)
     table = read_parts(assign(pool, centroids, tmp_path / "assigned"))
     cosines = stored(pool) @ expected.centroids.astype(np.float64).T
