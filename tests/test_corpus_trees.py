@@ -175,3 +175,20 @@ def test_by_the_names_of_samples_every_image_is_there_or_said_to_be_ambiguous(tm
     refused = sum(int(row["detail"].split()[0]) for row in found if row["reason"])
     assert all("key=member" in row["detail"] for row in found if row["reason"])
     assert len(digests) + refused == len(files) and len(rows) == len(found)
+
+
+@pytest.mark.parametrize(("fault", "images"), [
+    ("tar_concatenated", 15), ("tar_dotted_names", 12), ("saved_with_indices", 10),
+    ("parquet_row_group_over_2gib", 30),
+])  # fmt: skip
+def test_real_files_that_were_read_wrongly_once(shared_data, fault, images):
+    folder = shared_data / "faults" / fault
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    corpus = open_corpus(folder)
+    corpus.check()
+    ends = [corpus.count(shard) - 1 for shard in corpus.shards()]
+    assert sum(ends) + len(ends) == len(corpus) == images
+    for shard, last in zip(corpus.shards(), ends, strict=True):
+        for row in {0, last} if last >= 0 else ():
+            assert all(sample.data for sample in corpus.batch(shard, row, row + 1))

@@ -16,17 +16,16 @@ urban=POLYGONFILE for GeoTIFFs. `folder:PATH` says that a folder is to be taken 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
 from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
 from data.corpus.found import SUFFIXES, one_snapshot, shard_files
+from data.corpus.hub import open_arrow, read_json
 
 GEOTIFF = {".tif", ".tiff"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
@@ -197,8 +196,6 @@ def _open_files(
         odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
         raise _not_understood(spec, odd)
     if kinds == {"arrow"}:
-        from data.corpus.hub import open_arrow
-
         return open_arrow(spec, base, files, options, root)
     from data.corpus.columnar import ParquetCorpus
 
@@ -209,7 +206,7 @@ def _saved_files(folder: Path) -> list[Path] | None:
     """The Arrow files of a save_to_disk folder (all its splits), in order; None if it is none."""
     splits = folder / "dataset_dict.json"
     if splits.is_file():
-        names = [str(name) for name in _json(splits).get("splits") or []]
+        names = [str(name) for name in read_json(splits).get("splits") or []]
         files = [(_saved_files(folder / name), folder / name) for name in names]
         lacking = [place for found, place in files if not found]
         if lacking or not names:
@@ -219,20 +216,12 @@ def _saved_files(folder: Path) -> list[Path] | None:
     if not state.is_file() or not (folder / "dataset_info.json").is_file():
         return None
     try:
-        return [folder / entry["filename"] for entry in _json(state)["_data_files"]]
+        return [folder / entry["filename"] for entry in read_json(state)["_data_files"]]
     except (KeyError, TypeError):
         raise UserError(
             f"{state}: does not list the files of a saved data set ('_data_files'); save it again, "
             f"or name its files: '{folder}/*.arrow'"
         ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error}); it belongs to a saved data set") from None
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _below(folder: Path, *suffixes: str) -> list[Path]:

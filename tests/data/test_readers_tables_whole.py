@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.errors import UserError
 from data.corpus import opened
@@ -170,3 +172,20 @@ def test_files_without_rows_beside_others(tmp_path):
     corpus.check()
     assert corpus.extras == ("resolution_m",)
     assert [s.resolution_m for s in samples(corpus)] == [1.0, None, 2.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_damaged_parquet_is_rejected_rows_as_many_as_are_counted(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("damaged") / "a.parquet"
+    pq.write_table(rows(0, 20), path, row_group_size=7)
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole)
+    try:
+        corpus = open_corpus(path)
+        corpus.check()
+        assert len(samples(corpus)) == len(corpus)
+    except UserError:
+        pass  # the schema itself was hit
