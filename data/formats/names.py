@@ -2,6 +2,7 @@
 
 Understood are UTF-8 and UTF-16 with a byte order mark, line ends of either kind, blanks at the
 ends, quoted names, and backslashes between folders. Keys have '/' (see data.corpus).
+Light to import: Arrow is loaded for tables alone.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-
-import pyarrow as pa
-from pyarrow import csv, parquet
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
@@ -51,6 +52,9 @@ def read_labels(path: Path) -> pa.Table:
     Labels of a CSV are whole numbers where all of them are, otherwise text. Raises UserError for a
     file that cannot be read or has other columns.
     """
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
         table = _read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
     except FileNotFoundError:
@@ -71,6 +75,9 @@ def read_labels(path: Path) -> pa.Table:
 
 def _read_csv(path: Path) -> pa.Table:
     """A CSV file's columns as text without blanks around it, labels as numbers if all are."""
+    import pyarrow as pa
+    from pyarrow import csv
+
     text = read_text(path)
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)

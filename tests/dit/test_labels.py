@@ -178,3 +178,11 @@ def test_classes_of_another_name_do_not_inherit_a_row(tmp_path: Path) -> None:
     found = fresh.state_dict()[table]
     assert torch.equal(found[:2], rows[1:3]) and torch.equal(found[2], own[2])
     assert torch.equal(found[3], rows[3])  # the null class
+
+
+def test_labels_that_do_not_begin_at_0_keep_their_names(shared_data: Path) -> None:
+    path = shared_data / "faults" / "labels_not_0_based" / "labels.parquet"
+    if not path.is_file():
+        pytest.skip(f"not there: {path}")
+    found = read_labels(path, ["Beach/beach_55.jpg", "Airport/airport_326.jpg"])
+    assert found.names[:3] == ["3", "13", "23"] and found.ids.tolist() == [1, 0]

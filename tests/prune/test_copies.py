@@ -9,10 +9,12 @@ import pytest
 from core.errors import UserError
 from data.formats.index import read_index
 from prune.index import main as index
+from prune.methods.catalogue import METHODS, find
 from prune.select import main, run
 from prune.subsets.config import SelectConfig
 from prune.subsets.copies import binary_digests, is_copy
 from tests.prune.files import make_assignments, make_scores, places
+from tests.prune.test_baselines import Corpus
 
 COUNT, K = 120, 4
 COPIES = {10: 3, 50: 3, 11: 99, 20: 21, 119: 0}  # row -> the row whose bytes it has
@@ -116,3 +118,28 @@ def test_the_keep_that_is_advised_is_enough(files, tmp_path):
             select(files, tmp_path / "x.parquet", "rsprune", ratio=(ratio,), keep=0.1)
         keep = float(str(error.value).split("at least ")[1].split(",")[0])
         select(files, tmp_path / f"{ratio}.parquet", "rsprune", ratio=(ratio,), keep=keep)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "hierarchical"])
+def test_every_method_leaves_copies_out(tmp_path, method):
+    """Of 60 images on a circle ten are copies; hierarchical reads a tree and else is as others."""
+    copies = {row: row - 1 for row in range(1, 20, 2)}
+    angles = np.linspace(0, 2, 60)
+    for row, of in copies.items():
+        angles[row] = angles[of]
+    corpus = Corpus(tmp_path, np.stack([np.cos(angles), np.sin(angles)], axis=1), copies)
+    needs = find(method).reads
+    files = {"scores": corpus.scores}
+    if "assignments" in needs:
+        cluster, near = np.arange(60) % 3, np.linspace(0, 1, 60)
+        reduced = {"reduce": 2} if method == "entropy-set" else {}
+        files["assignments"] = corpus.clusters(cluster, near, **reduced)
+    files |= {name: corpus.embeddings for name in ("embeddings", "reference") if name in needs}
+    more = {"dedup_threshold": 1.0} if method == "dinov2" else {}
+    out = tmp_path / "x.parquet"
+    given = {"ratio": (0.5,), "keep": 1.0, "drop_copies": True, **files, **more}
+    run(SelectConfig(out=out, method=method, **given))
+    table, metadata = read_index(out)
+    digests = table["digest"].to_pylist()
+    assert len(digests) == len(set(digests)) == (50 if method == "full" else 30)
+    assert metadata["counts"]["copies_dropped"] == 10
