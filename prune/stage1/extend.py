@@ -28,11 +28,12 @@ from core.errors import UserError
 from core.stage import Stage, read_manifest
 from data.corpus.base import Batch, Corpus, Sample
 from data.corpus.folder import FolderCorpus, read_file
+from data.corpus.prepared import PreparedCorpus
 from data.formats.scores import EXTRAS, SCORES
 from data.formats.tables import part_path, part_paths, read_part, read_parts
 from prune.stage1.config import ScoreConfig
 
-STATISTICS = ("bands", "clipped")  # columns of --statistics
+STATISTICS = ("bands", "clipped", "border")  # columns of --statistics
 
 
 @dataclass
@@ -95,6 +96,11 @@ def extend(corpus: Corpus, config: ScoreConfig, stage: Stage) -> Reuse:
     own = STATISTICS if config.statistics else ()
     extras = tuple(name for name in names if name in EXTRAS and name not in own)
     recorded = manifest["inputs"]["corpus"]
+    if isinstance(corpus, PreparedCorpus) and not corpus.part_fingerprint(corpus.shards()):
+        raise UserError(
+            f"--extend {old}: a folder that is read with ?bands= or ?scale= is scored as a whole, "
+            "without --extend"
+        )
     if isinstance(corpus, FolderCorpus):
         found = _new_files(corpus, old, recorded, extras)
         stage.open()

@@ -228,7 +228,7 @@ def test_the_filter_counts_each_rule(tmp_path):
     ]  # fmt: skip
     summary = read_manifest(tmp_path / "some")["summary"]
     assert summary["rules"] == {"not-rgb": 1, "too-small": 1, "too-long": 1, "saturated": 1,
-                                "blank": 1, "copy": 2}  # fmt: skip
+                                "border": 0, "blank": 1, "copy": 2}  # fmt: skip
     assert summary["n"] == summary["ok"] + sum(summary["rejected"].values()) == 9
     assert table.filter(pc.equal(table["status"], "rejected"))["entropy"].null_count == 8
     off = ["--no-rgb", "--min-side", "1", "--max-aspect", "-1", "--max-clipped", "-1",
