@@ -6,6 +6,7 @@ data.images.raster's to say. A file of which nothing can be used has the reason 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import warnings
@@ -49,6 +50,7 @@ REASONS: dict[str, str] = {
 }
 """Why a raster, or a chip of one, is not used, besides the reasons of data.images.reject."""
 
+MAX_JPEG = 400_000_000  # pixels: 1.2 GB, held for one file at a time
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
 _DAY = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
 
@@ -61,7 +63,7 @@ class Header:
     width: int = 0
     height: int = 0
     kind: str = ""
-    """Format, a key of data.images.raster.DRIVERS."""
+    """Format: JPEG, which is decoded as a whole, or a key of data.images.raster.DRIVERS."""
     layout: Layout | None = None
     crs: str | None = None
     transform: tuple[float, ...] = ()
@@ -101,10 +103,12 @@ def read_header(path: str, asked: Asked) -> Header:
     try:
         beginning = head(path)
         kind = sniff(beginning)
-        if kind not in DRIVERS:
+        if kind != "JPEG" and kind not in DRIVERS:
             raise Reject("unsupported", f"{kind} is not cut into chips")
         if claimed(path) not in (None, kind):
             raise Reject("misnamed", f"{kind} content under a {Path(path).suffix} name")
+        if kind == "JPEG":
+            return _jpeg_header(path)
         if kind in ("PNG", "GIF", "WEBP"):
             _check_still(path, kind)
         with environment():
@@ -155,6 +159,33 @@ def _header(raster: Any, path: str, kind: str, asked: Asked) -> Header:
     )  # fmt: skip
 
 
+def _jpeg_header(path: str) -> Header:
+    from data.images.decode import jpeg_facts
+
+    width, height, bands = jpeg_facts(Path(path).read_bytes())
+    if width * height > MAX_JPEG:
+        raise Reject("too-large", f"{width:,} x {height:,} pixels, limit {MAX_JPEG:,}")
+    how = Layout(width, height, tuple(range(1, bands + 1)))
+    return Header(None, width, height, "JPEG", how, date=acquired(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _jpeg(path: str, bands: int, *state: int) -> NDArray[np.uint8]:
+    """The pixels of the last JPEG that was asked for, uint8 H x W x bands. Raises Reject."""
+    from data.images.decode import decode
+
+    pixels, _ = decode(Path(path).read_bytes(), grey=bands == 1, max_pixels=MAX_JPEG)
+    return np.atleast_3d(pixels)
+
+
+def _jpeg_values(path: str, how: Layout, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """A window of a JPEG, bands x H x W. Decoded strictly, and to what a folder's would be."""
+    status = Path(path).stat()
+    x, y, width, height = box
+    pixels = _jpeg(path, len(how.bands), status.st_size, status.st_mtime_ns)
+    return pixels[y : y + height, x : x + width].transpose(2, 0, 1)
+
+
 def _check_still(path: str, kind: str) -> None:
     """Raise Reject for an animation, of which GDAL would take the first picture unasked."""
     from PIL import Image
@@ -191,9 +222,14 @@ def read_window(
     assert how is not None
     try:
         with environment():
-            raster = open_raster(path, header.kind)
-            values = stored(raster, how, box)
+            raster = None if header.kind == "JPEG" else open_raster(path, header.kind)
+            if raster is None:
+                values: NDArray[Any] = _jpeg_values(path, how, box)
+            else:
+                values = stored(raster, how, box)
             fraction = float(void(raster, how, values, box).mean())
+    except Reject as reject:
+        return reject.reason, reject.detail
     except DAMAGE as error:
         return "corrupt", f"this window cannot be read: {one_line(error)}"
     if fraction > allowed:

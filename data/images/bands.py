@@ -11,11 +11,14 @@ description is what a person wrote, so a stated order that contradicts it is ref
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from core.errors import UserError
 from data.images.reject import Reject
@@ -90,7 +93,7 @@ def band_order(raster: Any, name: str, asked: Asked) -> tuple[tuple[int, ...], s
     if count == 1:
         return (1,), ""
     if asked.bands:
-        return _stated(asked.bands, own, says, described, size)
+        return _stated(raster, asked.bands, own, says, described)
     naip = count in (3, 4) and asked.fourth != "drop" and is_naip(name, raster.tags())
     if own == "?a" or (count == 2 and "alpha" in says):
         return (1 + (own[0] == "a"),), "alpha dropped"
@@ -126,6 +129,12 @@ def band_order(raster: Any, name: str, asked: Asked) -> tuple[tuple[int, ...], s
 
 def _colours(raster: Any) -> list[str]:
     """The colour that the file gives to each band, '' where it says nothing of use."""
+    from rasterio._err import CPLE_BaseError  # here: naming a corpus should not load GDAL
+
+    # A remark of GDAL's on something before (reading tags) is raised in the first call that looks
+    # for errors, which is this one: it is no error of this file's colours.
+    with contextlib.suppress(CPLE_BaseError, ValueError):
+        _ = raster.colorinterp
     try:
         names = [colour.name for colour in raster.colorinterp]
     except ValueError:  # an interpretation that this rasterio has no name for
@@ -134,9 +143,10 @@ def _colours(raster: Any) -> list[str]:
 
 
 def _stated(
-    letters: str, own: str, says: Sequence[str], described: Sequence[str], size: tuple[int, int]
+    raster: Any, letters: str, own: str, says: Sequence[str], described: Sequence[str]
 ) -> tuple[tuple[int, ...], str]:
     """The bands by the user's word; Reject where a band's own description is another."""
+    size = (raster.width, raster.height)
     if len(letters) > len(own):
         detail = f"{len(own)} bands, but ?bands={letters} names {len(letters)}"
         raise Reject("bands", detail, size)
@@ -147,6 +157,8 @@ def _stated(
         if described[place - 1] in _LETTERS:
             detail = f"band {place} is '{letter}' by ?bands={letters}, but the file calls it {word}"
             raise Reject("band-order", detail, size)
+        if has == "a":
+            _check_no_alpha(raster, place)
         notes.append(f"band {place}, tagged {word}, taken as {_NAMES[letter]}")
     note = "; ".join(notes)
     return _places(letters, INFRARED if "n" in letters else "rgb"), (
@@ -158,22 +170,36 @@ def _of_naip(raster: Any, own: str, says: Sequence[str]) -> tuple[tuple[int, ...
     """The bands of a NAIP file: R, G, B, NIR, unless it says something else of itself."""
     note = ""
     for place, (letter, has) in enumerate(zip(INFRARED, own, strict=False), 1):
-        size = (raster.width, raster.height)
         if has in ("?", letter):
             continue
         if (letter, has) != ("n", "a"):
             detail = f"band {place} is '{letter}' by its name, but the file calls it"
+            size = (raster.width, raster.height)
             raise Reject("band-order", f"{detail} {says[place - 1]}", size)
-        # A warped raster's alpha is 0 or 255 and nothing else; no infrared is.
-        small = (1, min(256, raster.height), min(256, raster.width))
-        if set(raster.read([place], out_shape=small).ravel().tolist()) <= {0, 255}:
-            detail = (
-                f"band {place} of 4 is alpha: it is tagged so and holds 0 and 255 alone, whatever "
-                "the name says; state ?bands=rgbn or ?bands=rgb"
-            )
-            raise Reject("alpha-band", detail, size)
+        _check_no_alpha(raster, place)
         note = f"band {place}, tagged alpha, taken as near infrared (a NAIP file)"
     return tuple(range(1, raster.count + 1)), note
+
+
+def _check_no_alpha(raster: Any, band: int) -> None:
+    """Raise Reject for a band that is tagged alpha and has alpha's values: 255 (and 0) alone.
+
+    A warped raster's alpha has no others; near infrared does. The middle and the corners are read.
+    """
+    side = 64  # pixels
+    width, height = raster.width, raster.height
+    found: set[int] = set()
+    for y in {0, max(0, (height - side) // 2), max(0, height - side)}:
+        for x in {0, max(0, (width - side) // 2), max(0, width - side)}:
+            window = ((y, min(height, y + side)), (x, min(width, x + side)))
+            found.update(np.unique(raster.read(band, window=window)).tolist())
+    if 255 in found and found <= {0, 255}:
+        detail = (
+            f"band {band} of {raster.count} is alpha: it is tagged so and holds "
+            f"{'0 and 255' if 0 in found else '255'} alone, as no near infrared does; "
+            "state SPEC?bands=rgb to read the colours alone"
+        )
+        raise Reject("alpha-band", detail, (width, height))
 
 
 def _places(letters: str, wanted: str) -> tuple[int, ...]:

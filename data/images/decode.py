@@ -136,7 +136,7 @@ def bands(data: bytes) -> int:
     if data.startswith(chips.MAGIC):
         return chips.chip_bands(data)
     if data.startswith(b"\xff\xd8\xff"):
-        return 1 if simplejpeg.decode_jpeg_header(data)[2] == "Gray" else 3
+        return jpeg_facts(data)[2]
     if sniff(data) in _BY_GDAL:
         from data.images import raster
 
@@ -145,6 +145,26 @@ def bands(data: bytes) -> int:
             return 3 if len(how.bands) == 3 or len(how.palette) > 256 else 1
     with Image.open(io.BytesIO(data)) as image:
         return 1 if image.mode in ("1", "L", "LA", "La") else 3
+
+
+def jpeg_facts(data: bytes) -> tuple[int, int, int]:
+    """(width, height, bands) of a JPEG by its header. Raises Reject: 'cmyk', 'corrupt', ..."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _jpeg_reject(error, data, None) from None
+    if colours in ("CMYK", "YCCK"):
+        raise Reject("cmyk", f"{colours} JPEG", (width, height))
+    return width, height, 1 if colours == "Gray" else 3
+
+
+def _jpeg_reject(error: Exception, data: bytes, size: tuple[int, int] | None) -> Reject:
+    text = " ".join(str(error).split())
+    if "precision" in text:
+        return Reject("16-bit", text, size)
+    if "subsampling" in text and _pillow_can(data):
+        return Reject("unsupported", "unusual chroma sampling factors", size)
+    return Reject("corrupt", text, size)
 
 
 def _check_size(width: int, height: int, min_side: int, max_pixels: int) -> None:
@@ -157,25 +177,16 @@ def _check_size(width: int, height: int, min_side: int, max_pixels: int) -> None
 
 
 def _decode_jpeg(data: bytes, grey: bool, min_side: int, max_pixels: int, luma: Luma) -> Pixels:
-    size = None
+    width, height, stored = jpeg_facts(data)
+    _check_size(width, height, min_side, max_pixels)
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        size = (width, height)
-        if colours in ("CMYK", "YCCK"):
-            raise Reject("cmyk", f"{colours} JPEG", size)
-        _check_size(width, height, min_side, max_pixels)
         if not grey:
             return simplejpeg.decode_jpeg(data, "RGB")
-        if luma == "rgb" and colours != "Gray":
+        if luma == "rgb" and stored == 3:
             return np.asarray(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")).convert("L"))
         return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
     except (ValueError, RuntimeError, OSError) as error:
-        text = " ".join(str(error).split())
-        if "precision" in text:
-            raise Reject("16-bit", text, size) from None
-        if "subsampling" in text and _pillow_can(data):
-            raise Reject("unsupported", "unusual chroma sampling factors", size) from None
-        raise Reject("corrupt", text, size) from None
+        raise _jpeg_reject(error, data, (width, height)) from None
 
 
 def _decode_chip(data: bytes, grey: bool, min_side: int, max_pixels: int) -> Pixels:
@@ -275,7 +286,10 @@ def _check_depth(image: Image.Image, data: bytes, kind: str) -> None:
     """Reject what Pillow would bring down to 8 bits, or to three bands, without a word."""
     mode, size = image.mode, image.size
     if kind == "PNG" and data[24] == 16:  # IHDR's bit depth; Pillow opens such RGB as 8-bit
-        detail = "16 bits a band; no scale is guessed: state ?scale=MIN,MAX or ?scale=p2,p98"
+        detail = (
+            "16 bits a band, not 8; no scale is guessed: state SPEC?scale=MIN,MAX or percentiles, "
+            "?scale=p2,p98"
+        )
         raise Reject("16-bit", detail, size)
     if mode in ("I", "F"):
         raise Reject("not-8-bit", "32-bit integers" if mode == "I" else "floats", size)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio._err import CPLE_BaseError  # GDAL's own, which rasterio does not always wrap
+from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
@@ -30,17 +31,16 @@ from data.images.bands import Asked, band_order
 from data.images.border import collar
 from data.images.reject import Reject
 
-DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG", "PNG": "PNG", "JPEG": "JPEG",
-           "BMP": "BMP", "GIF": "GIF", "WEBP": "WEBP"}  # fmt: skip
+DRIVERS = {"TIFF": "GTiff", "JPEG 2000": "JP2OpenJPEG", "PNG": "PNG", "BMP": "BMP", "GIF": "GIF",
+           "WEBP": "WEBP"}  # fmt: skip
 """Format -> the one driver that may open it: a .tif that is in truth a VRT leads anywhere."""
 MAX_BLOCK_BYTES = 1 << 30  # a strip or tile of a file is decoded at once
 CACHE_BYTES = 64 << 20  # of GDAL's decoded blocks: a row of chips of a wide raster
-DAMAGE = (RasterioError, OSError, ValueError, IndexError, MemoryError)
+DAMAGE = (RasterioError, CPLE_BaseError, OSError, ValueError, IndexError, MemoryError)
 _SETTINGS: dict[str, Any] = {
     "GDAL_CACHEMAX": CACHE_BYTES,
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # a JPEG cut short is an error, not grey pixels
     "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": True,  # a large progressive JPEG is held as a whole
-    "GDAL_JPEG_TO_RGB": False,  # CMYK is refused, not converted
 }
 WINDOWS, _SIDE = 3, 128  # of a raster whose values are looked at: along a side; pixels
 Box = tuple[int, int, int, int]  # x, y, width, height (pixels)
@@ -91,8 +91,8 @@ def layout(raster: Any, name: str, asked: Asked) -> Layout:
         raise Reject("animated", f"{pages} pages", size)
     structure = raster.tags(ns="IMAGE_STRUCTURE")
     space = structure.get("SOURCE_COLOR_SPACE", "")
-    if space in ("CMYK", "YCCK") or _colour(raster, 1) == ColorInterp.cyan:
-        raise Reject("cmyk", space or "CMYK", size)
+    if space in ("CMYK", "YCCK"):
+        raise Reject("cmyk", space, size)
     if space == "CIELAB":
         raise Reject("bands", "CIELAB colours, not RGB", size)
     palette = _palette(raster)
@@ -115,13 +115,6 @@ def layout(raster: Any, name: str, asked: Asked) -> Layout:
     )  # fmt: skip
 
 
-def _colour(raster: Any, band: int) -> ColorInterp | None:
-    try:
-        return raster.colorinterp[band - 1]
-    except (ValueError, IndexError):
-        return None
-
-
 def _palette(raster: Any) -> bytes:
     if raster.count != 1 or raster.dtypes[0] != "uint8":
         return b""
@@ -142,13 +135,19 @@ def _scale(raster: Any, asked: Asked, size: tuple[int, int]) -> tuple[float, flo
     bits = raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
     if kinds == ["uint8"] and bits == "8":
         return None
+    if raster.driver == "PNG" and kinds == ["uint8"]:  # whose definition says what is white
+        return 0.0, 2.0 ** int(bits) - 1
     if any(kind.startswith("complex") for kind in kinds):
         raise Reject("not-8-bit", f"bands of {', '.join(kinds)}", size)
     if asked.scale is not None:
         return asked.scale
-    what = f"bands of {', '.join(kinds)}, not uint8" if kinds != ["uint8"] else f"{bits} bits"
-    known = f", ?scale=0,{2 ** int(bits) - 1}" if kinds == ["uint8"] else ", ?scale=0,3000"
-    detail = f"{what}; no scale is guessed: state ?scale=MIN,MAX{known} or ?scale=p2,p98"
+    few = kinds == ["uint8"]
+    what = f"{bits} bit{'' if bits == '1' else 's'} a band" if few else f"{', '.join(kinds)} bands"
+    top = 2 ** int(bits) - 1 if few else 3000
+    detail = (
+        f"{what}, not 8 bits; no scale is guessed: state SPEC?scale=MIN,MAX (such as "
+        f"?scale=0,{top}) or percentiles, ?scale=p2,p98"
+    )
     raise Reject("16-bit" if kinds in (["uint16"], ["int16"]) else "not-8-bit", detail, size)
 
 
@@ -204,7 +203,7 @@ def finish(values: NDArray[Any], how: Layout) -> NDArray[np.uint8]:
 
 
 def void(raster: Any, how: Layout, values: NDArray[Any], box: Box | None) -> NDArray[np.bool_]:
-    """Which pixels of a window have no data: bool H x W.
+    """Which pixels of a window have no data: bool H x W, from its stored values, bands x H x W.
 
     The file's own mask, or its nodata value in all bands, decides. A file that has neither may
     still have a collar: black regions at the window's edge (data.images.border).

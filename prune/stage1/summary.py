@@ -172,7 +172,7 @@ def remarks(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
         low, high = (f"{value:.12g}" for value in scale)
         lines.append(f"values {low} to {high} are scaled to 0 to 255 (?scale={low},{high})")
     if notes := summary.get("notes"):
-        counted = "; ".join(f"{note} ({count:,} images)" for note, count in notes.items())
+        counted = "; ".join(f"{count:,} x {note}" for note, count in notes.items())
         lines.append(f"noted: {counted}")
     return lines
 
