@@ -51,6 +51,7 @@ REASONS: dict[str, str] = {
 """Why a raster, or a chip of one, is not used, besides the reasons of data.images.reject."""
 
 MAX_JPEG = 400_000_000  # pixels: 1.2 GB, held for one file at a time
+_JPEG_HEAD = 256 << 10  # bytes that hold nearly every JPEG's header
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
 _DAY = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
 
@@ -162,7 +163,12 @@ def _header(raster: Any, path: str, kind: str, asked: Asked) -> Header:
 def _jpeg_header(path: str) -> Header:
     from data.images.decode import jpeg_facts
 
-    width, height, bands = jpeg_facts(Path(path).read_bytes())
+    with Path(path).open("rb") as stream:
+        try:
+            width, height, bands = jpeg_facts(stream.read(_JPEG_HEAD))
+        except Reject:  # cut off within a large colour profile, or indeed damaged
+            stream.seek(0)
+            width, height, bands = jpeg_facts(stream.read())
     if width * height > MAX_JPEG:
         raise Reject("too-large", f"{width:,} x {height:,} pixels, limit {MAX_JPEG:,}")
     how = Layout(width, height, tuple(range(1, bands + 1)))

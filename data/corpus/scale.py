@@ -53,8 +53,8 @@ def percentiles(
     held = [found.astype(np.float64) for found in values if found.size]
     if not held:
         raise UserError(
-            f"{spec}: no file that was looked at has values to scale (all are 8-bit, unreadable or "
-            "without data); leave out scale=, or state scale=MIN,MAX"
+            f"{spec}: no file that was looked at has values to scale: all are 8-bit (leave out "
+            "scale=), of bands in no known order (state bands= too), unreadable or without data"
         )
     low, high = (float(f"{v:.6g}") for v in np.percentile(np.concatenate(held), percents))
     if not low < high:

@@ -28,7 +28,10 @@ INFRARED = "rgbn"  # the order in which four bands are given
 _LETTERS = {"red": "r", "green": "g", "blue": "b", "nir": "n", "near infrared": "n",
             "near-infrared": "n", "nearinfrared": "n", "infrared": "n"}  # fmt: skip
 _NAMES = {"r": "red", "g": "green", "b": "blue", "n": "near infrared"}
-_TAGGED = "is tagged alpha (GDAL tags so any fourth band of which it is told nothing)"
+_TAGGED = (
+    "is alpha, not near infrared, by its tag, which GDAL gives to any fourth band of which it is "
+    "told nothing"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,18 @@ def band_order(raster: Any, name: str, asked: Asked) -> tuple[tuple[int, ...], s
             )
             raise Reject("alpha-band", detail, size)
     named = ", ".join(word or "undefined" for word in says)
-    order = INFRARED[:count]
-    more = " (?bands=rgb reads the first three alone)" if count == 4 else ""
+    four = count == 4
+    wanted = "four bands are red, green, blue and near infrared" if four else (
+        "three bands are red, green and blue"
+    )  # fmt: skip
+    unnamed = "" if asked.fourth == "drop" else (
+        ", and its name is not a NAIP quarter quad's (m_<quad>_...)"
+    )  # fmt: skip
+    more = " (?bands=rgb reads the first three alone)" if four else ""
     raise Reject(
         "band-order",
-        f"nothing says which of its {count} bands are {', '.join(_NAMES[n] for n in order)}: it "
-        f"calls them {named}; if you know the order, state it: SPEC?bands={order}{more}",
+        f"nothing says that its {wanted}: it calls them {named}{unnamed}; if you know the order, "
+        f"state it: SPEC?bands={INFRARED[:count]}{more}",
         size,
     )
 
@@ -195,8 +204,8 @@ def _check_no_alpha(raster: Any, band: int) -> None:
             found.update(np.unique(raster.read(band, window=window)).tolist())
     if 255 in found and found <= {0, 255}:
         detail = (
-            f"band {band} of {raster.count} is alpha: it is tagged so and holds "
-            f"{'0 and 255' if 0 in found else '255'} alone, as no near infrared does; "
+            f"band {band} of {raster.count} is alpha, not near infrared: it is tagged so and holds "
+            f"{'0 and 255' if 0 in found else '255'} alone; "
             "state SPEC?bands=rgb to read the colours alone"
         )
         raise Reject("alpha-band", detail, (width, height))

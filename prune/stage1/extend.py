@@ -94,6 +94,11 @@ def extend(corpus: Corpus, config: ScoreConfig, stage: Stage) -> Reuse:
         raise UserError(f"--extend {old}: made with other settings: {'; '.join(differing)}")
     names = read_part(part_paths(old)[0]).column_names[len(SCORES) :]
     own = STATISTICS if config.statistics else ()
+    if lacking := [name for name in own if name not in names]:
+        raise UserError(
+            f"--extend {old}: an older table, without the column '{lacking[0]}' that --statistics "
+            "records now; score it again, without --extend"
+        )
     extras = tuple(name for name in names if name in EXTRAS and name not in own)
     recorded = manifest["inputs"]["corpus"]
     if isinstance(corpus, PreparedCorpus) and not corpus.part_fingerprint(corpus.shards()):

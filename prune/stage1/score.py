@@ -34,7 +34,14 @@ from data.images.decode import Reject, bands, decode
 from prune.stage1.config import ScoreConfig
 from prune.stage1.entropy import MEASURES
 from prune.stage1.extend import STATISTICS, NewFiles, Reuse, extend
-from prune.stage1.summary import first_reject, mark_duplicate_keys, one_line, refusals, remarks, summarise
+from prune.stage1.summary import (
+    first_reject,
+    mark_duplicate_keys,
+    one_line,
+    refusals,
+    remarks,
+    summarise,
+)
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
 SLOW = 0.3  # reading and hashing that take this fraction of the scoring's time are worth a thread
