@@ -24,6 +24,7 @@ from core.errors import UserError
 from data.images.reject import Reject
 
 NAIP = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_.+", re.IGNORECASE)
+SCALED = "scaled to 8 bits"  # the note of an image whose values are not those of its file
 INFRARED = "rgbn"  # the order in which four bands are given
 _LETTERS = {"red": "r", "green": "g", "blue": "b", "nir": "n", "near infrared": "n",
             "near-infrared": "n", "nearinfrared": "n", "infrared": "n"}  # fmt: skip

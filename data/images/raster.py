@@ -27,7 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from data.images.bands import Asked, band_order
+from data.images.bands import SCALED, Asked, band_order
 from data.images.border import collar
 from data.images.reject import Reject
 
@@ -100,6 +100,8 @@ def layout(raster: Any, name: str, asked: Asked) -> Layout:
     if structure.get("MINISWHITE") == "YES" and not palette:
         raise Reject("unsupported", "white is zero, in another form than one band of 8 bits", size)
     bands, note = band_order(raster, name, asked)
+    if scale is not None and scale == asked.scale:
+        note = f"{note}; {SCALED}" if note else SCALED
     block = max(rows * columns for rows, columns in raster.block_shapes) * raster.count
     block *= np.dtype(raster.dtypes[0]).itemsize
     if block > MAX_BLOCK_BYTES:
@@ -143,7 +145,7 @@ def _scale(raster: Any, asked: Asked, size: tuple[int, int]) -> tuple[float, flo
         return asked.scale
     few = kinds == ["uint8"]
     what = f"{bits} bit{'' if bits == '1' else 's'} a band" if few else f"{', '.join(kinds)} bands"
-    top = 2 ** int(bits) - 1 if few else 3000
+    top = 2 ** int(bits) - 1 if few else 1 if "float" in kinds[0] else 3000
     detail = (
         f"{what}, not 8 bits; no scale is guessed: state SPEC?scale=MIN,MAX (such as "
         f"?scale=0,{top}) or percentiles, ?scale=p2,p98"
@@ -238,7 +240,9 @@ def one_line(error: BaseException) -> str:
     """A library's message without the path of the file, which the key names."""
     text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     text = re.sub(r"(?:/[^\s/:']+)+/", "", text)
-    return re.sub(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.\w*)?", "it", text)[:200]
+    return re.sub(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:\.\w*)?", "the file", text)[
+        :200
+    ]
 
 
 def head(path: str) -> bytes:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from core.hashing import hash_keys
 from data.corpus.base import Corpus
 from data.formats.tables import part_paths, read_part, write_part
+from data.images.bands import SCALED
 
 TOP = 5  # repeated digests that the summary names
 REFUSED = 20  # refused files that it names
@@ -29,7 +30,8 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         each with its count and the first key. A placeholder that a download left in the place
         of many tiles shows here. Of a corpus of chips also rasters (files) and refused: those
         of which no chip is read, with the reason, the first REFUSED of them. Where there are any,
-        notes: what was dropped or decided on ok images, with its count, the TOP most frequent.
+        notes: what was dropped or decided on ok images, with its count, the TOP most frequent;
+        scaled: those of which a stated scale made 8 bits.
     """
     reasons: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -51,6 +53,7 @@ def summarise(folder: Path | str) -> dict[str, Any]:
     values, counts = np.unique(np.concatenate(prefixes), return_counts=True)
     order = np.lexsort((values, -counts))[:TOP]
     wanted = {f"{values[i]:016x}": int(counts[i]) for i in order if counts[i] > 1}
+    scaled = sum(count for note, count in notes.items() if SCALED in note)
     return {
         "n": rows,
         "ok": ok,
@@ -58,6 +61,7 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         "bytes": size,
         "copies": int((counts - 1).sum()),
         "repeated": _first_keys(folder, wanted),
+        **({"scaled": scaled} if scaled else {}),
         **({"notes": dict(notes.most_common(TOP))} if notes else {}),
         **chips,
     }
@@ -170,7 +174,12 @@ def remarks(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{sum(left_out.values()):,} files are no images of it, left out: {kinds}")
     if scale := facts.get("scale"):
         low, high = (f"{value:.12g}" for value in scale)
-        lines.append(f"values {low} to {high} are scaled to 0 to 255 (?scale={low},{high})")
+        lines.append(
+            f"{summary['scaled']:,} images are scaled: {low} to 0, {high} to 255 "
+            f"(?scale={low},{high})"
+            if summary.get("scaled")
+            else f"no image was scaled by ?scale={low},{high}, which leaves 8-bit values alone"
+        )
     if notes := summary.get("notes"):
         counted = "; ".join(f"{count:,} x {note}" for note, count in notes.items())
         lines.append(f"noted: {counted}")

@@ -92,6 +92,7 @@ def good() -> dict[str, bytes]:
         "plain.bmp": encode(picture, "BMP"),
         "still.gif": encode(picture, "GIF"),
         "lossy.webp": encode(picture, "WEBP"),
+        "colour.jp2": encode(picture, "JPEG2000"),
         "lossless.webp": encode(picture, "WEBP", lossless=True),
         "four.tif": encode(picture.convert("RGBA"), "TIFF"),
         "overview.tif": tiff_with_overview(),

@@ -68,7 +68,7 @@ def test_jpeg_cut_anywhere_is_rejected():
 
 
 @pytest.mark.parametrize(
-    "name", ["colour.png", "raw.tif", "tiff_lzw.tif", "lossy.webp", "plain.bmp"]
+    "name", ["colour.png", "raw.tif", "tiff_lzw.tif", "lossy.webp", "plain.bmp", "colour.jp2"]
 )
 def test_other_formats_cut_anywhere_are_rejected(name):
     data = GOOD[name]

@@ -132,7 +132,16 @@ def test_percentiles_are_of_the_corpus_the_same_each_time_and_recorded(tmp_path,
         got = next(s for s in samples(corpus) if s.key == f"{i}.tif")
         np.testing.assert_array_equal(decode_chip(got.data), scaled(found, low, high))
     assert score(["--corpus", spec, "--out", str(tmp_path / "s")]) == 0
-    assert f"(?scale={low:.12g},{high:.12g})" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"9 images are scaled: {low:.12g} to 0, {high:.12g} to 255 (?scale=" in shown
+    assert score(["--corpus", f"{tmp_path}/c/0.tif?chip=40&scale=7,9", "--out",
+                  str(tmp_path / "one")]) == 0  # fmt: skip
+    (tmp_path / "eight").mkdir()
+    (tmp_path / "eight" / "rgb.jpg").write_bytes(encode(scene(), "JPEG"))
+    assert score(["--corpus", f"{tmp_path}/eight?scale=7,9", "--out", str(tmp_path / "e")]) == 0
+    shown = capsys.readouterr().out
+    assert "1 images are scaled: 7 to 0, 9 to 255" in shown
+    assert "no image was scaled by ?scale=7,9, which leaves 8-bit values alone" in shown
     assert read_manifest(tmp_path / "s")["summary"]["read"] == {"scale": [low, high]}
     # As numbers it is the same corpus; other files, or other numbers, are another one.
     stated = open_corpus(f"{tmp_path}/c?scale={low!r},{high!r}")
