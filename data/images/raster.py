@@ -38,6 +38,7 @@ MAX_BLOCK_BYTES = 1 << 30  # a strip or tile of a file is decoded at once
 CACHE_BYTES = 64 << 20  # of GDAL's decoded blocks: a row of chips of a wide raster
 DAMAGE = (RasterioError, CPLE_BaseError, OSError, ValueError, IndexError, MemoryError)
 _SETTINGS: dict[str, Any] = {
+    "GDAL_NUM_THREADS": 1,  # the processes are many already
     "GDAL_CACHEMAX": CACHE_BYTES,
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # a JPEG cut short is an error, not grey pixels
     "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": True,  # a large progressive JPEG is held as a whole
