@@ -9,6 +9,7 @@ UTF-8 as `\\xNN`; `key_of_path` and `path_of_key` go both ways.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -171,6 +172,32 @@ def stat_files(
             raise UserError(f"{path}: not a regular file ({of})")
         paths[key], sizes[key] = path, status.st_size
     return paths, sizes
+
+
+_SYSTEM = {
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENOMEM: "free memory, or take fewer --workers",
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
+        "the disk or the network drive failed; see to it",
+    ),
+}
+
+
+def unreadable(path: Path | str, error: OSError) -> tuple[str, str]:
+    """(reason, detail) of a sample for what opening or reading a file raised.
+
+    Raises UserError where that says nothing about the file (too many open files, a drive that is
+    away): sound images would be rejected for it.
+    """
+    cause = error.strerror or str(error)
+    if error.errno in _SYSTEM:
+        raise UserError(
+            f"{path}: cannot be read now ({cause}); {_SYSTEM[error.errno]}, and run the same "
+            "command again to continue"
+        ) from None
+    return "unreadable", cause
 
 
 def fetch_windows(

@@ -41,7 +41,7 @@ class TableCorpus(ShardCorpus):
         expected = self.extras if extras is None else extras
         for shard in self.shards() if shards is None else shards:
             layout = self._layout(shard)
-            if layout is not None and layout.extras != expected:
+            if layout is not None and layout.extras != expected and self._table(shard).rows:
                 raise UserError(
                     f"{self.path(shard)}: has other columns than the files before it "
                     f"({', '.join(layout.columns)}); score the two kinds apart"
@@ -49,7 +49,8 @@ class TableCorpus(ShardCorpus):
 
     @cached_property
     def _extras(self) -> tuple[str, ...]:
-        layouts = (self._layout(shard) for shard in self.shards())
+        with_rows = (shard for shard in self.shards() if self._table(shard).rows)
+        layouts = (self._layout(shard) for shard in with_rows)
         return next((layout.extras for layout in layouts if layout is not None), ())
 
     @property
@@ -61,6 +62,10 @@ class TableCorpus(ShardCorpus):
         path, layout = os.fspath(self.path(shard)), self._layout(shard)
         read = partial(_read, path, self.kind, shard, layout, rows.start, rows.stop)
         return Rows(read, len(rows))
+
+    def file_rows(self, shard: str) -> Sequence[int]:
+        """Rows of the shard's file that are the samples of the shard, in order."""
+        return range(self.count(shard))
 
     def _table(self, shard: str) -> Table:
         from data.corpus.tables import open_table

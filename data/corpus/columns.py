@@ -113,6 +113,8 @@ def holds_images(kind: pa.DataType) -> bool:
     """Whether a column of this type can hold encoded images."""
     import pyarrow.types as types
 
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     if types.is_struct(kind):
         at = kind.get_field_index("bytes")
         return at >= 0 and _is_binary(kind.field(at).type)
@@ -122,4 +124,6 @@ def holds_images(kind: pa.DataType) -> bool:
 def _is_binary(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)

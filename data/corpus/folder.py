@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.errors import UserError
-from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path, path_of_key
+from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path, path_of_key, unreadable
 from data.corpus.sidecars import THUMBNAILS, sidecar
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2", ".webp", ".bmp", ".gif"})
@@ -204,7 +204,7 @@ def read_file(root: str, key: str, shard: str, row: int) -> Sample:
         finally:
             os.close(descriptor)
     except OSError as error:
-        return Sample(key, shard, row, None, ("unreadable", error.strerror or str(error)))
+        return Sample(key, shard, row, None, unreadable(f"{root}/{key}", error))
     except ValueError as error:  # no file can have such a name: a zero byte in it
         return Sample(key, shard, row, None, ("unreadable", str(error)))
     return Sample(key, shard, row, data)

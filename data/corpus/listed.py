@@ -116,14 +116,16 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
 
         def texts() -> Iterator[str]:
             for line in stream:
+                # Before a quote the mark would hide it.
+                text = line.removeprefix(codecs.BOM_UTF8) if place[1] == 0 else line
                 place[1] += len(line)
-                yield line.decode("utf-8", "surrogateescape")
+                yield text.decode("utf-8", "surrogateescape")
 
         reader = csv.reader(texts())
         try:
             for record in reader:
                 here, place[0] = place[0], place[1]
-                name = record[0].strip().removeprefix("\ufeff") if record else ""
+                name = record[0].strip() if record else ""
                 if not name or (here == 0 and name.lower() in HEADERS):
                     continue
                 yield here, key_of_path(name)

@@ -1,35 +1,35 @@
 """How a corpus is named on the command line.
 
     FOLDER                     a folder of images, with all folders below it
-    FOLDER                     a folder of shards: *.tar, *.arrow or *.parquet and nothing else,
-                               or what Hugging Face datasets' save_to_disk made
+    FOLDER                     a folder of shards of one kind, *.tar, *.arrow or *.parquet, and no
+                               images, with all folders below it; or what Hugging Face datasets'
+                               save_to_disk made
     FILE or PATTERN            tar, Arrow or Parquet files: data-*.arrow, rs3-{0000..0031}.tar
     FOLDER, FILE or PATTERN    of rasters or large images, cut in chips: naip/*.tif?chip=256
     FILE.csv                   images named in the first column, in folders beside the file
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet; image=EXTENSION for tar; chip=PIXELS, nodata=FRACTION and urban=POLYGONFILE for what
-is cut; bands=ORDER and scale=MIN,MAX (or scale=p2,p98) for any images that do not say these
-themselves. `folder:PATH` says that a folder is to be taken as images.
+and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, nodata=FRACTION and
+urban=POLYGONFILE for what is cut; bands=ORDER and scale=MIN,MAX (or scale=p2,p98) for any images
+that do not say these themselves. `folder:PATH` says that a folder is to be taken as images.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
 from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
+from data.corpus.found import SUFFIXES, one_snapshot, shard_files
+from data.corpus.hub import open_arrow, read_json
 from data.corpus.sidecars import sidecar
 
-SUFFIXES = {".tar": "tar", ".arrow": "arrow", ".parquet": "parquet"}
 RASTERS = {".tif", ".tiff", ".jp2"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
 FORMS = (
@@ -109,8 +109,10 @@ def _braces(text: str) -> Iterator[str]:
         return
     span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if span:
-        width = len(span[1]) if span[1].startswith("0") else 0
-        choices: Sequence[str] = [f"{n:0{width}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+        padded = [end for end in span.groups() if end.startswith("0")]
+        width, first, last = max(map(len, padded), default=0), int(span[1]), int(span[2])
+        numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        choices: Sequence[str] = [f"{n:0{width}d}" for n in numbers]
     else:
         choices = match[1].split(",")
     for choice in choices:
@@ -132,31 +134,21 @@ def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
     saved = _saved_files(folder)
     if saved is not None:
         return _open_files(spec, folder, saved, options, folder)
-    kinds: set[str] = set()
     rasters: list[Path] = []
     others = False  # images of another kind, or folders that may hold some
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
             continue
         suffix = Path(entry.name).suffix.lower()
-        # Shards have a folder for themselves: beside images, or folders that may hold some,
-        # a Parquet file is somebody's list.
         if suffix in RASTERS and not is_folder(entry):
             rasters.append(Path(entry.path))
         elif suffix in IMAGES or is_folder(entry):
             others = True
-        elif suffix in SUFFIXES:
-            kinds.add(suffix)
     if "chip" in options or (rasters and not others and _are_geotiffs(rasters)):
         return _open_rasters(spec, folder, options)
-    if not kinds or rasters or others:
+    files = None if rasters else shard_files(folder)
+    if files is None:
         return _images(spec, folder, options)
-    if len(kinds) > 1:
-        raise UserError(
-            f"{folder}: holds {' and '.join(sorted(kinds))} files; "
-            f"say which: '{folder}/*{min(kinds)}', or 'folder:{folder}' for a folder of images"
-        )
-    files = sorted(folder.glob(f"[!.]*{kinds.pop()}"))
     return _open_files(spec, folder, files, options, folder)
 
 
@@ -216,6 +208,8 @@ def _open_files(
 ) -> Corpus:
     if not files:
         raise UserError(f"{spec}: no shards in it")
+    if root is not None:
+        one_snapshot(root, files)
     suffixes = {path.suffix.lower() for path in files}
     if suffixes <= RASTERS or ("chip" in options and suffixes <= IMAGES):
         from data.corpus.geotiff import RasterCorpus
@@ -235,11 +229,12 @@ def _open_files(
     elif len(kinds) > 1 or kinds == {None}:
         odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
         raise _not_understood(spec, odd)
+    elif kinds == {"arrow"}:
+        corpus = open_arrow(spec, base, files, options, root)
     else:
-        from data.corpus.columnar import ArrowCorpus, ParquetCorpus
+        from data.corpus.columnar import ParquetCorpus
 
-        kind = ArrowCorpus if kinds == {"arrow"} else ParquetCorpus
-        corpus = kind(spec, base, files, options, root)
+        corpus = ParquetCorpus(spec, base, files, options, root)
     return _prepared(spec, corpus, stated)
 
 
@@ -247,7 +242,7 @@ def _saved_files(folder: Path) -> list[Path] | None:
     """The Arrow files of a save_to_disk folder (all its splits), in order; None if it is none."""
     splits = folder / "dataset_dict.json"
     if splits.is_file():
-        names = [str(name) for name in _json(splits).get("splits") or []]
+        names = [str(name) for name in read_json(splits).get("splits") or []]
         files = [(_saved_files(folder / name), folder / name) for name in names]
         lacking = [place for found, place in files if not found]
         if lacking or not names:
@@ -257,20 +252,12 @@ def _saved_files(folder: Path) -> list[Path] | None:
     if not state.is_file() or not (folder / "dataset_info.json").is_file():
         return None
     try:
-        return [folder / entry["filename"] for entry in _json(state)["_data_files"]]
+        return [folder / entry["filename"] for entry in read_json(state)["_data_files"]]
     except (KeyError, TypeError):
         raise UserError(
             f"{state}: does not list the files of a saved data set ('_data_files'); save it again, "
             f"or name its files: '{folder}/*.arrow'"
         ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error}); it belongs to a saved data set") from None
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _below(folder: Path, *suffixes: str, left_out: Counter[str] | None = None) -> list[Path]:
@@ -303,7 +290,7 @@ def _git10m(spec: str, folder: Path, options: Options) -> Corpus:
 def _rs5m(spec: str, folder: Path, options: Options) -> Corpus:
     if files := _below(folder, ".tar"):
         return _open_files(spec, folder, files, options, folder)
-    lists = sorted(folder.glob("[!.]*.csv"))
+    lists = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() == ".csv")
     if len(lists) > 1:
         names = ", ".join(path.name for path in lists)
         raise UserError(f"{spec}: several lists ({names}); name one: --corpus {lists[0]}")

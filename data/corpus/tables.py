@@ -1,135 +1,20 @@
-"""Open Arrow and Parquet files: their rows as samples.
-
-Arrow files (Hugging Face datasets keeps IPC streams; IPC files are read too) are mapped into
-memory, so that only the rows asked for are read from the disk. Of a truncated file the
-record batches before the cut are read and what is lost is one more row, rejected. Parquet keeps
-its index at the end: truncated, nothing of it can be read. Its unit of reading is the row group,
-and one or two of them are held at a time.
-"""
+"""The rows of open Arrow and Parquet files as samples."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.corpus import git10m
 from data.corpus.base import Sample, key_of_path
 from data.corpus.columns import Layout
 from data.corpus.folder import MAX_FILE_BYTES
+from data.corpus.opened import ERRORS, ArrowTable, ParquetTable, Table, damage_of
 from data.corpus.shards import once_a_file
-
-PIECE = 32  # rows taken out of Arrow's memory at a time
-END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-_ERRORS = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for damaged bytes
-
-
-class Table(ABC):
-    """An open shard: rows in chunks (record batches or row groups)."""
-
-    def __init__(self) -> None:
-        self.schema: pa.Schema | None = None
-        self.damage: tuple[str, str] | None = None
-        """Why there are no more rows than these; None when the file is complete."""
-        self.ends: list[int] = []
-        """Rows up to the end of each chunk."""
-
-    @property
-    def rows(self) -> int:
-        return self.ends[-1] if self.ends else 0
-
-    @abstractmethod
-    def chunk(self, index: int, columns: list[str]) -> pa.RecordBatch | pa.Table:
-        """Some columns of one chunk."""
-
-    def close(self) -> None:  # noqa: B027 (nothing to close in general)
-        """Let go of the file."""
-
-
-class ArrowTable(Table):
-    """An Arrow IPC stream or file, mapped."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.batches: list[pa.RecordBatch] = []
-        try:
-            source = pa.memory_map(path)
-        except _ERRORS as error:
-            self.damage = _unopened(path, error)
-            return
-        try:
-            is_file = source.read(8).startswith(b"ARROW1")
-            if not (is_file and self._read_file(source)):
-                source.seek(8 if is_file else 0)
-                self._read_stream(source)
-        except _ERRORS as error:
-            detail = f"{_first_line(error)} after {sum(map(len, self.batches)):,} rows: cut short"
-            self.damage = ("damaged-shard", detail)
-        self.ends = list(accumulate(len(batch) for batch in self.batches))
-
-    def _read_file(self, source: pa.MemoryMappedFile) -> bool:
-        try:
-            reader = pa.ipc.open_file(source)
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except _ERRORS:
-            return False  # the footer is lost; the stream before it may not be
-        self.schema, self.batches = reader.schema, batches
-        return True
-
-    def _read_stream(self, source: pa.MemoryMappedFile) -> None:
-        reader = pa.ipc.open_stream(source)
-        self.schema = reader.schema
-        for batch in reader:
-            self.batches.append(batch)
-        source.seek(max(0, source.tell() - len(END_OF_STREAM)))
-        if source.read(len(END_OF_STREAM)) != END_OF_STREAM:
-            raise ValueError("no end mark")
-
-    def chunk(self, index: int, columns: list[str]) -> pa.RecordBatch:
-        return self.batches[index].select(columns)
-
-
-class ParquetTable(Table):
-    """A Parquet file; the last row group read is kept."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._last: tuple[int, list[str], pa.Table] | None = None
-        try:
-            self._file = pq.ParquetFile(path, memory_map=True)
-        except _ERRORS as error:
-            self.damage = _unopened(path, error)
-            return
-        self.schema = self._file.schema_arrow
-        metadata = self._file.metadata
-        groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        self.ends = list(accumulate(groups))
-
-    def chunk(self, index: int, columns: list[str]) -> pa.Table:
-        if self._last is None or self._last[:2] != (index, columns):
-            self._last = None  # before the next one is read, not after
-            self._last = index, columns, self._file.read_row_group(index, columns=columns)
-        return self._last[2]
-
-
-def _unopened(path: str, error: Exception) -> tuple[str, str]:
-    try:
-        size = Path(path).stat().st_size
-    except OSError as why:
-        return "unreadable", why.strerror or str(why)
-    detail = "zero bytes" if not size else f"cannot be opened ({_first_line(error)}): cut short?"
-    return "damaged-shard", detail
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 @once_a_file
@@ -139,10 +24,11 @@ def open_table(path: str, kind: str) -> Table:
 
 
 def has_levels(table: Table, column: str) -> bool:
-    """Whether the first text of a shard is of Git-10M's early schema."""
+    """Whether the first text of a shard, empty ones apart, is of Git-10M's early schema."""
     try:
-        return bool(table.rows) and git10m.has_level(_texts(table.chunk(0, [column])[column])[0])
-    except _ERRORS:
+        texts = _texts(table.chunk(0, [column])[column]) if table.rows else []
+        return git10m.has_level(next(filter(None, texts), ""))
+    except ERRORS:
         return False
 
 
@@ -154,12 +40,12 @@ def read_rows(
     while row < min(stop, table.rows) and layout is not None:
         index = bisect_right(table.ends, row)
         first = table.ends[index - 1] if index else 0
-        until = min(stop, table.ends[index], row + PIECE)
+        until = min(stop, table.ends[index], row + table.piece(index))
         try:
-            part = table.chunk(index, layout.columns).slice(row - first, until - row)
+            part = table.slice(index, row - first, until - row, layout.columns)
             samples = list(_samples(part, shard, layout, row))
-        except _ERRORS as error:
-            why = ("damaged-shard", _first_line(error))
+        except ERRORS as error:
+            why = ("damaged-shard", damage_of(table.path, error))
             samples = [Sample(f"{shard}#{i}", shard, i, None, why) for i in range(row, until)]
         yield from samples
         row = until
@@ -201,13 +87,13 @@ def _images(column: Any) -> tuple[list[bytes | None], list[str]]:
     """Encoded bytes and, where the column has them, file names."""
     data: list[bytes | None] = []
     paths: list[str] = []
-    for chunk in _chunks(column):
+    for chunk in map(_decoded, _chunks(column)):
         if not pa.types.is_struct(chunk.type):
             data += _bytes(chunk)
             paths += [""] * len(chunk)
             continue
         fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
-        data += _bytes(fields["bytes"])
+        data += _bytes(_decoded(fields["bytes"]))
         path = fields.get("path")
         has_paths = path is not None and _is_text(path.type)
         paths += _texts(path) if has_paths else [""] * len(chunk)
@@ -222,12 +108,11 @@ def _bytes(array: pa.Array) -> list[bytes | None]:
 def _texts(column: Any) -> list[str]:
     """Values as text, '' for null; bytes that are no UTF-8 as `os` carries them."""
     texts: list[str] = []
-    for chunk in _chunks(column):
-        array = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
+    for array in map(_decoded, _chunks(column)):
         if not _is_text(array.type):
             texts += [_text(value) for value in array.to_pylist()]
             continue
-        raw = array.cast(pa.large_binary() if _is_large(array.type) else pa.binary())
+        raw = array.cast(pa.binary() if pa.types.is_string(array.type) else pa.large_binary())
         texts += [os.fsdecode(value or b"") for value in _bytes(raw)]
     return texts
 
@@ -249,9 +134,10 @@ def _chunks(column: Any) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
+def _decoded(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_large(kind: pa.DataType) -> bool:
-    return pa.types.is_large_string(kind)
+    kinds = pa.types
+    return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)

@@ -1,57 +1,51 @@
 """Tar shards in WebDataset's manner, read by offset.
 
-Consecutive members that share a name up to the first dot of its last part are one sample; the
-rest of the name says what each is: `00017.jpg` and `00017.caption`, or RS5M's
-`00017.img_content`, `00017.img_name`, `00017.caption`. A sample's key is `<shard>/<that name>`;
-with the option `key=member` it is the name of the image in the tar, extension and all, which
-suits a tar that was made of a folder.
+Members of one name are one sample, wherever in the tar they lie; what follows the name says what
+each is: `00017.jpg` and `00017.caption`, or RS5M's `00017.img_content`, `00017.img_name`,
+`00017.caption`. The name ends where the extension begins: the last part after a dot and, before it,
+parts of letters alone. So `50.0004_7.5678.jpg` is the .jpg of `50.0004_7.5678`, and `00017.seg.png`
+the .seg.png of `00017`. A sample's key is `<shard>/<that name>`; which images a sample with
+several of them stands for is not guessed (see `_choose`). With the option `key=member` every image
+is a sample, and its key is its name in the tar, extension and all: what a folder of the same
+files gives.
 
-The headers of a tar are walked once, its contents not touched; after that every image is one
-read at a known offset. Plain headers are parsed here, all others (long names, pax) by tarfile:
-200,000 members take 1.5 s so, against 5.2 s with tarfile alone.
-Directories and hidden members (a leading dot) are no samples; everything else is a row.
+The headers of a tar are walked once (data.corpus.tarwalk), its contents not touched; after that
+every image is one read at a known offset.
 """
 
 from __future__ import annotations
 
 import os
-import tarfile
-import zlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from core.errors import UserError
-from data.corpus.base import Location, Rows, Sample, key_of_path
-from data.corpus.folder import MAX_FILE_BYTES
+from data.corpus.base import Location, Rows, Sample, key_of_path, unreadable
+from data.corpus.folder import IMAGES
 from data.corpus.shards import ShardCorpus, once_a_file
+from data.corpus.tarwalk import Error, Member, tar_members
 
-BLOCK = 512
 ANY_FORMAT = "img_content"  # RS5M: encoded bytes of any image format
-IMAGE_MEMBERS = (
-    ANY_FORMAT, "jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "img",
-)  # fmt: skip
+IMAGE_MEMBERS = frozenset({ANY_FORMAT, "img", *(suffix[1:] for suffix in IMAGES)})
+BESIDE = frozenset({
+    "mask", "masks", "seg", "segmentation", "label", "labels", "annotation", "gt", "depth",
+    "thumb", "thumbnail",
+})  # fmt: skip
+"""`00017.<one of these>.png` belongs to the image `00017.jpg`, and is not another one."""
+_EXTENSION = re.compile(r"(?<=.)(?:\.[^\W\d](?:[^\W\d]|-)*)*\.[^\W\d][\w+-]*$", re.DOTALL)
 _COMPRESSED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
-Error = tuple[str, str]
 
 
 class Entry(NamedTuple):  # quicker to make than a frozen dataclass: there are millions
     """Where one sample's image is. `error` when there is none to read."""
 
     key: str
-    name: str
-    offset: int
-    size: int
-    error: Error | None = None
-
-
-class Member(NamedTuple):
-    """A member of a tar: its name (as `os` takes it), and where its contents are."""
-
     name: str
     offset: int
     size: int
@@ -126,31 +120,29 @@ class TarCorpus(ShardCorpus):
         return len(self._entries(shard))
 
 
-def read_entries(
-    path: str, shard: str, entries: Iterable[tuple[int, Entry]]
-) -> Iterator[Sample]:
+def read_entries(path: str, shard: str, entries: Iterable[tuple[int, Entry]]) -> Iterator[Sample]:
     """The samples of (row, entry) pairs. What cannot be read comes with an error."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        why = error.strerror or str(error)
+        why = unreadable(path, error)
         for row, entry in entries:
-            yield Sample(entry.key, shard, row, None, entry.error or ("unreadable", why))
+            yield Sample(entry.key, shard, row, None, entry.error or why)
         return
     try:
         for row, entry in entries:
-            yield _read_entry(descriptor, shard, row, entry)
+            yield _read_entry(path, descriptor, shard, row, entry)
     finally:
         os.close(descriptor)
 
 
-def _read_entry(descriptor: int, shard: str, row: int, entry: Entry) -> Sample:
+def _read_entry(path: str, descriptor: int, shard: str, row: int, entry: Entry) -> Sample:
     if entry.error is not None:
         return Sample(entry.key, shard, row, None, entry.error)
     try:
         data = os.pread(descriptor, entry.size, entry.offset)
     except OSError as error:
-        return Sample(entry.key, shard, row, None, ("unreadable", error.strerror or str(error)))
+        return Sample(entry.key, shard, row, None, unreadable(path, error))
     if len(data) != entry.size:
         detail = f"{len(data):,} of {entry.size:,} bytes are left in the tar"
         return Sample(entry.key, shard, row, None, ("damaged-shard", detail))
@@ -159,156 +151,102 @@ def _read_entry(descriptor: int, shard: str, row: int, entry: Entry) -> Sample:
 
 @once_a_file
 def index_tar(path: str, shard: str, image: str = "", key: str = "") -> list[Entry]:
-    """The samples of a tar in order; never raises for what is wrong with the file.
+    """The samples of a tar, each where its first member lies.
 
-    What ends a tar before its time is one more sample, with an error that says so.
+    What is wrong with the file is a sample with an error. Raises UserError only for what says
+    nothing about it (too many open files, a failing disk).
     """
-    entries: list[Entry] = []
-    group: dict[str, Member] = {}
-    current: str | None = None
-
-    def close() -> None:
-        if current is not None:
-            name = key_of_path(current)
-            entries.append(_entry(name if key else f"{shard}/{name}", group, image, bool(key)))
-
-    members = _members(path)
-    while True:
-        try:
-            member = next(members, None)
-        except _Damaged as damage:
-            close()
-            current = None
-            entries.append(Entry(f"{shard}#end", "", 0, 0, damage.error))
-            break
-        if member is None:
-            break
-        folder, _, last = member.name.rpartition("/")
-        stem, _, extension = last.partition(".")
-        name = f"{folder}/{stem}" if folder else stem
-        if name != current or extension in group:
-            close()
-            group = {}
-            current = name
+    found: list[tuple[str, dict[str, Member]] | Entry] = []
+    groups: dict[str, dict[str, Member]] = {}
+    for member in tar_members(path):
+        if member.lost:
+            found.append(Entry(f"{shard}#{member.name}", "", 0, 0, member.error))
+            continue
+        name, extension = split_name(member.name)
+        group = groups.get(name)
+        if group is None or extension in group:  # of a name that comes twice, two samples
+            group = groups[name] = {}
+            found.append((name, group))
         group[extension] = member
-    close()
+    for _, group in (sample for sample in found if not isinstance(sample, Entry)):
+        for extension, member in group.items():
+            if member.link:
+                group[extension] = _followed(member, groups)
+    entries: list[Entry] = []
+    for sample in found:
+        if isinstance(sample, Entry):
+            entries.append(sample)
+        elif key:
+            entries += _each(sample[1], image.lower())
+        else:
+            name, group = sample
+            entries.append(_choose(f"{shard}/{key_of_path(name)}", group, image.lower()))
     return entries
 
 
-def _entry(key: str, group: dict[str, Member], image: str, by_member: bool) -> Entry:
-    """Which member of a sample is its image: by its complete extension, or its last part."""
-    wanted = (image.lower(),) if image else IMAGE_MEMBERS
+def _followed(link: Member, groups: Mapping[str, Mapping[str, Member]]) -> Member:
+    """A link with the contents of the member that it stands for; as it is where there is none."""
+    target = link
+    for _ in range(8):  # links to links; those that lead in a circle stay links
+        name, extension = split_name(target.link)
+        found = groups.get(name, {}).get(extension)
+        if found is None:
+            break
+        target = found
+        if not target.link:
+            break
+    return link if target.error is not None else target._replace(name=link.name)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A member's name as that of its sample and its extension, '' for none.
+
+    >>> split_name("d/50.0004_7.5678.jpg"), split_name("d/00017.seg.png"), split_name("0.5")
+    (('d/50.0004_7.5678', 'jpg'), ('d/00017', 'seg.png'), ('0.5', ''))
+    """
+    stem, _, extension = name.rpartition(".")
+    if extension.isalpha() and "." not in stem and stem[-1:] not in ("", "/"):
+        return stem, extension  # nearly all
+    folder, slash, last = name.rpartition("/")
+    match = _EXTENSION.search(last)
+    if match is None:
+        return name, ""
+    return folder + slash + last[: match.start()], match[0][1:]
+
+
+def _choose(key: str, group: Mapping[str, Member], image: str) -> Entry:
+    """The member of a sample that is its image: the only one, or that which `image` names."""
     names = {extension: extension.lower() for extension in group}
-    fits = [e for e in group if names[e] in wanted]
-    if not fits and not image:
+    if image in names.values():
+        fits = [e for e in group if names[e] == image]
+    else:
+        wanted = frozenset({image}) if image else IMAGE_MEMBERS
         fits = [e for e in group if names[e].rpartition(".")[2] in wanted]
+        if image or any("." not in e for e in fits):
+            fits = [e for e in fits if names[e].partition(".")[0] not in BESIDE]
     if len(fits) != 1:
         there = ", ".join(key_of_path(e) or "without extension" for e in group)
-        if not fits:
-            what = f"no .{image} member" if image else "no image member"
-            return Entry(key, "", 0, 0, ("no-image", f"{what} (members: {there})"))
-        detail = f"{len(fits)} image members ({there}); choose with SPEC?image=EXTENSION"
+        what = f"no .{image} member" if image else "no image member"
+        detail = f"{what} (members: {there})"
+        if fits:
+            detail = (
+                f"{len(fits)} image members ({there}); choose one with SPEC?image=EXTENSION, "
+                "or take each as an image of its own with SPEC?key=member"
+            )
         return Entry(key, "", 0, 0, ("no-image", detail))
     member = group[fits[0]]
-    if by_member:
-        key = key_of_path(member.name)
     name = "" if names[fits[0]] == ANY_FORMAT else key_of_path(f"x.{fits[0]}")
     return Entry(key, name, member.offset, member.size, member.error)
 
 
-class _Damaged(Exception):
-    """The tar cannot be followed any further."""
-
-    def __init__(self, detail: str, reason: str = "damaged-shard") -> None:
-        super().__init__(detail)
-        self.error = (reason, detail)
-
-
-def _members(path: str) -> Iterator[Member]:
-    """Members that are samples, or ought to be. Raises _Damaged where the tar ends too soon."""
-    try:
-        stream = open(path, "rb", buffering=0)
-    except OSError as failure:
-        raise _Damaged(failure.strerror or str(failure), "unreadable") from None
-    with stream:
-        descriptor, end, offset = stream.fileno(), os.fstat(stream.fileno()).st_size, 0
-        while True:
-            header = os.pread(descriptor, BLOCK, offset)
-            if len(header) < BLOCK:
-                raise _Damaged(f"the tar ends at byte {end:,} without an end mark: cut short")
-            if not any(header[:8]) and not any(header):
-                return
-            info = _plain(header)
-            if info is not None:
-                raw, size = info
-                name, start = os.fsdecode(raw), offset + BLOCK
-                error: Error | None = None
-                following = start + -(-size // BLOCK) * BLOCK
-            else:
-                member, following = _other(stream, offset)
-                name, size, start = member.name, member.size, member.offset_data
-                error = _not_a_file(member)
-                if member.isdir():
-                    offset = following
-                    continue
-            offset = following
-            name = name.removeprefix("./")
-            if name[:1] in "./" or "/." in name:
-                parts = name.split("/")
-                if any(part.startswith(".") and part != ".." for part in parts):
-                    continue
-                if name.startswith("/") or ".." in parts:
-                    error = _UNSAFE
-            if error is None and size > MAX_FILE_BYTES:
-                error = ("too-large", f"{size:,} bytes, limit {MAX_FILE_BYTES:,}")
-            elif error is None and start + size > end:
-                error = ("damaged-shard", "the tar ends in the middle of it: cut short")
-            yield Member(name, start, size, error)
-
-
-_UNSAFE = ("unsafe-name", "the name leads out of the tar; nothing is read from it")
-
-
-def _plain(header: bytes) -> tuple[bytes, int] | None:
-    """(name, size) of a regular file's header in the common form; None: let tarfile look."""
-    if header[156] not in b"0\0" or header[257:262] != b"ustar":
-        return None
-    try:
-        checksum = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
-        size = int(header[124:136].rstrip(b"\0 ") or b"0", 8)
-    except ValueError:
-        return None
-    # The sum of all bytes, the checksum's own taken as spaces. Adler-32's low half is one more
-    # than the sum, modulo 65521.
-    total = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 8 * 32
-    if (total - checksum) % 65521:
-        return None
-    name = header[:100].rstrip(b"\0")
-    if header[345] and header[262] == 0:  # the prefix field, in POSIX tars only
-        name = header[345:500].rstrip(b"\0") + b"/" + name
-    if not name or b"\0" in name or name.endswith(b"/"):
-        return None
-    return name, size
-
-
-def _other(stream: IO[bytes], offset: int) -> tuple[tarfile.TarInfo, int]:
-    """The member at `offset`, its long name or pax header resolved, and where the next one is."""
-    stream.seek(offset)
-    try:
-        tar = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape")
-        member = tar.next()
-    except tarfile.TarError as error:
-        raise _Damaged(f"no tar header at byte {offset:,} ({error})") from None
-    if member is None:
-        raise _Damaged(f"no tar header at byte {offset:,}")
-    return member, tar.offset
-
-
-def _not_a_file(member: tarfile.TarInfo) -> Error | None:
-    if member.issym() or member.islnk():
-        kind = "symbolic" if member.issym() else "hard"
-        target = key_of_path(member.linkname)
-        return ("unreadable", f"a {kind} link to '{target}'; links in a tar are not followed")
-    if not member.isreg() or member.issparse():
-        return ("unreadable", "not a regular file")
-    return None
+def _each(group: Mapping[str, Member], image: str) -> Iterator[Entry]:
+    """Every image of a sample by its own name; where none is, all its members, to be rejected."""
+    wanted = (image,) if image else IMAGE_MEMBERS
+    ends = {e: e.lower() if "." in image else e.lower().rpartition(".")[2] for e in group}
+    fits = [member for e, member in group.items() if ends[e] in wanted]
+    for member in fits or group.values():
+        key, error = key_of_path(member.name), member.error
+        if image and not fits:
+            error = error or ("no-image", f"not a .{image} member")
+        name = "" if key.lower().endswith(f".{ANY_FORMAT}") else key
+        yield Entry(key, name, member.offset, member.size, error)

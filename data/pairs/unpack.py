@@ -9,19 +9,20 @@ bytes stay as they are; a file that is there already is not written again.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.atomic import atomic_path, write_text
 from core.errors import UserError
 from core.progress import progress
 from core.stage import Result, Stage
+from data.corpus.opened import ERRORS, damage_of
 from data.formats.tables import count_rows
 from data.images.decode import Reject, sniff
 from data.pairs.config import UnpackConfig
@@ -86,8 +87,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             columns = [name for name in file.schema_arrow.names if name in wanted]
             for batch in file.iter_batches(ROWS, columns=columns):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        why = str(error).splitlines()[0]
+    except ERRORS as error:
+        why = damage_of(os.fspath(path), error)
         raise UserError(f"{path}: damaged ({why}); fetch it again") from None
 
 

@@ -163,7 +163,7 @@ def open_place(place: Place) -> Corpus:
     if path.is_dir():
         files = [] if _holds_images(path) else _table_files(path)
         return _tables(place, path, files) if files else FolderCorpus(path)
-    if path.suffix in (".parquet", ".arrow"):
+    if path.suffix.lower() in (".parquet", ".arrow"):
         return _tables(place, path.parent, [path] if path.is_file() else expand(place.where))
     known = ", ".join([*known_sets(), *UNIONS])
     raise UserError(
@@ -172,11 +172,14 @@ def open_place(place: Place) -> Corpus:
 
 
 def _tables(place: Place, base: Path, files: list[Path]) -> Corpus:
-    from data.corpus.columnar import ArrowCorpus, ParquetCorpus
+    from data.corpus.columnar import ParquetCorpus, TableCorpus
+    from data.corpus.hub import open_arrow
 
     options = {"key": "row", **({"image": place.image} if place.image else {})}
-    kind = ParquetCorpus if files[0].suffix == ".parquet" else ArrowCorpus
-    corpus = kind(place.where, base, files, options)
+    if files[0].suffix.lower() == ".parquet":
+        corpus: TableCorpus = ParquetCorpus(place.where, base, files, options)
+    else:
+        corpus = open_arrow(place.where, base, files, options, None)
     corpus.check()
     return corpus
 
@@ -196,7 +199,7 @@ def _table_files(folder: Path) -> list[Path]:
         below = (Path(base) / name for base, _, names in walk_folders(folder) for name in names)
         found = [
             path for path in below
-            if path.suffix == suffix
+            if path.suffix.lower() == suffix
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         ]  # fmt: skip
         if found:

@@ -43,9 +43,10 @@ def table_scenes(
             for number in range(len(table.ends)):
                 found = table.chunk(number, [column])[column].to_pylist()
                 values += [_label(value, names, path, column) for value in found]
-        for row in range(corpus.count(shard)):  # one more than `values` when the shard is damaged
-            key = f"{shard}#{row}"
-            label = values[row] if row < len(values) else None
+        # One more than `values` when the shard is damaged.
+        for row, place in enumerate(corpus.file_rows(shard)):
+            key = f"{shard}#{place}"
+            label = values[place] if place < len(values) else None
             if label is None:
                 loose.append(key)
             else:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from data.corpus import tar as reader
+from data.corpus import tarwalk
 from data.corpus.specs import open_corpus
 from tests.data.shards import jpeg, samples, write_tar
 
@@ -61,7 +62,10 @@ def test_which_member_is_the_image(tmp_path):
     with pytest.raises(UserError, match="unknown option 'width'"):
         open_corpus(f"{path}?width=3")
     named = samples(open_corpus(f"{path}?key=member"))
-    assert [s.key for s in named] == ["0.jpg", "1", "2"]  # the latter two have no one image
+    assert [s.key for s in named] == [
+        "0.jpg", "0.mask.png", "1.jpg", "1.png", "2.a.jpg", "2.b.jpg"
+    ]  # fmt: skip
+    assert [s.data for s in named] == [b"j", b"m", b"j", b"p", b"a", b"b"]
 
 
 def test_what_is_no_plain_file_is_a_row_with_a_reason(tmp_path):
@@ -69,7 +73,7 @@ def test_what_is_no_plain_file_is_a_row_with_a_reason(tmp_path):
     with tarfile.open(path, "w") as tar:
         for name, kind, target in (
             ("d", tarfile.DIRTYPE, ""), ("soft.jpg", tarfile.SYMTYPE, "/etc/passwd"),
-            ("hard.jpg", tarfile.LNKTYPE, "good.jpg"), ("pipe.jpg", tarfile.FIFOTYPE, ""),
+            ("hard.jpg", tarfile.LNKTYPE, "gone.jpg"), ("pipe.jpg", tarfile.FIFOTYPE, ""),
         ):  # fmt: skip
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, target
@@ -81,10 +85,10 @@ def test_what_is_no_plain_file_is_a_row_with_a_reason(tmp_path):
             tar.addfile(member, io.BytesIO(b"data"))
     found = errors(path)
     assert found == {
-        "soft": ("unreadable", "a symbolic link to '/etc/passwd'; links in a tar are not followed"),
-        "hard": ("unreadable", "a hard link to 'good.jpg'; links in a tar are not followed"),
+        "soft": ("unreadable", "a symbolic link to '/etc/passwd', which is no image in this tar"),
+        "hard": ("unreadable", "a hard link to 'gone.jpg', which is no image in this tar"),
         "pipe": ("unreadable", "not a regular file"),
-        **dict.fromkeys(("../escape", "/abs/olute", "a/../../b"), reader._UNSAFE),
+        **dict.fromkeys(("../escape", "/abs/olute", "a/../../b"), tarwalk.UNSAFE),
         "good": None,
     }
 
@@ -125,12 +129,13 @@ def test_cut_anywhere_the_rows_before_are_read_and_the_loss_is_said(tmp_path):
     assert all(s.error is None for s in samples(open_corpus(path)))
 
 
-def test_a_flipped_header_ends_the_tar_and_no_bytes_crash_it(tmp_path):
+def test_a_flipped_header_is_a_row_and_no_bytes_crash_it(tmp_path):
     whole = write_tar(tmp_path / "w.tar", {f"{i}.jpg": b"x" * 600 for i in range(3)}).read_bytes()
     path = tmp_path / "a.tar"
     path.write_bytes(whole[:1536] + b"\x55" + whole[1537:])
-    first, last = samples(open_corpus(path))
-    assert first.data == b"x" * 600 and "no tar header at byte 1,536" in last.error[1]
+    first, lost, last = samples(open_corpus(path))
+    assert first.data == last.data == b"x" * 600 and last.key == "a.tar/2"
+    assert lost.key == "a.tar#1536" and "no tar header at byte 1,536: 1,536 b" in lost.error[1]
     for content in (b"", b"not a tar at all", os.urandom(4096), b"<html>" * 1000):
         path.write_bytes(content)
         (sample,) = samples(open_corpus(path))
@@ -181,8 +186,8 @@ def test_batches_travel_and_fetch_keeps_the_order(corpus):
 
 def test_a_mixed_order_indexes_each_tar_once(corpus, monkeypatch):
     opened = []
-    plain = reader._members
-    monkeypatch.setattr(reader, "_members", lambda path: opened.append(path) or plain(path))
+    plain = reader.tar_members
+    monkeypatch.setattr(reader, "tar_members", lambda path: opened.append(path) or plain(path))
     everything = [(s.key, s.shard, s.row) for s in samples(corpus)]
     assert len(opened) == 6
     mixed = everything[::5] + everything[1::5] + everything[2::5]
@@ -206,7 +211,7 @@ def test_another_corpus_a_cut_one_and_a_vanished_shard(corpus, tmp_path):
 
 
 def test_a_huge_member_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(tarwalk, "MAX_FILE_BYTES", 5000)
     path = write_tar(tmp_path / "a.tar", {"big.jpg": bytes(5001), "good.jpg": jpeg()})
     big, good = samples(open_corpus(path))
     assert big.error == ("too-large", "5,001 bytes, limit 5,000") and good.data == jpeg()
