@@ -50,8 +50,8 @@ def export(config: ExportConfig) -> Result:
     --to webdataset --corpus C --out FOLDER: tars of 000000000.jpg, 000000000.json, ...
     --to croissant --out subset.json: a Croissant 1.0 description of the index (JSON-LD).
 
-    The bytes of an image are those that were scored; a chip of four bands is written as a GeoTIFF
-    of the same pixels. A stopped export continues after its last file.
+    The bytes of an image are those that were scored; a chip is written as PNG, of four bands as
+    GeoTIFF, of the same pixels. A stopped export continues after its last file.
     """
 
     def make(stage: Stage) -> Result:

@@ -45,6 +45,8 @@ class Sample:
     """Ground size of a pixel in metres, where the corpus says it."""
     more: Mapping[str, Any] | None = None
     """Further columns of data.formats.scores.EXTRAS."""
+    note: str = ""
+    """What the reader had to decide about the image, for the score table's 'detail'."""
 
 
 class Batch(ABC):
@@ -94,6 +96,18 @@ class Corpus(ABC):
 
         With `shards` only these are looked at, and `extras` are the columns that they should have.
         """
+
+    def facts(self) -> dict[str, Any]:
+        """What a record of the corpus should say of how it is read, by name.
+
+        left_out: files that are no images of it, counted by kind; scale: the values that became 0
+        and 255.
+        """
+        return {}
+
+    def counts(self) -> list[int | None]:
+        """Samples of each shard where that is known without reading, for progress; None: not."""
+        return [None] * len(self.shards())
 
     def part_fingerprint(self, shards: Sequence[str]) -> str:
         """The fingerprint that a corpus of these shards alone, in this order, would have.

@@ -6,30 +6,35 @@ import hashlib
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from core.errors import UserError
 from data.corpus.base import Corpus, Location, Rows, Sample, key_of_path, path_of_key, unreadable
+from data.corpus.sidecars import THUMBNAILS, sidecar
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"})
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".jp2", ".webp", ".bmp", ".gif"})
 SHARD_FILES = 4096  # files of a folder that make a shard
 MAX_FILE_BYTES = 1 << 30  # a single file above this is not read into memory
 
 
 class FolderCorpus(Corpus):
-    """Every file below a folder, hidden ones (a leading dot) apart.
+    """Every file below a folder, apart from hidden ones (a leading dot) and sidecars.
 
-    Nothing else is left out by name: what is no image is for the decoder to reject, with its
-    reason, and not to be overlooked here. Links to files are followed. A link to a folder is
-    followed unless it leads back into the corpus, or to where another link has led already.
+    Sidecars (data.corpus.sidecars) are counted, and `facts` says so. Nothing else is left out by
+    name: what is no image is for the decoder to reject, with its reason. Links to files are
+    followed. A link to a folder is followed unless it leads back into the corpus, or to where
+    another link has led already.
     """
 
     unique_keys = True
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._left_out: Counter[str] = Counter()
 
     @property
     def root(self) -> Path:
@@ -38,10 +43,24 @@ class FolderCorpus(Corpus):
     @cached_property
     def _files(self) -> tuple[list[str], list[int]]:
         """Keys and sizes, listed when first asked for: fetching by key needs no listing."""
-        found = sorted(walk(self.root))
+        self._left_out.clear()
+        found = []
+        for key, size in walk(self.root, self._left_out):
+            kind = sidecar(key)
+            if kind:
+                self._left_out[kind] += 1
+            else:
+                found.append((key, size))
+        found.sort()
         if not found:
-            raise UserError(f"{self.root}: no files in it (hidden ones do not count)")
+            raise UserError(f"{self.root}: no files in it (hidden ones and sidecars do not count)")
         return [key for key, _ in found], [size for _, size in found]
+
+    def facts(self) -> dict[str, Any]:
+        return {"left_out": dict(self._left_out)} if self._files and self._left_out else {}
+
+    def counts(self) -> list[int | None]:
+        return [self.count(shard) for shard in self.shards()]
 
     def shards(self) -> list[str]:
         return [f"files-{n:05d}" for n in range(-(-len(self) // SHARD_FILES))]
@@ -86,9 +105,10 @@ class FolderCorpus(Corpus):
         return int(match[1]) * SHARD_FILES
 
 
-def walk(root: Path) -> Iterator[tuple[str, int]]:
+def walk(root: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[str, int]]:
     """(key, bytes) of every file below `root`, in no order that matters; FolderCorpus says which.
 
+    Hidden files and folders of thumbnails are passed over, and counted in `left_out`.
     Raises UserError for a folder that cannot be listed.
     """
     top = os.path.realpath(root)
@@ -102,7 +122,10 @@ def walk(root: Path) -> Iterator[tuple[str, int]]:
             raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
         below = []
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name in THUMBNAILS:
+                if left_out is not None:
+                    hidden = "hidden" if entry.name.startswith(".") else entry.name
+                    left_out[hidden] += 1
                 continue
             if not is_folder(entry):
                 yield key_of_path(prefix + entry.name), _size(entry)

@@ -1,10 +1,11 @@
-"""Corpora of square chips, cut from GeoTIFFs of four bands (USA-1m's source, NAIP).
+"""Corpora of square chips, cut from rasters (NAIP, orthophotos, Sentinel-2) and large images.
 
 Every raster is laid out in a grid of chips from its upper left corner, without overlap, at its
 own resolution. Every cell of the grid is a row: what is not used (smaller than a chip, without
 data, not urban) says why, and a file of which nothing is used is one row. A key names the file
 and the window, `<file>#<x>,<y>,<width>x<height>`, so that it does not depend on what else is in
-the corpus, and a chip is fetched by its key alone.
+the corpus, and a chip is fetched by its key alone. Chips have one band (grey), three, or four where
+near infrared is known to be there.
 
 A shard is one file, or consecutive small ones, and is named after the first. rasterio is imported
 when the first header is read and not before: a finished stage asks a corpus for its fingerprint
@@ -13,21 +14,28 @@ alone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.stage import sha256_file
 from data.corpus.base import Corpus, Location, Rows, Sample, fetch_windows, stat_files
+from data.corpus.scale import evenly, parse_scale, percentiles
+from data.corpus.shards import OPEN_SHARDS
+from data.images.bands import Asked, check_bands
 from data.images.chips import encode_chip
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from data.corpus.raster import Header
 
 CHIP = 256  # pixels a side, the paper's
@@ -42,8 +50,8 @@ class Cut:
     """How rasters are cut: the options of the specification."""
 
     chip: int = CHIP
-    bands: str = ""
-    """Band order that the user states, '' if not."""
+    asked: Asked = field(default_factory=lambda: Asked(fourth="ask"))
+    """Band order and scale that the user states."""
     nodata: float = 0.0
     """Largest fraction of pixels without data."""
     urban: str = ""
@@ -72,10 +80,20 @@ class Raster:
         return x, y, min(chip, width - x), min(chip, height - y)
 
 
-class GeoTiffCorpus(Corpus):
-    """Chips of GeoTIFFs in a fixed order of files.
+class RasterCorpus(Corpus):
+    """Chips of rasters in a fixed order of files.
 
-    Options: chip=PIXELS, bands=ORDER (a permutation of rgbn), nodata=FRACTION, urban=POLYGONFILE.
+    Options: chip=PIXELS, bands=ORDER, scale=MIN,MAX or scale=pA,pB, nodata=FRACTION,
+    urban=POLYGONFILE.
+
+    Args:
+        spec: the specification as the user wrote it, for messages.
+        base: folder that keys are relative to.
+        files: the files, in order.
+        options: see above.
+        root: the folder that was named, whose listing the files are; None for a pattern.
+        infrared: refuse what has no fourth band.
+        left_out: files of the folder that are none of `files`, counted by kind.
 
     Raises:
         UserError: a file is not there, or an option is unknown or has no such value.
@@ -91,13 +109,38 @@ class GeoTiffCorpus(Corpus):
         files: Sequence[Path],
         options: Mapping[str, str],
         root: Path | None = None,
+        *,
+        infrared: bool = False,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.spec = spec
-        self.cut = _cut(spec, options)
-        self._root = root
+        self._cut, self._percentiles = _cut(spec, options, infrared)
+        self._root, self._left_out = root, left_out or {}
         self._paths, self._sizes = stat_files(base, files, f"a file of {spec}")
         self._shards = _shards(self._sizes)
         self._rasters: dict[str, Raster] = {}
+
+    @cached_property
+    def cut(self) -> Cut:
+        """The options, percentiles as their values (for which some files are read)."""
+        if self._percentiles is None:
+            return self._cut
+        scale = percentiles(self.spec, self._sampled(), self._percentiles)
+        return replace(self._cut, asked=replace(self._cut.asked, scale=scale))
+
+    def _sampled(self) -> Iterator[NDArray[Any]]:
+        from data.corpus.raster import sample_values
+
+        paths = list(self._paths.values())
+        asked = replace(self._cut.asked, scale=(0.0, 1.0))
+        return (sample_values(os.fspath(paths[i]), asked) for i in evenly(len(paths)))
+
+    def facts(self) -> dict[str, Any]:
+        scale = self.cut.asked.scale
+        return {
+            **({"left_out": dict(self._left_out)} if self._left_out else {}),
+            **({} if scale is None else {"scale": list(scale)}),
+        }
 
     @property
     def root(self) -> Path | None:
@@ -135,7 +178,7 @@ class GeoTiffCorpus(Corpus):
 
     def fetch(self, locations: Sequence[Location]) -> Iterator[Sample]:
         # The key is the place. Chips of one file are read together, whatever the order.
-        return fetch_windows(locations, lambda place: place[0].rpartition("#")[0], self._fetch_one)
+        return fetch_windows(locations, _place, self._fetch_one)
 
     def _fetch_one(self, location: Location) -> Sample:
         key, shard, row = location
@@ -163,7 +206,10 @@ class GeoTiffCorpus(Corpus):
 
     def fingerprint(self) -> str:
         cut = self.cut
-        digest = hashlib.sha256(f"{self.kind} {cut.chip} {cut.bands} {cut.nodata:g}".encode())
+        text = f"{self.kind} {cut.chip} {cut.asked.bands} {cut.nodata:g}"
+        if cut.asked.scale is not None:
+            text += f" {cut.asked.scale}"
+        digest = hashlib.sha256(text.encode())
         if cut.urban:
             digest.update(bytes.fromhex(sha256_file(cut.urban)))
         for key, size in self._sizes.items():
@@ -183,7 +229,7 @@ class GeoTiffCorpus(Corpus):
             from data.corpus.raster import read_header
 
             path = os.fspath(self._paths[key])
-            self._rasters[key] = Raster(key, path, read_header(path, self.cut.bands))
+            self._rasters[key] = Raster(key, path, read_header(path, self.cut.asked))
         return self._rasters[key]
 
 
@@ -209,7 +255,11 @@ def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sam
     error: tuple[str, str] | None = None
     data: bytes | None = None
     if (width, height) != (cut.chip, cut.chip):
-        error = ("partial-chip", f"{width} x {height} pixels at the edge of its raster")
+        detail = f"{width} x {height} pixels at the edge of its raster"
+        if max(header.width, header.height) < cut.chip:
+            least = min(header.width, header.height)
+            detail = f"its whole raster is {width} x {height} pixels: give ?chip={least} or less"
+        error = ("partial-chip", detail)
     elif cut.urban:
         error = _outside(raster, index, cut)
     if error is None:
@@ -226,12 +276,30 @@ def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sam
         "bounds": None if bounds is None else list(bounds),
     }
     return Sample(
-        key, shard, row, data, error, name="", resolution_m=header.resolution_m, more=more
-    )
+        key, shard, row, data, error, name="", resolution_m=header.resolution_m, more=more,
+        note="" if header.layout is None else header.layout.note,
+    )  # fmt: skip
+
+
+def _place(location: Location) -> tuple[str, int, int]:
+    """Where a chip lies: file, row, column, the order in which it is cheap to read."""
+    match = _KEY.fullmatch(location[0])
+    return (match[1], int(match[3]), int(match[2])) if match else (location[0], 0, 0)
 
 
 def _outside(raster: Raster, index: int, cut: Cut) -> tuple[str, str] | None:
     """Why a chip does not count as urban; None if it does."""
+    found = _urban_cells(raster, cut.chip, cut.urban)
+    if isinstance(found, tuple):
+        return found
+    if found[index]:
+        return None
+    return "not-urban", f"its centre is in no polygon of {Path(cut.urban).name}"
+
+
+@functools.lru_cache(maxsize=OPEN_SHARDS)
+def _urban_cells(raster: Raster, chip: int, polygons: str) -> NDArray[np.bool_] | tuple[str, str]:
+    """Of each cell of a raster whether its centre is urban, or why nobody knows."""
     from rasterio.errors import RasterioError
 
     from data.corpus.urban import urban
@@ -240,14 +308,11 @@ def _outside(raster: Raster, index: int, cut: Cut) -> tuple[str, str] | None:
     extent = header.bounds(0, 0, header.width, header.height)
     if header.crs is None or extent is None:
         return "no-crs", "the raster has no coordinate system, so that nobody knows where it is"
-    centres = tuple(_centre(raster, i, cut.chip) for i in range(raster.cells(cut.chip)))
+    centres = [_centre(raster, i, chip) for i in range(raster.cells(chip))]
     try:
-        inside = urban(cut.urban, header.crs, extent, centres)
+        return urban(polygons, header.crs, extent, centres)
     except RasterioError as error:
         return "no-crs", f"its coordinates cannot be converted to those of the polygons ({error})"
-    if inside[index]:
-        return None
-    return "not-urban", f"its centre is in no polygon of {Path(cut.urban).name}"
 
 
 def _centre(raster: Raster, index: int, chip: int) -> tuple[float, float]:
@@ -269,20 +334,23 @@ def _shards(sizes: Mapping[str, int]) -> dict[str, list[str]]:
     return shards
 
 
-def _cut(spec: str, options: Mapping[str, str]) -> Cut:
-    """The options of a specification. Raises UserError for unknown ones and impossible values."""
-    known = ("chip", "bands", "nodata", "urban")
+def _cut(
+    spec: str, options: Mapping[str, str], infrared: bool
+) -> tuple[Cut, tuple[float, float] | None]:
+    """The options of a specification, and the percentiles that its scale is, if it is.
+
+    Raises UserError for unknown ones and impossible values.
+    """
+    known = ("chip", "bands", "scale", "nodata", "urban")
     for name in options:
         if name not in known:
-            raise UserError(f"{spec}: unknown option '{name}' (GeoTIFFs know: {', '.join(known)})")
-    chip, bands, fraction = options.get("chip", str(CHIP)), options.get("bands", "").lower(), 0.0
+            raise UserError(f"{spec}: unknown option '{name}' (rasters know: {', '.join(known)})")
+    chip, bands, fraction = options.get("chip", str(CHIP)), options.get("bands", ""), 0.0
     if not chip.isdigit() or not 16 <= int(chip) <= 4096:
         raise UserError(f"{spec}: chip={chip}: give pixels a side, from 16 to 4096")
-    if bands and sorted(bands) != sorted("rgbn"):
-        raise UserError(
-            f"{spec}: bands={bands}: give the order of the four bands by the letters r, g, b and n "
-            "(near infrared), for example bands=rgbn or bands=nrgb"
-        )
+    if bands:
+        bands = check_bands(spec, bands, infrared=infrared)
+    scale = parse_scale(spec, options["scale"]) if "scale" in options else None
     try:
         fraction = float(options.get("nodata", "0"))
     except ValueError:
@@ -292,4 +360,6 @@ def _cut(spec: str, options: Mapping[str, str]) -> Cut:
     urban = options.get("urban", "")
     if urban and not Path(urban).is_file():
         raise UserError(f"{spec}: urban={urban}: no such file")
-    return Cut(int(chip), bands, fraction, urban)
+    stated, percent = scale or (None, False)
+    asked = Asked(bands, None if percent else stated, "need" if infrared else "ask")
+    return Cut(int(chip), asked, fraction, urban), stated if percent else None

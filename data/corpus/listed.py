@@ -68,6 +68,9 @@ class ListedCorpus(Corpus):
                     pending += [(f"{folder}/{n}", depth + 1) for n in below if n[0] != "."]
         return tuple(found)
 
+    def counts(self) -> list[int | None]:
+        return [self.count(shard) for shard in self.shards()]
+
     def shards(self) -> list[str]:
         return [f"lines-{n:05d}" for n in range(len(self._starts[0]))]
 

@@ -5,19 +5,21 @@
                                images, with all folders below it; or what Hugging Face datasets'
                                save_to_disk made
     FILE or PATTERN            tar, Arrow or Parquet files: data-*.arrow, rs3-{0000..0031}.tar
-    FOLDER, FILE or PATTERN    of GeoTIFFs with four bands, cut in chips: naip/*.tif?chip=256
+    FOLDER, FILE or PATTERN    of rasters or large images, cut in chips: naip/*.tif?chip=256
     FILE.csv                   images named in the first column, in folders beside the file
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, bands=ORDER, nodata=FRACTION and
-urban=POLYGONFILE for GeoTIFFs. `folder:PATH` says that a folder is to be taken as images.
+and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, nodata=FRACTION and
+urban=POLYGONFILE for what is cut; bands=ORDER and scale=MIN,MAX (or scale=p2,p98) for any images
+that do not say these themselves. `folder:PATH` says that a folder is to be taken as images.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -26,14 +28,15 @@ from data.corpus.base import Corpus, path_of_key
 from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
 from data.corpus.found import SUFFIXES, one_snapshot, shard_files
 from data.corpus.hub import open_arrow, read_json
+from data.corpus.sidecars import sidecar
 
-GEOTIFF = {".tif", ".tiff"}
+RASTERS = {".tif", ".tiff", ".jp2"}
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
 FORMS = (
     "FOLDER           a folder of image files, with all folders below it",
     "FOLDER           of *.tar, *.arrow or *.parquet shards; or made by datasets' save_to_disk",
     "FILE or PATTERN  of such shards: data-*.arrow, rs3-train-{0000..0031}.tar",
-    "FOLDER or FILE   of four-band GeoTIFFs, cut in chips: FOLDER?chip=256, 'naip/*.tif?chip=256'",
+    "FOLDER or FILE   of rasters or large images, in chips: FOLDER?chip=256, 'x/*.tif?chip=256'",
     "FILE.csv         images named in its first column, in folders beside it",
     "PRESET:FOLDER    a data set as people hold it:",
 )
@@ -137,12 +140,12 @@ def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
         if entry.name.startswith("."):
             continue
         suffix = Path(entry.name).suffix.lower()
-        if suffix in GEOTIFF and not is_folder(entry):
+        if suffix in RASTERS and not is_folder(entry):
             rasters.append(Path(entry.path))
         elif suffix in IMAGES or is_folder(entry):
             others = True
     if "chip" in options or (rasters and not others and _are_geotiffs(rasters)):
-        return _open_geotiffs(spec, folder, options)
+        return _open_rasters(spec, folder, options)
     files = None if rasters else shard_files(folder)
     if files is None:
         return _images(spec, folder, options)
@@ -150,26 +153,54 @@ def _open_folder(spec: str, folder: Path, options: Options) -> Corpus:
 
 
 def _are_geotiffs(files: Sequence[Path]) -> bool:
-    """Whether TIFFs are rasters of several bands to cut, not images: by the tags of a few."""
-    from data.images.tiff import is_multiband_geotiff
+    """Whether TIFFs are rasters to cut, not images: NAIP's by name, or four bands by a few tags."""
+    from data.images.bands import is_naip
 
-    return any(is_multiband_geotiff(path) for path in sorted(files)[:PEEKED])
+    if any(is_naip(path.name) for path in files):
+        return True
+    from data.images.raster import is_multiband_geotiff
+
+    return any(is_multiband_geotiff(os.fspath(path)) for path in sorted(files)[:PEEKED])
 
 
-def _open_geotiffs(spec: str, folder: Path, options: Options) -> Corpus:
-    """All GeoTIFFs anywhere below a folder."""
-    from data.corpus.geotiff import GeoTiffCorpus
+def _open_rasters(spec: str, folder: Path, options: Options, *, infrared: bool = False) -> Corpus:
+    """All rasters and images anywhere below a folder, to be cut; of USA-1m its GeoTIFFs alone."""
+    from data.corpus.geotiff import RasterCorpus
 
-    files = _below(folder, *GEOTIFF)
+    suffixes = (".tif", ".tiff") if infrared else IMAGES
+    left_out: Counter[str] = Counter()
+    files = _below(folder, *suffixes, left_out=left_out)
     if not files:
-        raise UserError(f"{spec}: no .tif files in {folder}, nor below it")
-    return GeoTiffCorpus(spec, folder, files, options, folder)
+        raise UserError(f"{spec}: no {'.tif' if infrared else 'image'} files in {folder}, nor "
+                        "below it")  # fmt: skip
+    return RasterCorpus(spec, folder, files, options, folder, infrared=infrared, left_out=left_out)
 
 
-def _images(spec: str, folder: Path, options: Options) -> FolderCorpus:
-    if options:
-        raise UserError(f"{spec}: a folder of images has no option '{next(iter(options))}'")
-    return FolderCorpus(folder)
+def _usa1m(spec: str, folder: Path, options: Options) -> Corpus:
+    return _open_rasters(spec, folder, options, infrared=True)
+
+
+def _images(spec: str, folder: Path, options: Options) -> Corpus:
+    if "chip" in options:
+        return _open_rasters(spec, folder, options)
+    stated, others = _split(options)
+    if others:
+        raise UserError(f"{spec}: a folder of images has no option '{next(iter(others))}'")
+    return _prepared(spec, FolderCorpus(folder), stated)
+
+
+def _split(options: Options) -> tuple[dict[str, str], dict[str, str]]:
+    """The options that say how images are read, and those of the container."""
+    stated = {name: value for name, value in options.items() if name in ("bands", "scale")}
+    return stated, {name: value for name, value in options.items() if name not in stated}
+
+
+def _prepared(spec: str, corpus: Corpus, stated: Options) -> Corpus:
+    if not stated:
+        return corpus
+    from data.corpus.prepared import PreparedCorpus
+
+    return PreparedCorpus(spec, corpus, stated.get("bands", ""), stated.get("scale", ""))
 
 
 def _open_files(
@@ -179,27 +210,32 @@ def _open_files(
         raise UserError(f"{spec}: no shards in it")
     if root is not None:
         one_snapshot(root, files)
-    kinds = {SUFFIXES.get(path.suffix.lower()) for path in files}
-    if files[0].suffix.lower() == ".csv" and len(files) == 1:
+    suffixes = {path.suffix.lower() for path in files}
+    if suffixes <= RASTERS or ("chip" in options and suffixes <= IMAGES):
+        from data.corpus.geotiff import RasterCorpus
+
+        return RasterCorpus(spec, base, files, options, root)
+    stated, options = _split(options)
+    kinds = {SUFFIXES.get(suffix) for suffix in suffixes}
+    corpus: Corpus
+    if suffixes == {".csv"} and len(files) == 1:
         from data.corpus.listed import ListedCorpus
 
-        return ListedCorpus(spec, files[0], [files[0].parent], options)
-    if kinds == {"tar"}:
+        corpus = ListedCorpus(spec, files[0], [files[0].parent], options)
+    elif kinds == {"tar"}:
         from data.corpus.tar import TarCorpus
 
-        return TarCorpus(spec, base, files, options, root)
-    if all(path.suffix.lower() in GEOTIFF for path in files):
-        from data.corpus.geotiff import GeoTiffCorpus
-
-        return GeoTiffCorpus(spec, base, files, options, root)
-    if len(kinds) > 1 or kinds == {None}:
+        corpus = TarCorpus(spec, base, files, options, root)
+    elif len(kinds) > 1 or kinds == {None}:
         odd = next(path for path in files if SUFFIXES.get(path.suffix.lower()) != "tar")
         raise _not_understood(spec, odd)
-    if kinds == {"arrow"}:
-        return open_arrow(spec, base, files, options, root)
-    from data.corpus.columnar import ParquetCorpus
+    elif kinds == {"arrow"}:
+        corpus = open_arrow(spec, base, files, options, root)
+    else:
+        from data.corpus.columnar import ParquetCorpus
 
-    return ParquetCorpus(spec, base, files, options, root)
+        corpus = ParquetCorpus(spec, base, files, options, root)
+    return _prepared(spec, corpus, stated)
 
 
 def _saved_files(folder: Path) -> list[Path] | None:
@@ -224,15 +260,19 @@ def _saved_files(folder: Path) -> list[Path] | None:
         ) from None
 
 
-def _below(folder: Path, *suffixes: str) -> list[Path]:
+def _below(folder: Path, *suffixes: str, left_out: Counter[str] | None = None) -> list[Path]:
     """Files with one of some suffixes anywhere below a folder, in the order of their paths.
 
     Links to folders are followed, as in a folder of images. A link that leads nowhere is among
-    the files, so that what it stands for is missed.
+    the files, so that what it stands for is missed. The others are counted in `left_out`.
     """
-    below = (folder / path_of_key(key) for key, _ in walk(folder))
-    found = (path for path in below if path.suffix.lower() in suffixes)
-    files = (path for path in found if path.is_file() or path.is_symlink())
+    files = []
+    for key, _ in walk(folder, left_out):
+        path = folder / path_of_key(key)
+        if path.suffix.lower() in suffixes and (path.is_file() or path.is_symlink()):
+            files.append(path)
+        elif left_out is not None:
+            left_out[sidecar(key) or path.suffix.lower() or path.name] += 1
     return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder)))
 
 
@@ -267,7 +307,7 @@ PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
     ),
     "rs5m": (_rs5m, "RS5M: its tars anywhere below, or a CSV list beside img_only/, or that"),
     "usa1m": (
-        _open_geotiffs,
+        _usa1m,
         "NAIP quarter quads (GeoTIFF: red, green, blue, near infrared) anywhere below, in chips of "
         "256 pixels",
     ),

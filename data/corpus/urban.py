@@ -6,7 +6,6 @@ coordinate system. Only the polygons around one raster are held at a time.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from data.corpus.raster import Bounds
-from data.corpus.shards import OPEN_SHARDS
 
 
 def check_polygons(path: Path) -> None:
@@ -35,9 +33,8 @@ def check_polygons(path: Path) -> None:
         raise UserError(f"{path}: has no coordinate system, so that no chip can be placed in it")
 
 
-@functools.lru_cache(maxsize=OPEN_SHARDS)
 def urban(
-    polygons: str, crs: str, bounds: Bounds, centres: tuple[tuple[float, float], ...]
+    polygons: str, crs: str, bounds: Bounds, centres: Sequence[tuple[float, float]]
 ) -> NDArray[np.bool_]:
     """Whether each point lies in (or on the edge of) a polygon.
 

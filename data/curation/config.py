@@ -74,6 +74,9 @@ class FilterConfig:
     """Largest ratio of longer to shorter side."""
     max_clipped: Limit = 0.5
     """Largest fraction of pixels whose grey is 0 or 255, in [0, 1]."""
+    max_border: Limit = 0.1
+    """Largest fraction of pixels in black regions that hang together with the edge, in [0, 1]:
+    corners without data of rotated or patched scenes."""
     min_entropy: Limit = 1.0
     """Smallest entropy (bits): a nearly constant image is below it."""
     copies: bool = False

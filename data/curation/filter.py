@@ -9,6 +9,7 @@ under the first rule that it fails, in this order:
     too-small   shorter side below --min-side
     too-long    longer side more than --max-aspect times the shorter
     saturated   more than --max-clipped of its pixels are black or white (grey 0 or 255)
+    border      more than --max-border of its pixels are a black collar (data.images.border)
     blank       entropy below --min-entropy
     copy        the same bytes as an image before it that passed all of the above
 
@@ -28,13 +29,15 @@ from core.stage import Result, Stage, read_manifest
 from data.curation.config import FilterConfig
 from data.formats.tables import part_path, part_paths, read_part, write_part
 
-RULES = ("not-rgb", "too-small", "too-long", "saturated", "blank", "copy")
+RULES = ("not-rgb", "too-small", "too-long", "saturated", "border", "blank", "copy")
 
 
 def filter_scores(config: FilterConfig, stage: Stage) -> Result:
     """Write the score table with the rules applied, part by part."""
     paths = part_paths(config.scores)
-    _check_columns(config, read_part(paths[0]).schema.names)
+    names = read_part(paths[0]).schema.names
+    _check_columns(config, names)
+    unknown = 0 <= config.max_border < 1 and "border" not in names
     stage.open()
     seen: set[bytes] = set()
     counts: Counter[str] = Counter()
@@ -55,6 +58,8 @@ def filter_scores(config: FilterConfig, stage: Stage) -> Result:
         "corpus": read_manifest(config.scores)["inputs"].get("corpus"),
     }
     line = f"{rows:,} images: {ok:,} pass; {_counted(counts)}"
+    if unknown:
+        line += "; --max-border left out: an older table, without the column 'border'"
     return stage.finish(summary, [part_path(config.out, n).name for n in range(len(paths))], line)
 
 
@@ -95,6 +100,9 @@ def _first_failed(row: dict[str, Any], config: FilterConfig) -> tuple[str, str] 
         return "too-long", f"{row['width']} x {row['height']} pixels"
     if 0 <= config.max_clipped < 1 and row["clipped"] > config.max_clipped:
         return "saturated", f"{row['clipped']:.0%} of the pixels are black or white"
+    border = row.get("border")  # tables of before 0.2 have none
+    if 0 <= config.max_border < 1 and border is not None and border > config.max_border:
+        return "border", f"{border:.0%} of the pixels are a black collar"
     if row["entropy"] < config.min_entropy:
         return "blank", f"{row['entropy']:.2f} bits"
     return None

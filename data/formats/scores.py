@@ -34,6 +34,7 @@ EXTRAS = {
     # of `prune.score --statistics`
     "bands": pa.field("bands", pa.int32()),  # 1: grey, 3: colour, 4: with near infrared
     "clipped": pa.field("clipped", pa.float64()),  # fraction of pixels whose grey is 0 or 255
+    "border": pa.field("border", pa.float64()),  # fraction of black collar (data.images.border)
 }
 """Further columns of a score table; all are nullable and come after those of SCORES."""
 

@@ -1,9 +1,9 @@
-"""Chips of four bands as encoded bytes: red, green, blue, near infrared.
+"""Pixels that no file holds as they are, as encoded bytes.
 
-A chip is cut from a larger raster, so no file holds its bytes. What travels from reader to
-decoder in their place is a PAM image (Netpbm's "portable arbitrary map": a text header, then the
-pixels), whose tuple type states the band order. The same pixels give the same bytes, so that
-digests, exact copies and leakage work for chips as they do for files.
+A chip is cut from a larger raster, and scaled or reordered bands are in no file either. What
+travels from reader to decoder in their place is a PAM image (Netpbm's "portable arbitrary map": a
+text header, then the pixels), whose tuple type states the bands. The same pixels give the same
+bytes, so that digests, exact copies and leakage work for them as they do for files.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ MAGIC = b"P7\n"
 ORDER = "RGB_NIR"
 BANDS = 4
 NAMES = ("red", "green", "blue", "near infrared")
+TYPES = {1: "GRAYSCALE", 3: "RGB", BANDS: ORDER}
+"""Bands -> tuple type."""
 _HEADER = re.compile(
     rb"P7\nWIDTH (\d{1,9})\nHEIGHT (\d{1,9})\nDEPTH (\d{1,4})\nMAXVAL (\d{1,5})\n"
     rb"TUPLTYPE (\w+)\nENDHDR\n"
@@ -27,61 +29,85 @@ _HEADER = re.compile(
 
 
 def encode_chip(pixels: NDArray[np.uint8]) -> bytes:
-    """uint8 H x W x 4 (red, green, blue, near infrared) as PAM. ValueError for another shape."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != BANDS:
-        raise ValueError(f"expected uint8 H x W x {BANDS}, found {pixels.dtype} {pixels.shape}")
-    height, width = pixels.shape[:2]
-    header = f"P7\nWIDTH {width}\nHEIGHT {height}\nDEPTH {BANDS}\nMAXVAL 255\nTUPLTYPE {ORDER}\n"
-    return header.encode() + b"ENDHDR\n" + pixels.tobytes()
+    """uint8 H x W x 1 (grey), 3 (red, green, blue) or 4 (and near infrared) as PAM.
 
-
-def chip_size(data: bytes) -> tuple[int, int]:
-    """(width, height) that a PAM's header states.
-
-    Raises Reject: no complete header, or not four 8-bit bands in the order of ORDER.
+    ValueError for another shape.
     """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in TYPES:
+        raise ValueError(f"expected uint8 H x W x 1, 3 or 4, found {pixels.dtype} {pixels.shape}")
+    height, width, bands = pixels.shape
+    header = f"P7\nWIDTH {width}\nHEIGHT {height}\nDEPTH {bands}\nMAXVAL 255\n"
+    return f"{header}TUPLTYPE {TYPES[bands]}\nENDHDR\n".encode() + pixels.tobytes()
+
+
+def _read_header(data: bytes) -> tuple[int, int, int, int]:
+    """(width, height, bands, bytes of the header). Raises Reject."""
     match = _HEADER.match(data)
     if match is None:
         raise Reject("corrupt", "no whole PAM header, or its lines in another order")
     width, height, depth, top = (int(match[i]) for i in range(1, 5))
     if top != 255:
         raise Reject("16-bit" if top > 255 else "unsupported", f"PAM with MAXVAL {top}")
-    if (depth, match[5].decode()) != (BANDS, ORDER):
-        raise Reject("bands", f"PAM with {depth} bands of type {match[5].decode()}, not {ORDER}")
-    return width, height
+    if TYPES.get(depth) != match[5].decode():
+        raise Reject("bands", f"PAM with {depth} bands of type {match[5].decode()}")
+    return width, height, depth, match.end()
+
+
+def chip_size(data: bytes) -> tuple[int, int]:
+    """(width, height) that a PAM's header states.
+
+    Raises Reject: no complete header, or not the 8-bit bands of one of TYPES.
+    """
+    return _read_header(data)[:2]
+
+
+def chip_bands(data: bytes) -> int:
+    """Bands that a PAM's header states: 1, 3 or 4. Raises Reject (see `chip_size`)."""
+    return _read_header(data)[2]
 
 
 def decode_chip(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of a PAM: uint8 H x W x 4, a view of `data`. Raises Reject (see `chip_size`)."""
-    width, height = chip_size(data)
-    match = _HEADER.match(data)
-    assert match is not None
-    if not width * height or len(data) - match.end() != width * height * BANDS:
-        detail = f"{len(data) - match.end():,} bytes of pixels for {width} x {height} x {BANDS}"
+    """The pixels of a PAM: uint8 H x W x bands, a view of `data`. Raises Reject."""
+    width, height, bands, start = _read_header(data)
+    if not width * height or len(data) - start != width * height * bands:
+        detail = f"{len(data) - start:,} bytes of pixels for {width} x {height} x {bands}"
         raise Reject("corrupt", detail, (width, height))
-    pixels = np.frombuffer(data, np.uint8, offset=match.end())
-    return pixels.reshape(height, width, BANDS)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(height, width, bands)
 
 
-def chip_to_geotiff(
+def chip_to_file(
     data: bytes, crs: str | None = None, bounds: Sequence[float] | None = None
 ) -> bytes:
-    """A PAM as a GeoTIFF (Deflate) of the same pixels, for tools that do not read PAM.
+    """A PAM in a form that other tools open, of the same pixels: PNG, of four bands GeoTIFF.
 
     Args:
         data: the chip.
         crs: its coordinate system, as rasterio takes it. None: not known.
         bounds: left, bottom, right and top in it.
 
-    Raises Reject (see `chip_size`).
+    Raises Reject for what is no chip.
     """
+    pixels = decode_chip(data)
+    if pixels.shape[2] == BANDS:
+        return _geotiff(pixels, crs, bounds)
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _geotiff(
+    pixels: NDArray[np.uint8], crs: str | None, bounds: Sequence[float] | None
+) -> bytes:
     import warnings
 
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
     from rasterio.transform import from_bounds
 
-    pixels = decode_chip(data)
     height, width = pixels.shape[:2]
     profile = {
         "driver": "GTiff", "width": width, "height": height, "count": BANDS, "dtype": "uint8",

@@ -1,39 +1,37 @@
 """Encoded bytes to pixels, or a Reject that says why not.
 
-What counts as an image here: one complete 8-bit still, grey or RGB, in JPEG, PNG, TIFF, BMP, GIF
-or WebP, or a chip of four bands (data.images.chips), of which red, green and blue are taken unless
+What counts as an image here: one complete 8-bit still, grey or RGB, in JPEG, PNG, TIFF, JPEG 2000,
+BMP, GIF or WebP, or a chip (data.images.chips), of whose bands red, green and blue are taken unless
 `decode_rgbn` asks for all. Everything else raises Reject with a reason out of REASONS; nothing is
 ever decoded in part. JPEG goes through simplejpeg (libjpeg-turbo, strict: any warning of the
-decoder rejects), the other formats through Pillow.
+decoder rejects), TIFF and JPEG 2000 through GDAL (data.images.raster), the rest through Pillow.
 
 Conventions worth knowing:
 
 * Grey is ITU-R 601 luma. In a JPEG that is the Y channel itself, so Stage I never builds RGB.
 * An EXIF orientation is ignored, for pixels are taken as stored; a histogram does not change
   under rotation, and satellite tiles have no up.
-* Alpha is dropped, not blended; the note returned by `decode` says so.
+* Alpha is dropped, not blended; the note returned by `decode` says so. Masks are not looked at.
 * Of a camera's multi-picture JPEG (MPO) the first picture is taken: what follows the first
   end-of-image marker is not looked at. Bytes after the end of an image do no harm.
-* Of a TIFF with a fourth band that is no alpha the first three are taken; the note says so.
-* TIFF overviews (reduced pages) and masks do not count as further frames.
+* Of a TIFF with a fourth band beside red, green and blue these three are taken; the note says so.
+* TIFF overviews (reduced pages) and masks do not count as further pages; of several pages none is
+  taken.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
-import threading
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.images import chips, tiff
+from data.images import chips
+from data.images.formats import claimed, sniff
 from data.images.reject import MAX_PIXELS, REASONS, Luma, Reject
 
 __all__ = [
@@ -43,28 +41,7 @@ __all__ = [
 
 Pixels = NDArray[np.uint8]
 
-_EXTENSIONS = {
-    "JPEG": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
-    "PNG": ("png", "apng"),
-    "TIFF": ("tif", "tiff", "gtiff"),
-    "BMP": ("bmp", "dib"),
-    "GIF": ("gif",),
-    "WEBP": ("webp",),
-    "PAM": ("pam",),
-}
-_FORMAT_OF_EXTENSION = {name: kind for kind, names in _EXTENSIONS.items() for name in names}
-_OTHER_IMAGES = (  # (offset, signature, name) of image formats that are not read here
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"8BPS", "Photoshop"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftypavis", "AVIF"),
-    (4, b"ftypheic", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (0, b"\x89HDF", "HDF5"),
-)
+_BY_GDAL = ("TIFF", "JPEG 2000")
 _DIRECT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "YCbCr", "RGBa", "La"}
 _ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 
@@ -106,6 +83,8 @@ def decode_rgbn(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     if kind != "PAM":
         raise Reject("bands", f"{kind}, not a chip of four bands: no near infrared")
     _check_size(*chips.chip_size(data), 1, max_pixels)
+    if chips.chip_bands(data) != chips.BANDS:
+        raise Reject("bands", f"a chip of {chips.chip_bands(data)} bands: no near infrared")
     return chips.decode_chip(data)
 
 
@@ -139,8 +118,7 @@ def decode(
     """
     kind = sniff(data)
     note = ""
-    expected = _FORMAT_OF_EXTENSION.get(name.rpartition(".")[2].lower()) if name else None
-    if expected is not None and expected != kind:
+    if claimed(name) not in (None, kind):
         note = f"{kind} content under a .{name.rpartition('.')[2]} name"
         if not accept_misnamed:
             raise Reject("misnamed", note)
@@ -148,55 +126,45 @@ def decode(
         return _decode_jpeg(data, grey, min_side, max_pixels, luma), note
     if kind == "PAM":
         return _decode_chip(data, grey, min_side, max_pixels), note
-    pixels, dropped = _decode_pillow(data, kind, grey, min_side, max_pixels)
+    decoder = _decode_raster if kind in _BY_GDAL else _decode_pillow
+    pixels, dropped = decoder(data, kind, grey, min_side, max_pixels)
     return pixels, "; ".join(filter(None, (note, dropped)))
-
-
-def sniff(data: bytes) -> str:
-    """The format of encoded bytes by their signature: 'JPEG', 'PNG', 'TIFF', ...
-
-    Raises Reject: 'empty', 'not-an-image' or 'unsupported'.
-    """
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith(chips.MAGIC):
-        return "PAM"
-    if data.startswith(b"BM") and data[14:18] in _BMP_HEADERS:
-        return "BMP"
-    if not data:
-        raise Reject("empty", "zero bytes")
-    for offset, signature, name in _OTHER_IMAGES:
-        if data.startswith(signature, offset):
-            raise Reject("unsupported", f"{name} is not read here")
-    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        what = "HTML or XML text"
-    elif not any(data[:4096]):
-        what = "zeros"
-    else:
-        what = f"starts with {data[:12]!r}"
-    raise Reject("not-an-image", what)
 
 
 def bands(data: bytes) -> int:
     """Bands by the header alone: 1 grey, 3 colour (a palette counts as colour), 4 with infrared."""
     if data.startswith(chips.MAGIC):
-        return chips.BANDS
+        return chips.chip_bands(data)
     if data.startswith(b"\xff\xd8\xff"):
-        return 1 if simplejpeg.decode_jpeg_header(data)[2] == "Gray" else 3
+        return jpeg_facts(data)[2]
+    if sniff(data) in _BY_GDAL:
+        from data.images import raster
+
+        with raster.opened(data, sniff(data)) as file:
+            how = raster.layout(file, "", raster.Asked())
+            return 3 if len(how.bands) == 3 or len(how.palette) > 256 else 1
     with Image.open(io.BytesIO(data)) as image:
         return 1 if image.mode in ("1", "L", "LA", "La") else 3
 
 
-_BMP_HEADERS = {size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)}
+def jpeg_facts(data: bytes) -> tuple[int, int, int]:
+    """(width, height, bands) of a JPEG by its header. Raises Reject: 'cmyk', 'corrupt', ..."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _jpeg_reject(error, data, None) from None
+    if colours in ("CMYK", "YCCK"):
+        raise Reject("cmyk", f"{colours} JPEG", (width, height))
+    return width, height, 1 if colours == "Gray" else 3
+
+
+def _jpeg_reject(error: Exception, data: bytes, size: tuple[int, int] | None) -> Reject:
+    text = " ".join(str(error).split())
+    if "precision" in text:
+        return Reject("16-bit", text, size)
+    if "subsampling" in text and _pillow_can(data):
+        return Reject("unsupported", "unusual chroma sampling factors", size)
+    return Reject("corrupt", text, size)
 
 
 def _check_size(width: int, height: int, min_side: int, max_pixels: int) -> None:
@@ -209,31 +177,47 @@ def _check_size(width: int, height: int, min_side: int, max_pixels: int) -> None
 
 
 def _decode_jpeg(data: bytes, grey: bool, min_side: int, max_pixels: int, luma: Luma) -> Pixels:
-    size = None
+    width, height, stored = jpeg_facts(data)
+    _check_size(width, height, min_side, max_pixels)
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        size = (width, height)
-        if colours in ("CMYK", "YCCK"):
-            raise Reject("cmyk", f"{colours} JPEG", size)
-        _check_size(width, height, min_side, max_pixels)
         if not grey:
             return simplejpeg.decode_jpeg(data, "RGB")
-        if luma == "rgb" and colours != "Gray":
+        if luma == "rgb" and stored == 3:
             return np.asarray(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")).convert("L"))
         return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
     except (ValueError, RuntimeError, OSError) as error:
-        text = " ".join(str(error).split())
-        if "precision" in text:
-            raise Reject("16-bit", text, size) from None
-        if "subsampling" in text and _pillow_can(data):
-            raise Reject("unsupported", "unusual chroma sampling factors", size) from None
-        raise Reject("corrupt", text, size) from None
+        raise _jpeg_reject(error, data, (width, height)) from None
 
 
 def _decode_chip(data: bytes, grey: bool, min_side: int, max_pixels: int) -> Pixels:
     _check_size(*chips.chip_size(data), min_side, max_pixels)
-    rgb = np.ascontiguousarray(chips.decode_chip(data)[..., :3])
+    return _as_asked(chips.decode_chip(data), grey)
+
+
+def _as_asked(pixels: Pixels, grey: bool) -> Pixels:
+    """H x W x 1, 3 or 4 as luma, H x W, or as RGB, H x W x 3."""
+    if pixels.shape[2] == 1:
+        return np.ascontiguousarray(pixels[..., 0] if grey else np.repeat(pixels, 3, axis=2))
+    rgb = np.ascontiguousarray(pixels[..., :3])
     return np.asarray(Image.fromarray(rgb).convert("L")) if grey else rgb
+
+
+def _decode_raster(
+    data: bytes, kind: str, grey: bool, min_side: int, max_pixels: int
+) -> tuple[Pixels, str]:
+    from data.images import raster  # GDAL takes longer to load than all else here
+
+    size: tuple[int, int] | None = None
+    try:
+        with raster.opened(data, kind) as file:
+            size = (file.width, file.height)
+            _check_size(*size, min_side, max_pixels)
+            how = raster.layout(file, "", raster.Asked())
+            return _as_asked(raster.read(file, how), grey), how.note
+    except raster.DAMAGE as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise Reject("corrupt", raster.one_line(error), size) from None
 
 
 def _pillow_can(data: bytes) -> bool:
@@ -252,29 +236,23 @@ def _decode_pillow(
     data: bytes, kind: str, grey: bool, min_side: int, max_pixels: int
 ) -> tuple[Pixels, str]:
     size: tuple[int, int] | None = None
-    # libtiff writes its complaints straight to the process's standard error.
-    quiet = _silent_stderr() if kind == "TIFF" else contextlib.nullcontext()
     try:
-        with quiet, Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
             size = image.size
             _check_size(*size, min_side, max_pixels)
             _check_depth(image, data, kind)
-            frames = tiff.frames(image, kind)
+            frames = int(getattr(image, "n_frames", 1))
             if frames > 1:
-                raise Reject("animated", f"{frames} frames or pages", size)
+                raise Reject("animated", f"{frames} frames", size)
             if not _has_end(data, kind):
                 raise Reject("corrupt", "no end-of-image mark: cut short", size)
             image.load()
             alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
             pixels = np.ascontiguousarray(np.asarray(_convert(image, grey)))
-        if kind == "TIFF" and not alpha and tiff.samples(image) > 3:
-            return pixels, "fourth band dropped"
         return pixels, "alpha dropped" if alpha else ""
     except (Reject, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
-        if kind == "TIFF":
-            tiff.explain(data)
         raise Reject("corrupt", _one_line(error, f"unreadable {kind} header"), size) from None
     except Exception as error:  # decoders meet damaged bytes with exceptions of every type
         raise Reject("corrupt", _one_line(error), size) from None
@@ -308,36 +286,14 @@ def _check_depth(image: Image.Image, data: bytes, kind: str) -> None:
     """Reject what Pillow would bring down to 8 bits, or to three bands, without a word."""
     mode, size = image.mode, image.size
     if kind == "PNG" and data[24] == 16:  # IHDR's bit depth; Pillow opens such RGB as 8-bit
-        raise Reject("16-bit", "16 bits a band", size)
-    if kind == "TIFF":
-        tiff.check_tags(image.tag_v2, size)  # type: ignore[attr-defined]
-    if mode.startswith("I;16"):
-        raise Reject("16-bit", "16 bits a band", size)
+        detail = (
+            "16 bits a band, not 8; no scale is guessed: state SPEC?scale=MIN,MAX or percentiles, "
+            "?scale=p2,p98"
+        )
+        raise Reject("16-bit", detail, size)
     if mode in ("I", "F"):
         raise Reject("not-8-bit", "32-bit integers" if mode == "I" else "floats", size)
     if mode == "CMYK":
         raise Reject("cmyk", f"CMYK {kind}", size)
     if mode not in _DIRECT_MODES:
         raise Reject("bands", f"Pillow mode {mode}", size)
-
-
-_stderr_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Point file descriptor 2 at /dev/null for a moment (C libraries know no other silence)."""
-    with _stderr_lock:
-        try:
-            saved = os.dup(2)
-        except OSError:  # standard error is closed: silent already
-            yield
-            return
-        try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

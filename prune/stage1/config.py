@@ -23,7 +23,7 @@ class ScoreConfig:
 
     corpus: str = place()
     """Corpus: a folder of images, tar, Arrow or Parquet shards ('data-*.arrow',
-    'rs3-{0000..0031}.tar'), a CSV list, four-band GeoTIFFs to cut ('naip/*.tif?chip=256'), or a
+    'rs3-{0000..0031}.tar'), a CSV list, rasters or large images to cut ('naip/*.tif?chip=256'), a
     preset (git10m:FOLDER, rs5m:FOLDER, usa1m:FOLDER). Only read."""
     out: Path
     """Output folder: the score table, one Parquet part a shard."""
@@ -43,8 +43,9 @@ class ScoreConfig:
     accept_misnamed: bool = False
     """Accept images whose file extension belongs to another image format (noted in 'detail')."""
     statistics: bool = False
-    """Also record bands (1: grey, 3: colour) and clipped (fraction of pixels whose grey is 0 or
-    255), two more columns, which the rules of data.filter need."""
+    """Also record bands (1: grey, 3: colour), clipped (fraction of pixels whose grey is 0 or 255)
+    and border (fraction in black regions that hang together with the edge), three more columns,
+    which the rules of data.filter need."""
     workers: AtLeast1 = machine(available_cpus())
     """Processes that decode (machine setting; the table does not depend on it)."""
     engine: Engine = machine("local")

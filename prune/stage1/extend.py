@@ -28,11 +28,12 @@ from core.errors import UserError
 from core.stage import Stage, read_manifest
 from data.corpus.base import Batch, Corpus, Sample
 from data.corpus.folder import FolderCorpus, read_file
+from data.corpus.prepared import PreparedCorpus
 from data.formats.scores import EXTRAS, SCORES
 from data.formats.tables import part_path, part_paths, read_part, read_parts
 from prune.stage1.config import ScoreConfig
 
-STATISTICS = ("bands", "clipped")  # columns of --statistics
+STATISTICS = ("bands", "clipped", "border")  # columns of --statistics
 
 
 @dataclass
@@ -93,8 +94,18 @@ def extend(corpus: Corpus, config: ScoreConfig, stage: Stage) -> Reuse:
         raise UserError(f"--extend {old}: made with other settings: {'; '.join(differing)}")
     names = read_part(part_paths(old)[0]).column_names[len(SCORES) :]
     own = STATISTICS if config.statistics else ()
+    if lacking := [name for name in own if name not in names]:
+        raise UserError(
+            f"--extend {old}: an older table, without the column '{lacking[0]}' that --statistics "
+            "records now; score it again, without --extend"
+        )
     extras = tuple(name for name in names if name in EXTRAS and name not in own)
     recorded = manifest["inputs"]["corpus"]
+    if isinstance(corpus, PreparedCorpus) and not corpus.part_fingerprint(corpus.shards()):
+        raise UserError(
+            f"--extend {old}: a folder that is read with ?bands= or ?scale= is scored as a whole, "
+            "without --extend"
+        )
     if isinstance(corpus, FolderCorpus):
         found = _new_files(corpus, old, recorded, extras)
         stage.open()

@@ -29,11 +29,19 @@ from core.stage import Result, Stage
 from data.corpus.base import Batch, Corpus, Sample
 from data.formats.scores import SCORES, scores_schema
 from data.formats.tables import part_path, read_part, write_part
+from data.images.border import black_border
 from data.images.decode import Reject, bands, decode
 from prune.stage1.config import ScoreConfig
 from prune.stage1.entropy import MEASURES
 from prune.stage1.extend import STATISTICS, NewFiles, Reuse, extend
-from prune.stage1.summary import first_reject, mark_duplicate_keys, one_line, refusals, summarise
+from prune.stage1.summary import (
+    first_reject,
+    mark_duplicate_keys,
+    one_line,
+    refusals,
+    remarks,
+    summarise,
+)
 
 BATCH = 128  # images a task: enough to outweigh the travel, few enough to share out evenly
 SLOW = 0.3  # reading and hashing that take this fraction of the scoring's time are worth a thread
@@ -69,6 +77,9 @@ def score(config: ScoreConfig, corpus: Corpus, stage: Stage) -> Result:
     if refused:
         print(f"[prune.score] {summary['refused_rasters']:,} of {summary['rasters']:,} files are "
               f"refused:\n{refused}", flush=True)  # fmt: skip
+    for line in remarks(corpus.facts(), summary):
+        print(f"[prune.score] {line}", flush=True)
+    summary |= {"read": corpus.facts()} if corpus.facts() else {}
     summary["timing"] = timing
     if reused is not None:
         summary["extended"] = {"scores": reused.source, "images": reused.images}
@@ -91,7 +102,8 @@ def _make_parts(
         score_all = score_shards if config.engine == "local" else _score_on_ray
         columns: Columns = {name: [] for name in schema.names}
         for place, last, batch in score_all(new, names, config, extras):
-            tick.expect(left[place], corpus.count(names[place]))
+            if sizes[left[place]] is None:
+                tick.expect(left[place], corpus.count(names[place]))
             tick(len(batch["key"]))
             throughput.images += len(batch["key"])
             for name, values in batch.items():
@@ -108,7 +120,9 @@ def _make_parts(
         return table.num_rows
 
     rows = [_finished(config.out, index, shard) for index, shard in enumerate(shards)]
-    make_parts(rows, rows.__getitem__, make, write, name="entropy")
+    known = corpus.counts()
+    sizes = [size if row is None else row for row, size in zip(rows, known, strict=True)]
+    make_parts(sizes, rows.__getitem__, make, write, name="entropy")
 
 
 def _finished(out: Path, index: int, shard: str) -> int | None:
@@ -241,6 +255,9 @@ def score_sample(
     height, width = grey.shape
     if "clipped" in extras:
         ends = np.count_nonzero(grey == 0) + np.count_nonzero(grey == 255)
-        more |= {"bands": bands(data), "clipped": ends / grey.size}
+        more |= {
+            "bands": bands(data), "clipped": ends / grey.size, "border": black_border(grey),
+        }  # fmt: skip
     entropy = MEASURES[config.entropy](grey)
+    note = "; ".join(filter(None, (sample.note, note)))
     return row(digest, len(data), width, height, entropy, "ok", "", note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from core.hashing import hash_keys
 from data.corpus.base import Corpus
 from data.formats.tables import part_paths, read_part, write_part
+from data.images.bands import SCALED
 
 TOP = 5  # repeated digests that the summary names
 REFUSED = 20  # refused files that it names
@@ -27,26 +29,31 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         digest) and repeated: the digests that occur most often among ok images, at most TOP,
         each with its count and the first key. A placeholder that a download left in the place
         of many tiles shows here. Of a corpus of chips also rasters (files) and refused: those
-        of which no chip is read, with the reason, the first REFUSED of them.
+        of which no chip is read, with the reason, the first REFUSED of them. Where there are any,
+        notes: what was dropped or decided on ok images, with its count, the TOP most frequent;
+        scaled: those of which a stated scale made 8 bits.
     """
     reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     rows = ok = size = 0
     prefixes = [np.empty(0, dtype=np.uint64)]
     chips: dict[str, Any] = {}
     for path in part_paths(folder):
-        part = read_part(path, ["digest", "bytes", "status", "reason"])
+        part = read_part(path, ["digest", "bytes", "status", "reason", "detail"])
         _count_rasters(path, chips)
         rows += part.num_rows
         size += pc.sum(part["bytes"]).as_py() or 0
         accepted = pc.equal(part["status"], "ok")
         ok += pc.sum(accepted).as_py() or 0
         reasons.update(part["reason"].filter(pc.invert(accepted)).to_pylist())
+        notes.update(filter(None, part["detail"].filter(accepted).to_pylist()))
         # 64 of the digest's 256 bits are enough to count by, and fit in memory for any corpus.
         digests = part["digest"].filter(accepted).to_pylist()
         prefixes.append(np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64))
     values, counts = np.unique(np.concatenate(prefixes), return_counts=True)
     order = np.lexsort((values, -counts))[:TOP]
     wanted = {f"{values[i]:016x}": int(counts[i]) for i in order if counts[i] > 1}
+    scaled = sum(count for note, count in notes.items() if SCALED in note)
     return {
         "n": rows,
         "ok": ok,
@@ -54,6 +61,8 @@ def summarise(folder: Path | str) -> dict[str, Any]:
         "bytes": size,
         "copies": int((counts - 1).sum()),
         "repeated": _first_keys(folder, wanted),
+        **({"scaled": scaled} if scaled else {}),
+        **({"notes": dict(notes.most_common(TOP))} if notes else {}),
         **chips,
     }
 
@@ -155,6 +164,26 @@ def first_reject(folder: Path | str) -> str:
         for row in part.filter(pc.not_equal(part["status"], "ok")).slice(0, 1).to_pylist():
             return f" (the first: {row['key']}: {row['reason']}: {row['detail']})"
     return ""
+
+
+def remarks(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
+    """Lines on how the corpus was read: what was left out, the scale, what images had dropped."""
+    lines = []
+    if left_out := facts.get("left_out"):
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(left_out.items()))
+        lines.append(f"{sum(left_out.values()):,} files are no images of it, left out: {kinds}")
+    if scale := facts.get("scale"):
+        low, high = (f"{value:.12g}" for value in scale)
+        lines.append(
+            f"{summary['scaled']:,} images are scaled: {low} to 0, {high} to 255 "
+            f"(?scale={low},{high})"
+            if summary.get("scaled")
+            else f"no image was scaled by ?scale={low},{high}, which leaves 8-bit values alone"
+        )
+    if notes := summary.get("notes"):
+        counted = "; ".join(f"{count:,} x {note}" for note, count in notes.items())
+        lines.append(f"noted: {counted}")
+    return lines
 
 
 def refusals(summary: dict[str, Any], most: int = 5) -> str:

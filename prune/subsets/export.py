@@ -104,7 +104,7 @@ def _readable(samples: Iterator[Sample], config: ExportConfig) -> Iterator[Sampl
             )
         if sample.data.startswith(chips.MAGIC):  # which Pillow and browsers do not read
             more = sample.more or {}
-            data = chips.chip_to_geotiff(sample.data, more.get("crs"), more.get("bounds"))
+            data = chips.chip_to_file(sample.data, more.get("crs"), more.get("bounds"))
             sample = dataclasses.replace(sample, data=data)
         yield sample
 

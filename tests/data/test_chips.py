@@ -15,18 +15,18 @@ from tests.data.pictures import encode, scene
 from tests.data.rasters import pixels
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
-def test_there_and_back(height, width, seed):
-    chip = pixels(height, width, seed=seed)
+@given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 4]), st.integers(0, 99))
+def test_there_and_back(height, width, depth, seed):
+    chip = pixels(height, width, depth, seed=seed)
     data = encode_chip(chip)
     np.testing.assert_array_equal(decode_chip(data), chip)
-    assert chip_size(data) == (width, height) and sniff(data) == "PAM" and bands(data) == 4
+    assert chip_size(data) == (width, height) and sniff(data) == "PAM" and bands(data) == depth
     assert data == encode_chip(np.asfortranarray(chip))  # the same pixels, the same digest
 
 
-def test_only_four_bands_of_bytes_are_a_chip():
-    for wrong in (pixels(bands=3), pixels().astype(np.uint16), pixels()[..., 0]):
-        with pytest.raises(ValueError, match="expected uint8 H x W x 4"):
+def test_only_one_three_or_four_bands_of_bytes_are_a_chip():
+    for wrong in (pixels(bands=2), pixels().astype(np.uint16), pixels()[..., 0]):
+        with pytest.raises(ValueError, match="expected uint8 H x W x 1, 3 or 4"):
             encode_chip(wrong)
     with pytest.raises(Reject, match="no near infrared"):
         decode_rgbn(encode(scene(), "PNG"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ import data.corpus.folder
 from core.errors import UserError
 from data.corpus.base import key_of_path, path_of_key
 from data.corpus.specs import open_corpus
+from prune import score
+from tests.data.pictures import encode, scene
 
 
 def fill(root, names):
@@ -36,12 +39,36 @@ def test_lists_recursively_in_byte_order_without_hidden_files(tmp_path):
     assert all(s.data == b"bytes of " + s.key.encode() for s in corpus.read("files-00000"))
 
 
+def test_sidecars_are_left_out_and_counted(tmp_path, capsys):
+    beside = {
+        "a.tif.ovr": ".ovr", "a.ovr": ".ovr", "a.tif.msk": ".msk", "a.tif.aux.xml": ".aux.xml",
+        "a.jpg.xml": ".xml", "a.tfw": ".tfw", "a.JGW": ".jgw", "a.prj": ".prj", "a.rrd": ".rrd",
+        "d/b.jpg.tmp": ".tmp", "d/b.jpg.tmp-4711": ".tmp", "d/b.jpg_original": "_original",
+        "d/b.png~": "~", "d/b.jpg.part": ".part", "d/b.tif.crdownload": ".crdownload",
+        "d/b.jpeg.bak": ".bak", "d/Thumbs.db": "Thumbs.db", "d/desktop.ini": "desktop.ini",
+        "@eaDir/a.jpg": "@eaDir", "__MACOSX/a.jpg": "__MACOSX", "._a.jpg": "hidden",
+        ".DS_Store": "hidden",
+    }  # fmt: skip
+    kept = ["a.tif", "a_mask.png", "a_ovr.tif", "d/b.jpg", "d/b.tmp", "d/notes.xml", "readme.txt"]
+    fill(tmp_path / "c", [*beside, *kept])
+    corpus = open_corpus(tmp_path / "c")
+    assert keys(corpus) == kept
+    assert corpus.facts() == {"left_out": Counter(beside.values())}
+    (tmp_path / "c" / "b.jpg").write_bytes(encode(scene(), "JPEG"))
+    assert score.main(["--corpus", str(tmp_path / "c"), "--out", str(tmp_path / "s")]) == 0
+    shown = capsys.readouterr().out
+    assert f"{len(beside)} files are no images of it, left out: .aux.xml 1, .bak 1, " in shown
+    fill(tmp_path / "only", ["a.tfw", "a.tif.ovr"])
+    with pytest.raises(UserError, match=r"no files in it \(hidden ones and sidecars do not"):
+        keys(open_corpus(tmp_path / "only"))
+
+
 def test_shards_rows_and_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(data.corpus.folder, "SHARD_FILES", 4)
     fill(tmp_path, [f"{n:02d}" for n in range(10)])
     corpus = open_corpus(tmp_path)
     assert corpus.shards() == ["files-00000", "files-00001", "files-00002"]
-    assert [corpus.count(shard) for shard in corpus.shards()] == [4, 4, 2]
+    assert [corpus.count(shard) for shard in corpus.shards()] == [4, 4, 2] == corpus.counts()
     places = [(s.key, s.shard, s.row) for s in corpus.read("files-00002")]
     assert places == [("08", "files-00002", 0), ("09", "files-00002", 1)]
     batch = pickle.loads(pickle.dumps(corpus.batch("files-00001", 1, 3)))

@@ -15,7 +15,8 @@ from data.corpus.folder import FolderCorpus
 from data.corpus.raster import REASONS, acquired
 from data.corpus.specs import open_corpus
 from data.images.chips import encode_chip
-from data.images.decode import decode_grey, decode_rgb, decode_rgbn
+from data.images.decode import Reject, decode_grey, decode_rgb, decode_rgbn
+from prune import score
 from tests.data.rasters import NAME, RGB_X, pixels, write_raster
 from tests.data.shards import samples
 
@@ -107,20 +108,76 @@ def test_band_order_is_stated_known_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("reason", "said", "data", "colours"), [
-    ("bands", "3 bands, not four (R, G, B, NIR); NAIP's folder rgb", pixels(bands=3), RGB_X),
-    ("bands", "1 band, not four", pixels(bands=1), None),
-    ("bands", "5 bands, not four", pixels(bands=5), None),
-    ("alpha-band", "band 4 of 4 is alpha", pixels(), (*RGB_X[:3], ColorInterp.alpha)),
+    ("bands", "2 bands, the second no alpha", pixels(bands=2), None),
+    ("bands", "5 bands; say which are which by ?bands=", pixels(bands=5), None),
     ("not-8-bit", "float64", pixels().astype(np.float64), None),
     ("16-bit", "uint16", pixels().astype(np.uint16), None),
     ("not-8-bit", "int8", pixels().astype(np.int8), None),
+    ("not-8-bit", "complex64", pixels().astype(np.complex64), None),
 ])  # fmt: skip
 def test_files_of_another_kind_are_refused_by_name(tmp_path, reason, said, data, colours):
     path = write_raster(tmp_path / NAME, data, colours=colours)
     error = refusal(path)
     assert error[0] == reason and said in error[1]
-    stated = refusal(path, "chip=32&bands=rgbn")  # a statement changes nothing about it
-    assert stated == error
+    if reason != "bands":  # a statement about bands changes nothing about values
+        assert refusal(path, "chip=32&bands=rgbn") == error
+
+
+def test_usa1m_needs_four_bands_and_other_rasters_do_not(tmp_path):
+    three, one = pixels(32, 32, 3), pixels(32, 32, 1)
+    for name, data, colours in (("rgb.tif", three, RGB_X), ("pan.tif", one, None)):
+        path = write_raster(tmp_path / name[:3] / name, data, colours=colours)
+        (sample,) = chips(path)
+        assert sample.key == f"{name}#0,0,32x32" and sample.data == encode_chip(data)
+        np.testing.assert_array_equal(decode_rgb(sample.data), np.broadcast_to(data, (32, 32, 3)))
+        with pytest.raises(Reject, match="no near infrared"):
+            decode_rgbn(sample.data)
+        (refused,) = samples(open_corpus(f"usa1m:{path.parent}?chip=32"))
+        assert refused.error[0] == "bands" and "not four (R, G, B, NIR)" in refused.error[1]
+    quad = write_raster(tmp_path / "naip" / NAME, three, colours=None)  # NAIP's folder rgb
+    assert chips(quad)[0].data == encode_chip(three)
+
+
+ALPHA = (*RGB_X[:3], ColorInterp.alpha)
+
+
+def test_a_stated_order_overrides_the_tag_and_says_so(tmp_path):
+    data = pixels(32, 32)
+    path = write_raster(tmp_path / "chip_1.tif", data, colours=ALPHA)  # as GDAL tags RGBN
+    error = refusal(path)
+    assert error[0] == "alpha-band"
+    assert "SPEC?bands=rgbn" in error[1] and "SPEC?bands=rgb " in error[1]
+    (stated,) = chips(path, "chip=32&bands=rgbn")
+    assert stated.data == encode_chip(data)
+    assert stated.note == "band 4, tagged alpha, taken as near infrared (?bands=rgbn)"
+    (blue,) = chips(path, "chip=32&bands=bgrn")  # three colours that were never stated either
+    assert blue.data == encode_chip(data[..., [2, 1, 0, 3]])
+    assert blue.note.startswith("band 1, tagged red, taken as blue; band 3")
+    data[5:9, 5:9, 3] = 0
+    masked = write_raster(tmp_path / "alpha.tif", data, colours=ALPHA)
+    assert chips(masked, "chip=32&bands=rgbn")[0].data == encode_chip(data)  # infrared of 0 is data
+    assert chips(masked, "chip=32&bands=rgb")[0].error[0] == "nodata"
+    (lax,) = chips(masked, "chip=32&bands=rgb&nodata=0.1")
+    assert lax.data == encode_chip(data[..., :3])
+
+
+def test_naip_by_name_or_description_opens_as_usa1m(tmp_path, capsys):
+    data = pixels(300, 300)
+    path = write_raster(tmp_path / "q" / NAME, data, colours=ALPHA)
+    corpus = open_corpus(path.parent)
+    first = samples(corpus)[0]
+    assert first.data == encode_chip(data[:256, :256])
+    assert first.note == "band 4, tagged alpha, taken as near infrared (a NAIP file)"
+    told = write_raster(tmp_path / "t" / "tile.tif", data, colours=None)
+    with rasterio.open(told, "r+") as raster:
+        raster.update_tags(TIFFTAG_IMAGEDESCRIPTION="USDA FSA NAIP 2019")
+    assert samples(open_corpus(told))[0].data == encode_chip(data[:256, :256])
+    data[..., 3] = np.where(data[..., 3] > 99, 255, 0)  # gdalwarp -dstalpha of a three-band file
+    error = refusal(write_raster(tmp_path / "w" / NAME, data, colours=ALPHA), "chip=256")
+    assert error[0] == "alpha-band" and "holds 0 and 255 alone" in error[1]
+    assert score.main(["--corpus", str(path.parent), "--out", str(tmp_path / "s")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("band 4, tagged alpha, taken as near infrared (a NAIP file)") == 1
 
 
 def test_damaged_files_are_rows(tmp_path):
@@ -135,14 +192,14 @@ def test_damaged_files_are_rows(tmp_path):
     found = samples(open_corpus(f"usa1m:{folder}?chip=64"))
     by_file = {name: [s for s in found if s.key.startswith(name)] for name in names}
     assert [s.error[0] for s in by_file[names[0]]] == ["empty"]
-    assert [s.error[0] for s in by_file[names[1]]] == ["corrupt"]
+    assert [s.error[0] for s in by_file[names[1]]] == ["not-an-image"]
     half = [s.error and s.error[0] for s in by_file[names[2]]]
     assert half in (["corrupt"], [None, None, "corrupt", "corrupt"], ["corrupt"] * 4)
     assert all(str(tmp_path) not in s.error[1] for s in found if s.error)
     assert [s.error for s in by_file[names[3]]] == [None] * 4
     vrt = folder / "vrt.tif"
     vrt.write_text('<VRTDataset rasterXSize="9" rasterYSize="9"></VRTDataset>')
-    assert refusal(vrt)[0] == "corrupt"  # a list of other files is no file of the corpus
+    assert refusal(vrt)[0] == "not-an-image"  # a list of other files is no file of the corpus
 
 
 def test_headers_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
@@ -152,33 +209,52 @@ def test_headers_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
                        sparse_ok=True):  # fmt: skip
         pass
     assert refusal(path)[0] == "too-large" and "300,000 x 64" in refusal(path)[1]
-    monkeypatch.setattr("data.corpus.raster.MAX_BLOCK_BYTES", 4 * 128 * 128 - 1)
+    monkeypatch.setattr("data.images.raster.MAX_BLOCK_BYTES", 4 * 128 * 128 - 1)
     error = refusal(write_raster(path, pixels(128, 128), tiled=True, blockxsize=128,
                                  blockysize=128))  # fmt: skip
     assert error[0] == "too-large" and "in blocks of 65,536 bytes" in error[1]
 
 
-def test_chips_without_data_are_counted_out(tmp_path):
+def test_a_collar_is_no_data_where_the_file_says_nothing(tmp_path):
     data = pixels(32, 160)
     data[:, :40] = 0  # the collar: one chip in full, a quarter of the next
-    data[5, 70, :3] = 0  # black, with infrared: data
-    data[7, 100] = 0  # one pixel of the fourth
+    data[5, 70, :3] = 0  # black, with infrared
+    data[7, 100] = data[0, 110] = data[20:24, 104:120] = 0  # a shadow, and a pixel at the edge
     path = write_raster(tmp_path / NAME, data)
     errors = [s.error for s in chips(path)]
     assert errors[0] == ("nodata", "100.00% of its pixels have no data")
     assert errors[1] == ("nodata", "25.00% of its pixels have no data")
-    assert errors[2] is None and errors[4] is None and errors[3][0] == "nodata"
-    lax = [s.error is None for s in chips(path, "chip=32&nodata=0.01")]
-    assert lax == [False, False, True, True, True]
-    other = np.where(data == 0, 255, data).astype(np.uint8)
-    other[:, 128:, :] = np.minimum(other[:, 128:, :], 254)
+    assert errors[2:] == [None] * 3
+    lax = [s.error is None for s in chips(path, "chip=32&nodata=0.25")]
+    assert lax == [False, True, True, True, True]
+    wedge = pixels(32, 32)
+    wedge[np.add.outer(np.arange(32), np.arange(32)) < 8] = 0  # 36 pixels of a corner
+    assert refusal_of(chips(write_raster(tmp_path / "w" / NAME, wedge))[0]) == "nodata"
+
+
+def refusal_of(sample):
+    return sample.error and sample.error[0]
+
+
+def test_the_files_own_word_on_what_has_no_data_decides(tmp_path):
+    data = pixels(32, 96)
+    data[:, :32] = 0  # a collar, by its looks
+    data[7, 40] = 0
+    zero = write_raster(tmp_path / "zero" / NAME, data, nodata=0)
+    assert [refusal_of(s) for s in chips(zero)] == ["nodata", "nodata", None]
+    other = np.where(data == 0, 255, np.minimum(data, 254)).astype(np.uint8)
+    other[:, 64:] = 0
     white = write_raster(tmp_path / "white" / NAME, other, nodata=255)
-    assert [s.error is None for s in chips(white)] == [False, False, True, False, True]
+    assert [refusal_of(s) for s in chips(white)] == ["nodata", "nodata", None]
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        masked = write_raster(tmp_path / "mask" / NAME, pixels(32, 64))
+        masked = write_raster(tmp_path / "mask" / NAME, data)
         with rasterio.open(masked, "r+") as raster:
-            raster.write_mask(np.repeat(np.arange(64) < 40, 32).reshape(64, 32).T)
-    assert [s.error and s.error[0] for s in chips(masked)] == [None, "nodata"]
+            raster.write_mask(np.repeat(np.arange(96) < 70, 32).reshape(96, 32).T)
+    assert [refusal_of(s) for s in chips(masked)] == [None, None, "nodata"]
+    floats = pixels(32, 32).astype(np.float32)
+    floats[3, 3] = np.nan
+    path = write_raster(tmp_path / "nan" / NAME, floats)
+    assert refusal_of(chips(path, "chip=32&scale=0,255")[0]) == "nodata"
 
 
 def test_fetch_by_key_in_any_order(tmp_path):
@@ -248,9 +324,15 @@ def test_which_folders_are_cut_and_which_are_images(tmp_path):
     (tmp_path / "empty").mkdir()
     for spec, message in {
         f"usa1m:{tmp_path}/empty": "no .tif files in",
+        f"{tmp_path}/empty?chip=32": "no image files in",
+        f"usa1m:{tmp_path}/naip?bands=rgb": "bands=rgb: give the order",
+        f"{tmp_path}/naip?bands=rgg": "bands=rgg: give the order",
+        f"{tmp_path}/naip?scale=9,3": "scale=9,3: give the values that become 0 and 255",
+        f"{tmp_path}/naip?scale=p2,98": "scale=p2,98: give the values",
+        f"{tmp_path}/naip?scale=p2,p102": "scale=p2,p102: give the values",
+        f"{tmp_path}/naip?scale=2": "scale=2: give the values",
         f"{tmp_path}/naip?chip=8": "chip=8: give pixels a side",
         f"{tmp_path}/naip?chip=x": "chip=x: give pixels a side",
-        f"{tmp_path}/naip?bands=rgb": "bands=rgb: give the order",
         f"{tmp_path}/naip?bands=rgbb": "bands=rgbb: give the order",
         f"{tmp_path}/naip?nodata=2": "nodata=2: give a fraction",
         f"{tmp_path}/naip?urban=/no/such.gpkg": "urban=/no/such.gpkg: no such file",

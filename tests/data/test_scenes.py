@@ -176,7 +176,7 @@ class TestUnions:
         names = [f"Images/class{c:02}/{n:03}.tif" for c in range(21) for n in range(100)]
         touch(tmp_path, *names)
         assert open_scenes(f"ucm:{tmp_path}").notes == []
-        (tmp_path / names[0]).rename(tmp_path / "Images/class01/Thumbs.db")
+        (tmp_path / names[0]).rename(tmp_path / "Images/class01/notes.txt")
         assert [note.split(": ", 1)[1] for note in open_scenes(f"ucm:{tmp_path}").notes] == [
             "1 files in class folders are not named as images",
             "2,099 images, 2,100 are published",

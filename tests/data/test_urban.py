@@ -9,7 +9,9 @@ import shapely
 from rasterio.warp import transform
 
 from core.errors import UserError
+from data.corpus import geotiff
 from data.corpus.specs import open_corpus
+from data.corpus.urban import urban
 from tests.data.rasters import NAME, pixels, write_raster
 from tests.data.shards import samples
 
@@ -84,3 +86,22 @@ def test_a_raster_without_coordinates_is_nowhere(naip, tmp_path):
     write_raster(naip / NAME.replace("_se_", "_sw_"), pixels(32, 32), crs=None)
     errors = [s.error for s in samples(open_corpus(f"{naip}?chip=32&urban={here}"))]
     assert errors[-1][0] == "no-crs" and errors[0] is None
+
+
+def test_each_cell_is_placed_once_and_as_one_alone_would_be(naip, tmp_path, monkeypatch):
+    path = write_polygons(tmp_path / "u.gpkg", [box(10, 10, 70, 40), box(90, 60, 96, 96)], CRS,
+                          "GPKG")  # fmt: skip
+    corpus = open_corpus(f"{naip}?chip=16&urban={path}")
+    calls = []
+    real = geotiff._centre
+    monkeypatch.setattr(geotiff, "_centre", lambda *place: calls.append(place) or real(*place))
+    geotiff._urban_cells.cache_clear()
+    found = samples(corpus)
+    cells = 6 * 9
+    assert len(found) == cells == len(calls)
+    places = {s.key: s.error for s in found}
+    for place, sample in zip(calls, found, strict=True):
+        x, y = real(*place)
+        inside = bool(urban(str(path), CRS, (WEST, NORTH - 96, WEST + 130, NORTH), [(x, y)])[0])
+        if sample.error is None or sample.error[0] == "not-urban":
+            assert inside == (places[sample.key] is None)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,22 @@ def test_chips_of_four_bands_are_exported_as_what_others_can_open(tmp_path: Path
         with Image.open(io.BytesIO(data)) as opened:
             assert np.array_equal(np.asarray(opened.convert("RGB")), expected[:, :, :3])
     assert loaded[0]["image"].size == (32, 32)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_chips_of_scenes_are_exported_as_png(tmp_path: Path, bands: int) -> None:
+    scene = pixels(64, 96, bands)
+    (tmp_path / "scenes").mkdir()
+    Image.fromarray(scene[..., 0] if bands == 1 else scene).save(tmp_path / "scenes" / "a.png")
+    spec = f"{tmp_path / 'scenes'}?chip=32"
+    made, source = make_index(spec, 6, tmp_path / "s.parquet")
+    out = export(made, "webdataset", tmp_path / "out", "--corpus", spec)
+    with tarfile.open(next(out.glob("*.tar"))) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    images = {name: data for name, data in members.items() if name.endswith(".png")}
+    assert len(images) == 6 and len(members) == 12
+    for name, data in images.items():
+        key = json.loads(members[name.replace(".png", ".json")])["key"]
+        with Image.open(io.BytesIO(data)) as opened:
+            found = np.asarray(opened).reshape(32, 32, bands)
+        assert np.array_equal(found, decode_chip(source[key]))

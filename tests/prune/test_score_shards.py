@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from PIL import ImageDraw
 
 import data.filter as rules
 from core.errors import UserError
@@ -228,7 +231,7 @@ def test_the_filter_counts_each_rule(tmp_path):
     ]  # fmt: skip
     summary = read_manifest(tmp_path / "some")["summary"]
     assert summary["rules"] == {"not-rgb": 1, "too-small": 1, "too-long": 1, "saturated": 1,
-                                "blank": 1, "copy": 2}  # fmt: skip
+                                "border": 0, "blank": 1, "copy": 2}  # fmt: skip
     assert summary["n"] == summary["ok"] + sum(summary["rejected"].values()) == 9
     assert table.filter(pc.equal(table["status"], "rejected"))["entropy"].null_count == 8
     off = ["--no-rgb", "--min-side", "1", "--max-aspect", "-1", "--max-clipped", "-1",
@@ -241,3 +244,53 @@ def test_the_filter_counts_each_rule(tmp_path):
     with pytest.raises(UserError, match=r"no image passes.*too-small 8"):
         rules.main(["--scores", str(tmp_path / "all"), "--out", str(tmp_path / "none"),
                     "--min-side", "999", "--no-rgb"])  # fmt: skip
+
+
+def test_a_black_collar_is_recorded_and_a_rule_finds_it(tmp_path, capsys):
+    whole, corner, shadow = scene(1, 300, 280), scene(2, 300, 280), scene(3, 300, 280)
+    ImageDraw.Draw(corner).polygon([(0, 0), (200, 0), (0, 190)], fill=0)
+    ImageDraw.Draw(shadow).rectangle((100, 100, 220, 220), fill=0)
+    shadow.putpixel((0, 5), (0, 0, 0))
+    for name, picture in zip("abc", (whole, corner, shadow), strict=True):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        picture.save(tmp_path / "c" / f"{name}.png")
+        picture.save(tmp_path / "c" / f"{name}.jpg", quality=90)
+    score(tmp_path / "c", tmp_path / "all", "--statistics")
+    table = read_parts(tmp_path / "all")
+    border = dict(zip(table["key"].to_pylist(), table["border"].to_pylist(), strict=True))
+    black = np.count_nonzero((np.asarray(corner) == 0).all(axis=2)) / (300 * 280)
+    assert border["b.png"] == pytest.approx(black, abs=1e-3) and 0.2 < black < 0.25
+    assert border["b.jpg"] == pytest.approx(black, abs=0.02)
+    assert [border[f"{n}.{kind}"] for n in "ac" for kind in ("png", "jpg")] == [0, 0, 0, 0]
+    rules.main(["--scores", str(tmp_path / "all"), "--out", str(tmp_path / "some")])
+    reasons = read_parts(tmp_path / "some")["reason"].to_pylist()
+    assert reasons == ["", "", "filter:border", "filter:border", "", ""]
+    # A table from before the column: read, filtered by the other rules, and not extended.
+    for path in tmp_path.glob("all/part-*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["border"]), path)
+    capsys.readouterr()
+    rules.main(["--scores", str(tmp_path / "all"), "--out", str(tmp_path / "old")])
+    assert "--max-border left out: an older table" in capsys.readouterr().out
+    assert set(read_parts(tmp_path / "old")["reason"].to_pylist()) == {""}
+    with pytest.raises(UserError, match="without the column 'border'"):
+        score(tmp_path / "c", tmp_path / "new", "--statistics", "--extend", str(tmp_path / "all"))
+
+
+def test_the_total_of_a_folder_is_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.corpus.folder.SHARD_FILES", 8)
+    for i in range(19):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        (tmp_path / "c" / f"{i:02}.jpg").write_bytes(jpeg(i))
+    totals = []
+    monkeypatch.setattr("core.parts.progress", lambda **more: watched(totals, **more))
+    score(tmp_path / "c", tmp_path / "s")
+    assert set(totals) == {19}
+
+
+def watched(totals, **more):
+    from core.progress import progress
+
+    bar = progress(**more)
+    update = bar.update
+    bar.update = lambda count: (totals.append(bar.total), update(count))
+    return bar

@@ -28,6 +28,7 @@ from world.plan.corpus import plan_corpus
 from world.plan.faults import BROKEN
 from world.plan.sets import ABSENT, plan_sets
 from world.write.draw import corpus_files
+from world.write.naip import write_quad
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -343,3 +344,12 @@ def test_python_door(tmp_path: Path) -> None:
     assert made.summary["corpus"] == 30 and not made.reused
     again = run(config)
     assert again.reused and again.summary == made.summary
+
+
+def test_rasters_are_written_to_relative_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiles = [np.full((16, 16, 4), 40 * i + 9, np.uint8) for i in range(3)]
+    for out in (Path("naip"), Path("./a b/c"), Path("../" + tmp_path.name + "/d")):
+        write_quad(out, 0, tiles)
+        found = open_corpus(f"usa1m:{out}?chip=16&nodata=1")
+        assert len(found) == 8 and found.root == out
