@@ -15,7 +15,7 @@ from core.stage import read_manifest
 from data.corpus import scale
 from data.corpus.specs import open_corpus
 from data.formats.tables import read_parts
-from data.images.chips import decode_chip, encode_chip
+from data.images.chips import chip_to_file, decode_chip, encode_chip
 from data.images.decode import Reject, decode, decode_rgb
 from prune.score import main as score
 from tests.data.pictures import encode, scene
@@ -294,3 +294,12 @@ def test_faults_that_came_from_real_files(shared_data):
     for options in ("", "?bands=rgbn"):
         (refused,) = samples(open_corpus(f"{trap}{options}"))
         assert refused.error[0] == "alpha-band"
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_chips_are_exported_in_a_form_that_others_open(bands):
+    values = pixels(9, 7, bands)
+    data = chip_to_file(encode_chip(values))
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(image).reshape(values.shape), values)
