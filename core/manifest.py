@@ -86,9 +86,15 @@ def read_manifest(out: Path | str) -> dict[str, Any]:
 
 
 class Fingerprint(str):
-    """The fingerprint of a finished stage, which knows where that lies."""
+    """The fingerprint of a finished stage, or of several, which knows where they lie."""
 
-    out: Path
+    outs: tuple[Path, ...]
+
+    def __add__(self, other: str) -> Fingerprint:
+        """This one and another one, as one input of a stage."""
+        both = Fingerprint(f"{self}+{other}")
+        both.outs = (*self.outs, *getattr(other, "outs", ()))
+        return both
 
 
 def fingerprint(out: Path | str, *made_by: str) -> Fingerprint:
@@ -100,7 +106,7 @@ def fingerprint(out: Path | str, *made_by: str) -> Fingerprint:
     if made_by and manifest.get("stage") not in made_by:
         raise UserError(f"{out}: made by {manifest.get('stage')}, not by {' or '.join(made_by)}")
     found = Fingerprint(manifest["fingerprint"])
-    found.out = Path(out)
+    found.outs = (Path(out),)
     return found
 
 
@@ -129,9 +135,14 @@ def verify_files(outs: Iterable[Path]) -> None:
                 _damaged(path, stage, digest)
 
 
-def verify_file(path: Path) -> None:
-    """The same of one file that has a manifest beside it; without one nothing is known."""
-    manifest = manifest_path(path)
+def verify_file(path: Path, folder: Path | None = None) -> None:
+    """The same of one file that has a manifest beside it; without one nothing is known.
+
+    Args:
+        path: an output that is a file of its own, or one of those in `folder`.
+        folder: an output that may have a manifest.
+    """
+    manifest = manifest_path(folder or path)
     if not manifest.exists():
         return
     record = read_record(manifest)

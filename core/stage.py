@@ -179,7 +179,8 @@ class Stage:
         """
         folder = self.manifest.parent
         self._refuse_foreign()
-        verify_files(one.out for one in self.inputs.values() if isinstance(one, Fingerprint))
+        inputs = [one for one in self.inputs.values() if isinstance(one, Fingerprint)]
+        verify_files(out for one in inputs for out in one.outs)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.started.with_name(f".{self.started.stem}.lock"), "w")

@@ -20,6 +20,7 @@ import numpy as np
 
 from core.errors import UserError
 from core.hub import hub_folder, local_path
+from core.manifest import verify_file
 from core.stage import digest_of, sha256_file
 from core.weights import plain_folder
 
@@ -166,7 +167,7 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
             'stabilityai/sd-vae-ft-ema' (from the local hub cache, else downloaded).
 
     Raises UserError when it cannot be found, is no AutoencoderKL, or normalises its latents in
-    a way other than one scale.
+    a way other than one scale; also when it has a manifest and is not as that says.
     """
     folder = _find(str(path_or_hub_id))
     path = folder / "config.json"
@@ -204,6 +205,8 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
             f"{path}: in_channels {essentials['in_channels']} differs from out_channels "
             f"{essentials['out_channels']}"
         )
+    for file in (path, weights_file(folder)):
+        verify_file(file, folder)  # of a VAE that dit.train_vae made
     weights = sha256_file(weights_file(folder))
     made_of = {**essentials, "scaling_factor": scale, "weights": weights}
     return VaeInfo(

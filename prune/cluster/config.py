@@ -66,7 +66,10 @@ class CentroidsConfig:
         params["trials"] = self.tried
         if self.tried == 1:
             del params["trials"]
-        inputs = {"embeddings": "+".join(fingerprint(folder) for folder in self.embeddings)}
+        made = fingerprint(self.embeddings[0])
+        for folder in self.embeddings[1:]:
+            made += fingerprint(folder)
+        inputs = {"embeddings": made}
         return Stage(self.out, "prune.centroids", params, inputs)
 
 

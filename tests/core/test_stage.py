@@ -231,6 +231,16 @@ def test_an_input_that_is_not_as_it_was_written_is_refused_before_anything_is(
     later.open()
 
 
+def test_each_of_several_stages_that_are_one_input_is_checked(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make(tmp_path / name)
+    joined = fingerprint(tmp_path / "a") + fingerprint(tmp_path / "b") + fingerprint(tmp_path / "c")
+    assert joined == "+".join(fingerprint(tmp_path / name) for name in "abc")
+    (tmp_path / "b" / "part.txt").write_text("y")
+    with pytest.raises(UserError, match=r"b/part.txt: damaged"):
+        Stage(tmp_path / "d", "later", {}, {"embeddings": joined}).open()
+
+
 @pytest.mark.parametrize("name", ["table.parquet", "folder"])
 def test_a_failure_before_anything_is_written_leaves_no_record(tmp_path, name):
     def fails(stage):

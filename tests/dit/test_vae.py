@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from core.errors import UserError
+from core.stage import Stage
 from dit.vae.autoencoder import DEFAULT_SCALE, describe_vae, load_vae, to_uint8, to_unit
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -107,3 +108,19 @@ def test_image_size_must_divide(vae_folder: Path) -> None:
     assert info.latent_shape(64) == (4, 16, 16)
     with pytest.raises(UserError, match="multiple of the VAE's factor 4"):
         info.latent_shape(66)
+
+
+@pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
+def test_a_vae_that_is_not_as_it_was_trained_is_refused(tmp_path: Path, name: str) -> None:
+    stage = Stage(tmp_path / "vae", "dit.train_vae", {}, {})
+    stage.open()
+    save_tiny_vae(tmp_path / "vae")
+    stage.finish({}, ["config.json", "diffusion_pytorch_model.safetensors"], "")
+    describe_vae(tmp_path / "vae")
+    file = tmp_path / "vae" / name
+    data = file.read_bytes()
+    changed = data.replace(b'"silu"', b'"silt"') if name == "config.json" else data[:-1] + b"x"
+    assert changed != data and len(changed) == len(data)
+    file.write_bytes(changed)
+    with pytest.raises(UserError, match=rf"{name}: damaged.*dit.train_vae"):
+        describe_vae(tmp_path / "vae")
