@@ -30,8 +30,8 @@ def verified(samples: Iterable[Sample], digests: Sequence[str | None]) -> Iterat
             if found != digest:
                 raise UserError(
                     f"'{sample.key}': its bytes (SHA-256 {found[:12]}) are not those that were "
-                    f"scored ({digest[:12]}); give the --corpus that was scored, or "
-                    "score this one again into another folder"
+                    f"scored ({digest[:12]}); give the --corpus that was scored, its ?options "
+                    "included, or score this one again into another folder"
                 )
         yield sample
 
