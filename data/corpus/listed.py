@@ -2,8 +2,9 @@
 
 The first column is the image's name, the key; a header line is passed over. A name may be a
 path from the CSV's folder or from any folder below it; the first folder that has it, level by
-level and by name, counts. What is named and not there is a row with an error, so that the counts
-are those of the list.
+level and by name, counts. An absolute path below the CSV's folder is one from there, and where no
+file has a backslash in its name, backslashes are those of Windows, between folders. What is named
+and not there is a row with an error, so that the counts are those of the list.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,16 +41,19 @@ class ListedCorpus(Corpus):
         self._roots = roots
 
     @cached_property
-    def _starts(self) -> tuple[list[int], int]:
-        """Byte offset of every SHARD_FILES-th line, and the number of lines."""
-        starts, rows = [], 0
-        for offset, _ in _lines(self._path, 0):
+    def _starts(self) -> tuple[list[int], int, str]:
+        """Byte offset of every SHARD_FILES-th line, the number of lines, and the first name with
+        a backslash ('' if none has one)."""
+        starts, rows, backslash = [], 0, ""
+        for offset, name in _lines(self._path, 0):
             if rows % SHARD_FILES == 0:
                 starts.append(offset)
             rows += 1
+            if not backslash and "\\" in name:
+                backslash = name
         if not rows:
             raise UserError(f"{self._path}: names no images")
-        return starts, rows
+        return starts, rows, backslash
 
     @cached_property
     def _folders(self) -> tuple[str, ...]:
@@ -90,6 +95,22 @@ class ListedCorpus(Corpus):
     def fingerprint(self) -> str:
         return hashlib.sha256(f"list {sha256_file(self._path)}".encode()).hexdigest()
 
+    def _from_here(self, name: str) -> str:
+        """A name in the list as a path from one of its folders."""
+        if self._windows:
+            name = name.replace("\\", "/")
+        for root in map(os.path.abspath, self._roots) if name.startswith("/") else ():
+            if name.startswith(f"{root}/"):
+                return name.removeprefix(f"{root}/")
+        return name
+
+    @cached_property
+    def _windows(self) -> bool:
+        """Whether backslashes stand between folders: no file has the first name that has one."""
+        first = self._starts[2]
+        there = (os.path.lexists(f"{folder}/{first}") for folder in self._folders)
+        return bool(first) and not any(there)
+
     def _index(self, shard: str) -> int:
         index = shard.removeprefix("lines-")
         if not index.isdigit() or int(index) >= len(self._starts[0]):
@@ -99,15 +120,15 @@ class ListedCorpus(Corpus):
     def _keys(self, index: int) -> list[str]:
         if self._cached[0] != index:
             lines = _lines(self._path, self._starts[0][index])
-            keys = [key for (_, key), _ in zip(lines, range(SHARD_FILES), strict=False)]
-            self._cached = index, keys
+            names = [name for (_, name), _ in zip(lines, range(SHARD_FILES), strict=False)]
+            self._cached = index, [key_of_path(self._from_here(name)) for name in names]
         return self._cached[1]
 
     _cached: tuple[int, list[str]] = (-1, [])
 
 
 def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
-    """(byte offset, key) of every named image from a line's offset on."""
+    """(byte offset, name) of every named image from a line's offset on."""
     with open(path, "rb") as stream:
         if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise UserError(f"{path}: is UTF-16; save it again as UTF-8 CSV")
@@ -128,7 +149,7 @@ def _lines(path: Path, offset: int) -> Iterator[tuple[int, str]]:
                 name = record[0].strip() if record else ""
                 if not name or (here == 0 and name.lower() in HEADERS):
                     continue
-                yield here, key_of_path(name)
+                yield here, name
         except csv.Error as error:
             raise UserError(
                 f"{path}: not a CSV file ({error}, byte {place[0]:,}): is a quote left open there, "
@@ -154,7 +175,10 @@ def _find(folders: Sequence[str], key: str, shard: str, row: int) -> Sample:
     except UserError as error:
         return Sample(key, shard, row, None, ("unsafe-name", str(error)))
     detail = f"not in the list's folder, nor in the {len(folders) - 1:,} below it"
+    if _DRIVE.match(key):
+        detail += ": the name begins with a Windows drive; make it a path from the list's folder"
     return Sample(key, shard, row, None, ("unreadable", detail))
 
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _NOT_HERE = {os.strerror(code) for code in (errno.ENOENT, errno.ENOTDIR)}

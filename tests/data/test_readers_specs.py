@@ -157,3 +157,27 @@ def test_what_is_not_understood_is_told_with_what_is(tmp_path):
     (tmp_path / "a.zip").touch()
     with pytest.raises(UserError, match=r"a\.zip is not a kind of corpus"):
         open_corpus(f"{tmp_path}/a.{{tar,zip}}")
+
+
+def test_lists_from_windows_and_with_absolute_paths(tmp_path):
+    for name in ("a/b/0.png", "a/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+
+    def read(*names):
+        (tmp_path / "l.csv").write_text("\r\n".join(["img_name,text", *(f"{n},x" for n in names)]))
+        corpus = open_corpus(tmp_path / "l.csv")
+        samples = [s for shard in corpus.shards() for s in corpus.read(shard)]
+        fetched = corpus.fetch([(s.key, s.shard, s.row) for s in samples])
+        assert [s.data for s in fetched] == [s.data for s in samples]
+        return {s.key: s.data for s in samples}
+
+    both = {"a/b/0.png": b"a/b/0.png", "a/b/1.png": b"a/b/1.png"}
+    assert read("a\\b\\0.png", "a/b/1.png") == both
+    assert read(f"{tmp_path}/a/b/0.png", "a/b/1.png") == both
+    (drive,) = read("C:\\data\\0.png")
+    corpus = open_corpus(tmp_path / "l.csv")
+    (sample,) = corpus.read(corpus.shards()[0])
+    assert drive == "C:/data/0.png" and "a Windows drive" in (sample.error or ("", ""))[1]
+    (tmp_path / "a\\b.png").write_bytes(b"backslash")  # where a file has one, it is a letter
+    assert read("a\\b.png") == {"a\\\\b.png": b"backslash"}
