@@ -36,7 +36,7 @@ class Sample:
     data: bytes | None
     error: tuple[str, str] | None = None
     """(reason, detail) when `data` is None; reasons are those of data.images.decode, and of
-    data.corpus.shards where shards are read."""
+    data.corpus.sharded.shards where shards are read."""
     name: str | None = None
     """File name whose extension the content must agree with, '' for none; None: the key's."""
     quality: float | None = None

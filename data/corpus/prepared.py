@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.corpus.base import Batch, Corpus, Location, Sample
-from data.corpus.scale import SAMPLED, evenly, parse_scale, percentiles
+from data.corpus.rasters.scale import SAMPLED, evenly, parse_scale, percentiles
 from data.images.bands import Asked, check_bands
 from data.images.chips import encode_chip
 from data.images.formats import claimed, sniff

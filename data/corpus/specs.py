@@ -27,7 +27,7 @@ from core.errors import UserError
 from data.corpus.base import Corpus, path_of_key
 from data.corpus.folder import IMAGES, FolderCorpus, is_folder, walk
 from data.corpus.found import SUFFIXES, one_snapshot, shard_files
-from data.corpus.hub import open_arrow, read_json
+from data.corpus.sharded.hub import open_arrow, read_json
 from data.corpus.sidecars import sidecar
 
 RASTERS = {".tif", ".tiff", ".jp2"}
@@ -165,7 +165,7 @@ def _are_geotiffs(files: Sequence[Path]) -> bool:
 
 def _open_rasters(spec: str, folder: Path, options: Options, *, infrared: bool = False) -> Corpus:
     """All rasters and images anywhere below a folder, to be cut; of USA-1m its GeoTIFFs alone."""
-    from data.corpus.geotiff import RasterCorpus
+    from data.corpus.rasters.geotiff import RasterCorpus
 
     suffixes = (".tif", ".tiff") if infrared else IMAGES
     left_out: Counter[str] = Counter()
@@ -212,7 +212,7 @@ def _open_files(
         one_snapshot(root, files)
     suffixes = {path.suffix.lower() for path in files}
     if suffixes <= RASTERS or ("chip" in options and suffixes <= IMAGES):
-        from data.corpus.geotiff import RasterCorpus
+        from data.corpus.rasters.geotiff import RasterCorpus
 
         return RasterCorpus(spec, base, files, options, root)
     stated, options = _split(options)
@@ -223,7 +223,7 @@ def _open_files(
 
         corpus = ListedCorpus(spec, files[0], [files[0].parent], options)
     elif kinds == {"tar"}:
-        from data.corpus.tar import TarCorpus
+        from data.corpus.sharded.tar import TarCorpus
 
         corpus = TarCorpus(spec, base, files, options, root)
     elif len(kinds) > 1 or kinds == {None}:
@@ -232,7 +232,7 @@ def _open_files(
     elif kinds == {"arrow"}:
         corpus = open_arrow(spec, base, files, options, root)
     else:
-        from data.corpus.columnar import ParquetCorpus
+        from data.corpus.sharded.columnar import ParquetCorpus
 
         corpus = ParquetCorpus(spec, base, files, options, root)
     return _prepared(spec, corpus, stated)

@@ -22,7 +22,7 @@ from core.atomic import atomic_path, write_text
 from core.errors import UserError
 from core.progress import progress
 from core.stage import Result, Stage
-from data.corpus.opened import ERRORS, damage_of
+from data.corpus.sharded.opened import ERRORS, damage_of
 from data.formats.tables import count_rows
 from data.images.decode import Reject, sniff
 from data.pairs.config import UnpackConfig

@@ -172,8 +172,8 @@ def open_place(place: Place) -> Corpus:
 
 
 def _tables(place: Place, base: Path, files: list[Path]) -> Corpus:
-    from data.corpus.columnar import ParquetCorpus, TableCorpus
-    from data.corpus.hub import open_arrow
+    from data.corpus.sharded.columnar import ParquetCorpus, TableCorpus
+    from data.corpus.sharded.hub import open_arrow
 
     options = {"key": "row", **({"image": place.image} if place.image else {})}
     if files[0].suffix.lower() == ".parquet":

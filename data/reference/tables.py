@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from data.corpus.base import Location
-from data.corpus.columnar import TableCorpus
+from data.corpus.sharded.columnar import TableCorpus
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,7 @@ def table_scenes(
 
     Only the label column is read. Raises UserError for a missing or unusable label column.
     """
-    from data.corpus.tables import open_table
+    from data.corpus.sharded.tables import open_table
 
     locations: list[Location] = []
     labels: list[str] = []

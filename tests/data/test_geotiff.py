@@ -10,9 +10,9 @@ import rasterio
 from rasterio.enums import ColorInterp
 
 from core.errors import UserError
-from data.corpus import geotiff
 from data.corpus.folder import FolderCorpus
-from data.corpus.raster import REASONS, acquired
+from data.corpus.rasters import geotiff
+from data.corpus.rasters.raster import REASONS, acquired
 from data.corpus.specs import open_corpus
 from data.images.chips import encode_chip
 from data.images.decode import Reject, decode_grey, decode_rgb, decode_rgbn

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from data.corpus import opened
+from data.corpus.sharded import opened
 from data.corpus.specs import open_corpus
 from tests.data.shards import images, samples, write_arrow
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from data.corpus import tar as reader
-from data.corpus import tarwalk
+from data.corpus.sharded import tar as reader
+from data.corpus.sharded import tarwalk
 from data.corpus.specs import open_corpus
 from tests.data.shards import jpeg, samples, write_tar
 

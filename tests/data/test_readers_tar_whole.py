@@ -11,7 +11,7 @@ import tarfile
 import pytest
 
 from core.errors import UserError
-from data.corpus import tar as reader
+from data.corpus.sharded import tar as reader
 from data.corpus.specs import open_corpus
 from tests.data.shards import samples, write_tar
 

@@ -20,7 +20,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room(name: str) -> str:
-    """'data.corpus' of 'data.corpus.tar.TarCorpus'; 'core'; 'data.score' of a command."""
+    """'data.corpus' of 'data.corpus.sharded.tar.TarCorpus'; 'core'; 'data.score' of a command."""
     return "core" if name.startswith("core") else ".".join(name.split(".")[:2])
 
 

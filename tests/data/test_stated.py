@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import UserError
 from core.stage import read_manifest
-from data.corpus import scale
+from data.corpus.rasters import scale
 from data.corpus.specs import open_corpus
 from data.formats.tables import read_parts
 from data.images.chips import chip_to_file, decode_chip, encode_chip

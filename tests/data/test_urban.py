@@ -9,9 +9,9 @@ import shapely
 from rasterio.warp import transform
 
 from core.errors import UserError
-from data.corpus import geotiff
+from data.corpus.rasters import geotiff
+from data.corpus.rasters.urban import urban
 from data.corpus.specs import open_corpus
-from data.corpus.urban import urban
 from tests.data.rasters import NAME, pixels, write_raster
 from tests.data.shards import samples
 

@@ -9,8 +9,8 @@ several of them stands for is not guessed (see `_choose`). With the option `key=
 is a sample, and its key is its name in the tar, extension and all: what a folder of the same
 files gives.
 
-The headers of a tar are walked once (data.corpus.tarwalk), its contents not touched; after that
-every image is one read at a known offset.
+The headers of a tar are walked once (data.corpus.sharded.tarwalk), its contents not touched;
+after that every image is one read at a known offset.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import NamedTuple
 from core.errors import UserError
 from data.corpus.base import Location, Rows, Sample, key_of_path, unreadable
 from data.corpus.folder import IMAGES
-from data.corpus.shards import ShardCorpus, once_a_file
-from data.corpus.tarwalk import Error, Member, tar_members
+from data.corpus.sharded.shards import ShardCorpus, once_a_file
+from data.corpus.sharded.tarwalk import Error, Member, tar_members
 
 ANY_FORMAT = "img_content"  # RS5M: encoded bytes of any image format
 IMAGE_MEMBERS = frozenset({ANY_FORMAT, "img", *(suffix[1:] for suffix in IMAGES)})

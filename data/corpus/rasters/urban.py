@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from data.corpus.raster import Bounds
+from data.corpus.rasters.raster import Bounds
 
 
 def check_polygons(path: Path) -> None:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from data.corpus.base import Rows, Sample
-from data.corpus.columnar import ArrowCorpus
+from data.corpus.sharded.columnar import ArrowCorpus
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from data.corpus.columns import Layout
+    from data.corpus.sharded.columns import Layout
 
 _MADE = re.compile(r"cache-\w+\.arrow")
 Part = tuple[list[Path], Path | None]  # shards, and the file that says which of their rows count
@@ -190,7 +190,7 @@ class ChosenRows(ArrowCorpus):
 def _read_chosen(
     path: str, shard: str, layout: Layout | None, start: int, rows: Sequence[int]
 ) -> Iterator[Sample]:
-    from data.corpus.tables import open_table, read_rows
+    from data.corpus.sharded.tables import open_table, read_rows
 
     table = open_table(path, "arrow")
     for place, row in enumerate(rows, start):
@@ -202,7 +202,7 @@ def _indices(path: Path, rows: int) -> NDArray[np.int64]:
     """The rows that an indices file names. Raises UserError unless they are rows of the data."""
     import numpy as np
 
-    from data.corpus.opened import ArrowTable
+    from data.corpus.sharded.opened import ArrowTable
 
     table = ArrowTable(os.fspath(path))
     if table.damage is not None or table.schema is None or "indices" not in table.schema.names:

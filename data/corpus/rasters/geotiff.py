@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UserError
 from core.stage import sha256_file
 from data.corpus.base import Corpus, Location, Rows, Sample, fetch_windows, stat_files
-from data.corpus.scale import evenly, parse_scale, percentiles
-from data.corpus.shards import OPEN_SHARDS
+from data.corpus.rasters.scale import evenly, parse_scale, percentiles
+from data.corpus.sharded.shards import OPEN_SHARDS
 from data.images.bands import Asked, check_bands
 from data.images.chips import encode_chip
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from data.corpus.raster import Header
+    from data.corpus.rasters.raster import Header
 
 CHIP = 256  # pixels a side, the paper's
 SHARD_BYTES = 64 << 20  # small files share a shard up to this
@@ -129,7 +129,7 @@ class RasterCorpus(Corpus):
         return replace(self._cut, asked=replace(self._cut.asked, scale=scale))
 
     def _sampled(self) -> Iterator[NDArray[Any]]:
-        from data.corpus.raster import sample_values
+        from data.corpus.rasters.raster import sample_values
 
         paths = list(self._paths.values())
         asked = replace(self._cut.asked, scale=(0.0, 1.0))
@@ -154,7 +154,7 @@ class RasterCorpus(Corpus):
         self, shards: Sequence[str] | None = None, extras: tuple[str, ...] | None = None
     ) -> None:
         if self.cut.urban:
-            from data.corpus.urban import check_polygons
+            from data.corpus.rasters.urban import check_polygons
 
             check_polygons(Path(self.cut.urban))
 
@@ -226,7 +226,7 @@ class RasterCorpus(Corpus):
 
     def _raster(self, key: str) -> Raster:
         if key not in self._rasters:
-            from data.corpus.raster import read_header
+            from data.corpus.rasters.raster import read_header
 
             path = os.fspath(self._paths[key])
             self._rasters[key] = Raster(key, path, read_header(path, self.cut.asked))
@@ -248,7 +248,7 @@ def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sam
     header = raster.header
     if header.error is not None:
         return Sample(raster.key, shard, row, None, header.error, more={"date": header.date})
-    from data.corpus.raster import read_window
+    from data.corpus.rasters.raster import read_window
 
     x, y, width, height = box = raster.box(index, cut.chip)
     key = f"{raster.key}#{x},{y},{width}x{height}"
@@ -302,7 +302,7 @@ def _urban_cells(raster: Raster, chip: int, polygons: str) -> NDArray[np.bool_] 
     """Of each cell of a raster whether its centre is urban, or why nobody knows."""
     from rasterio.errors import RasterioError
 
-    from data.corpus.urban import urban
+    from data.corpus.rasters.urban import urban
 
     header = raster.header
     extent = header.bounds(0, 0, header.width, header.height)

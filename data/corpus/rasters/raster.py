@@ -21,7 +21,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from data.corpus.shards import once_a_file
+from data.corpus.sharded.shards import once_a_file
 from data.images.bands import Asked
 from data.images.formats import claimed, sniff
 from data.images.raster import (

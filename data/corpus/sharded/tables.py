@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.corpus import git10m
 from data.corpus.base import Sample, key_of_path
-from data.corpus.columns import Layout
 from data.corpus.folder import MAX_FILE_BYTES
-from data.corpus.opened import ERRORS, ArrowTable, ParquetTable, Table, damage_of
-from data.corpus.shards import once_a_file
+from data.corpus.sharded import git10m
+from data.corpus.sharded.columns import Layout
+from data.corpus.sharded.opened import ERRORS, ArrowTable, ParquetTable, Table, damage_of
+from data.corpus.sharded.shards import once_a_file
 
 
 @once_a_file

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from data.corpus.base import Rows, Sample
-from data.corpus.columns import Layout, find_layout
-from data.corpus.shards import ShardCorpus
+from data.corpus.sharded.columns import Layout, find_layout
+from data.corpus.sharded.shards import ShardCorpus
 
 if TYPE_CHECKING:
-    from data.corpus.tables import Table
+    from data.corpus.sharded.tables import Table
 
 
 def _read(
     path: str, kind: str, shard: str, layout: Layout | None, start: int, stop: int
 ) -> Iterator[Sample]:
     """Consecutive rows of a shard."""
-    from data.corpus.tables import open_table, read_rows
+    from data.corpus.sharded.tables import open_table, read_rows
 
     return read_rows(open_table(path, kind), shard, layout, start, stop)
 
@@ -68,12 +68,12 @@ class TableCorpus(ShardCorpus):
         return range(self.count(shard))
 
     def _table(self, shard: str) -> Table:
-        from data.corpus.tables import open_table
+        from data.corpus.sharded.tables import open_table
 
         return open_table(os.fspath(self.path(shard)), self.kind)
 
     def _layout(self, shard: str) -> Layout | None:
-        from data.corpus.tables import has_levels
+        from data.corpus.sharded.tables import has_levels
 
         table = self._table(shard)
         if table.schema is None:
