@@ -107,6 +107,7 @@ def test_croissant_loads_in_mlcroissant(corpus: Path, tmp_path: Path, count: int
 
 def test_chips_of_four_bands_are_exported_as_what_others_can_open(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    from rasterio.enums import ColorInterp
     from rasterio.io import MemoryFile
 
     write_raster(tmp_path / "naip" / NAME, pixels(64, 96))
@@ -123,6 +124,7 @@ def test_chips_of_four_bands_are_exported_as_what_others_can_open(tmp_path: Path
             assert raster.crs.to_epsg() == 26914
             assert raster.bounds.left == 485_900 + x and raster.bounds.top == 5_209_200 - y
             assert raster.descriptions == ("red", "green", "blue", "near infrared")
+            assert raster.colorinterp[3] != ColorInterp.alpha
         with Image.open(io.BytesIO(data)) as opened:
             assert np.array_equal(np.asarray(opened.convert("RGB")), expected[:, :, :3])
     assert loaded[0]["image"].size == (32, 32)
