@@ -111,9 +111,8 @@ def _geotiff(
     height, width = pixels.shape[:2]
     profile = {
         "driver": "GTiff", "width": width, "height": height, "count": BANDS, "dtype": "uint8",
-        # The fourth band is no transparency, which is what GDAL takes it for unless it is told.
-        "photometric": "RGB", "alpha": "unspecified", "interleave": "pixel",
-        "compress": "deflate",
+        # Stated: unasked, GDAL would make the fourth of four bands transparency.
+        "photometric": "RGB", "interleave": "pixel", "compress": "deflate",
     }  # fmt: skip
     if crs is not None and bounds is not None:
         profile |= {"crs": crs, "transform": from_bounds(*bounds, width, height)}
