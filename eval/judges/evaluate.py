@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
 from dit.model.device import pick_device
 from dit.vae.autoencoder import load_vae, to_unit
-from eval.distances.bootstrap import bootstrap_interval
 from eval.distances.frechet import fit, frechet_distance, kernel_distance
-from eval.distances.lpips import load_lpips, lpips_pairs, metric_name
-from eval.judges.config import EvaluateConfig, target_folder
+from eval.judges.config import EvaluateConfig
 from eval.judges.extractors import Extractor, load_extractor
 from eval.judges.images import check_holdout, names_of, read_folder, read_holdout
+from eval.judges.pairs import judge_pairs
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
@@ -31,7 +29,7 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         keep_apart(config.out.parent, corpus, config.corpus)
         check_holdout(corpus, config.holdout)
     stage.open()
-    result = _pairs(config, config.pairs) if config.pairs else _generation(config)
+    result = judge_pairs(config, config.pairs, distances) if config.pairs else _generation(config)
     write_json(config.out, result)
     return stage.finish({"result": result}, [config.out.name], _line(result))
 
@@ -59,33 +57,6 @@ def _generation(config: EvaluateConfig) -> dict[str, Any]:
         rebuilt = extractor(reconstruct(config.vae, real, device), label="reconstructed")
         result["vae_floor"] = distances(extractor, rebuilt, features)
     return result
-
-
-def _pairs(config: EvaluateConfig, pairs: Path) -> dict[str, Any]:
-    """Distances between two folders of equal names, and LPIPS and PSNR of each pair."""
-    device = pick_device(config.device)
-    names = names_of(pairs, "generated")
-    generated = read_folder(pairs / "generated", names)
-    target = read_folder(pairs / target_folder(pairs), names)
-    extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    values = lpips_pairs(load_lpips(config.lpips_backbone, device), generated, target, device)
-    error = (generated.astype(np.float64) - target) ** 2
-    psnr = 10.0 * np.log10(255.0**2 / np.maximum(error.mean(axis=(1, 2, 3)), 1e-10))
-    features = extractor(generated, label="generated"), extractor(target, label="target")
-    params = read_manifest(pairs)["params"]
-    return {
-        "task": str(params.get("task", "pairs")),
-        "extractor": extractor.fingerprint,
-        "distance": distances(extractor, *features),
-        "lpips": {
-            "name": metric_name(config.lpips_backbone),
-            "value": float(values.mean()),
-            "interval_95": list(bootstrap_interval(values)),
-            "pairs": len(values),
-        },
-        "psnr_db": float(psnr.mean()),
-        "sampling": params,
-    }
 
 
 def distances(extractor: Extractor, generated: np.ndarray, real: np.ndarray) -> dict[str, Any]:
@@ -142,8 +113,10 @@ def _line(result: dict[str, Any]) -> str:
         f"{result['task']}: {distance['name']} {distance['value']:.3f} "
         f"(n {distance['n_generated']} vs {distance['n_real']})"
     ]
-    if "lpips" in result:
-        parts.append(f"{result['lpips']['name']} {result['lpips']['value']:.4f}")
+    given = [kind for kind in ("perceptual", "psnr", "ssim") if kind in result]
+    parts += [f"{result[kind]['name']} {result[kind]['value']:.4f}" for kind in given]
+    if "bicubic" in result:
+        parts.append(f"bicubic input {result['bicubic']['psnr']['value']:.2f} dB")
     if "vae_floor" in result:
         parts.append(f"VAE floor {result['vae_floor']['value']:.3f}")
     return ", ".join(parts)

@@ -50,7 +50,7 @@ def build(config: TableConfig) -> dict[str, Any]:
             }
             result = results.get((method, row["task"]))
             if result is not None:
-                part = result["distance" if row["metric"] == "FID" else "lpips"]
+                part = result["distance" if row["metric"] == "FID" else "perceptual"]
                 cell |= {
                     "ours": part["value"],
                     "metric": part["name"],

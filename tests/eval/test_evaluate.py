@@ -97,9 +97,12 @@ def test_pairs_have_psnr_and_an_interval_of_lpips(tmp_path: Path) -> None:
     flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
     assert main(["--pairs", str(pairs), "--out", str(tmp_path / "m.json"), *flags]) == 0
     result = json.loads((tmp_path / "m.json").read_text())
-    assert result["psnr_db"] == pytest.approx((34.1514 + 22.1102) / 2, abs=1e-3)
-    low, high = result["lpips"]["interval_95"]
-    assert 0 < low < result["lpips"]["value"] < high
+    assert result["psnr"]["value"] == pytest.approx((34.1514 + 22.1102) / 2, abs=1e-3)
+    for kind in ("perceptual", "psnr", "ssim"):
+        low, high = result[kind]["interval_95"]
+        assert 0 < low < result[kind]["value"] < high and result[kind]["pairs"] == 2
+    assert "bicubic" not in result and "adherence" not in result
+    assert result["checkpoint_rule"] == "last"
 
 
 def test_pairs_named_grid_count(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_pairs_of_before_are_read(tmp_path: Path) -> None:
         flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
         assert main(["--pairs", str(pairs), "--out", str(out), *flags]) == 0
         results.append(json.loads(out.read_text()))
-    assert results[0] == results[1] and results[0]["lpips"]["pairs"] == 2
+    assert results[0] == results[1] and results[0]["perceptual"]["pairs"] == 2
 
 
 def test_another_image_of_the_same_name_is_refused(tmp_path: Path, flags: list[str]) -> None:

@@ -21,7 +21,7 @@ def write_metrics(
         "sampling": {"sampler": "ddim", "steps": 25, "weights": "ema"},
     }
     if task != "generation":
-        result["lpips"] = {"name": "LPIPS-random-backbone", "value": value / 100, "pairs": 9}
+        result["perceptual"] = {"name": "LPIPS-random-backbone", "value": value / 100, "pairs": 9}
     (run / "metrics").mkdir(parents=True, exist_ok=True)
     (run / "metrics" / f"{method}-{task}.json").write_text(json.dumps(result))
 
