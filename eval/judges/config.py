@@ -7,6 +7,7 @@ from typing import Literal
 
 from core.errors import UserError
 from core.settings import (
+    AtLeast0,
     AtLeast1,
     machine,
     place,
@@ -38,11 +39,18 @@ class EvaluateConfig:
     out: Path
     """Metrics file to write (.json)."""
     generated: Path | None = None
-    """Folder of generated PNG images (from dit.sample), judged against the hold-out."""
+    """Folder of generated PNG images (from dit.sample), judged against each hold-out."""
     corpus: str | None = place(None)
     """Corpus that the hold-out images come from, as prune.score takes it."""
     holdout: Path | None = None
-    """Hold-out table (from data.holdout)."""
+    """Hold-out file (from data.holdout): pool, balanced, informative, as far as it has them."""
+    subset: Path | None = None
+    """Subset index that the generator was trained on: real images of it give the floor of each
+    hold-out, and all of them say whether generated images are copies."""
+    training_images: AtLeast0 = 50_000
+    """Training images that copies are looked for in, drawn by a hash of their key; 0: all."""
+    allow_chooser: bool = False
+    """Let an extractor judge a subset that it chose; its values are labelled."""
     vae: str | None = None
     """VAE of the generated images: its reconstructions of the hold-out give the floor that no
     generator on its latents can be expected to beat."""
@@ -58,6 +66,12 @@ class EvaluateConfig:
     """LPIPS backbone: alex, vgg, or random (labelled; needs no download). The paper names none."""
     device: str = machine("auto")
     """Where networks run: auto, cpu, cuda (machine setting)."""
+    cache: Path | None = machine(None)
+    """Folder of features that are kept for further calls; default: features, beside --out."""
+
+    def cache_folder(self) -> Path:
+        """Where features are kept."""
+        return self.cache or self.out.parent / "features"
 
     def stage(self) -> Stage:
         """What the command makes of what; refuses a mixture of the two modes."""
@@ -74,6 +88,8 @@ class EvaluateConfig:
             raise UserError("--generated needs --corpus and --holdout (or give --pairs FOLDER)")
         require_holdout(self.holdout)
         inputs = {"generated": fingerprint(self.generated), "holdout": sha256_file(self.holdout)}
+        if self.subset is not None:
+            inputs["subset"] = fingerprint(self.subset)
         if self.vae is not None:
             local = Path(self.vae)
             inputs["vae"] = fingerprint(local) if manifest_path(local).exists() else self.vae

@@ -20,7 +20,7 @@ from core.stage import (
 )
 from eval.paper.numbers import PAPER, load_experiment
 
-TASKS = ("generation", "sr", "sis")
+TASKS = ("generation", "loss", "sr", "sis")
 
 
 @settings
