@@ -22,7 +22,9 @@ from core.stage import (
     sha256_file,
 )
 
-ExtractorName = Literal["inception", "efficientnet-lite0", "descriptor"]
+ExtractorName = Literal[
+    "inception", "dinov2", "clip", "git-rsclip", "efficientnet-lite0", "descriptor"
+]  # the keys of registry.JUDGES
 Backbone = Literal["alex", "vgg", "random"]
 
 

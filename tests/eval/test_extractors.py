@@ -76,7 +76,7 @@ def test_features_are_those_of_clean_fid(weights: Path, tmp_path: Path) -> None:
     assert ours.shape == (5, 2048) and ours.std() > 0.1
     assert np.allclose(ours, theirs, rtol=0, atol=1e-6)
     assert extractor.distance == "FID"
-    assert extractor.fingerprint["weights_sha256"] == sha256_file(weights / INCEPTION_FILE)
+    assert extractor.fingerprint["digest"] == sha256_file(weights / INCEPTION_FILE)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (256, 256), (299, 299), (300, 512)])
