@@ -16,6 +16,7 @@ from eval.judges.extractors import Extractor
 from eval.judges.generation import generation
 from eval.judges.images import check_holdout
 from eval.judges.pairs import judge_pairs
+from eval.judges.registry import check_judge, chosen_by
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
@@ -24,6 +25,9 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         corpus = open_corpus(config.corpus)
         keep_apart(config.out.parent, corpus, config.corpus)
         check_holdout(corpus, config.holdout)
+    if config.subset is not None:  # by its name, before the output is begun
+        chooser = {str(config.subset): chosen_by(config.subset)}
+        check_judge({"name": config.extractor}, chooser, allow=config.allow_chooser)
     stage.open()
     result = judge_pairs(config, config.pairs, distances) if config.pairs else generation(config)
     write_json(config.out, result)
