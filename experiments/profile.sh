@@ -80,6 +80,17 @@ REFERENCE="${REFERENCE_ROOT:-$RUN/world/reference}"
 
 if [ "$PROFILE" = mini ]; then VAE="$RUN/vae"; else VAE="${SD_VAE:-stabilityai/sd-vae-ft-ema}"; fi
 
+hold_out() { # over which classes is the balanced one? The miniature world knows its own; else the nearest reference class
+    local classes=(--embeddings "$RUN/candidates" --reference "$RUN/reference")
+    if [ "$CORPUS" = "$RUN/world/corpus" ]; then
+        classes=(--labels "$RUN/world/truth.parquet")
+    else
+        python -m prune.embed --corpus "$CORPUS" --scores "$RUN/scores" --keep 1 --sample "$CANDIDATES" "${ENCODER[@]}" \
+            --out "$RUN/candidates"
+    fi
+    python -m data.holdout --scores "$RUN/scores" --n "$HOLDOUT" "${classes[@]}" --out "$RUN/holdout.parquet"
+}
+
 train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool and shared by all methods
     if [ "$PROFILE" != mini ]; then return 0; fi
     python -m dit.train_vae --preset mini --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
