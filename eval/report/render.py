@@ -92,8 +92,8 @@ def _notes(table: dict[str, Any], mini: bool) -> list[str]:
         lines += [
             "- Brackets: 95 % over images. Bold: wholly better than the others' intervals. 'real",
             "  ... subset': as many of the method's real training images in place of generated",
-            "  ones; 'VAE': the hold-out after the VAE. Hold-outs: pool, a random part of the corpus;",
-            "  balanced, equal over its scene classes; informative, of what Stage I would keep.",
+            "  ones; 'VAE': the hold-out after the VAE. Hold-outs: pool, a random part of the",
+            "  corpus; balanced, equal over its scene classes; informative, what Stage I would keep.",
         ]
     if not mini:
         lines += [
