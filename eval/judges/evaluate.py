@@ -18,10 +18,10 @@ from dit.model.device import pick_device
 from dit.vae.autoencoder import load_vae, to_unit
 from eval.distances.bootstrap import bootstrap_interval
 from eval.distances.frechet import fit, frechet_distance, kernel_distance
-from eval.distances.lpips import load_lpips, lpips_pairs, metric_name
 from eval.judges.config import EvaluateConfig, target_folder
 from eval.judges.extractors import Extractor, load_extractor
 from eval.judges.images import check_holdout, names_of, read_folder, read_holdout
+from eval.judges.perceptual import load_perceptual, perceptual_pairs
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
@@ -68,7 +68,9 @@ def _pairs(config: EvaluateConfig, pairs: Path) -> dict[str, Any]:
     generated = read_folder(pairs / "generated", names)
     target = read_folder(pairs / target_folder(pairs), names)
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    values = lpips_pairs(load_lpips(config.lpips_backbone, device), generated, target, device)
+    folder = config.weights if config.weights and config.weights.is_dir() else None
+    network = load_perceptual(config.perceptual, device, weights=folder)
+    values = perceptual_pairs(network, generated, target, device)
     error = (generated.astype(np.float64) - target) ** 2
     psnr = 10.0 * np.log10(255.0**2 / np.maximum(error.mean(axis=(1, 2, 3)), 1e-10))
     features = extractor(generated, label="generated"), extractor(target, label="target")
@@ -78,7 +80,7 @@ def _pairs(config: EvaluateConfig, pairs: Path) -> dict[str, Any]:
         "extractor": extractor.fingerprint,
         "distance": distances(extractor, *features),
         "lpips": {
-            "name": metric_name(config.lpips_backbone),
+            "name": network.name,
             "value": float(values.mean()),
             "interval_95": list(bootstrap_interval(values)),
             "pairs": len(values),
