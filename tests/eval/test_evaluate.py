@@ -94,7 +94,8 @@ def test_pairs_have_psnr_and_an_interval_of_lpips(tmp_path: Path) -> None:
         Image.fromarray(target).save(pairs / "target" / f"{n}.png")
         Image.fromarray(target + np.uint8(error)).save(pairs / "generated" / f"{n}.png")
     vouch(pairs)
-    flags = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0", "--device", "cpu"]
+    flags = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0"]
+    flags += ["--device", "cpu"]
     assert main(["--pairs", str(pairs), "--out", str(tmp_path / "m.json"), *flags]) == 0
     result = json.loads((tmp_path / "m.json").read_text())
     assert result["psnr_db"] == pytest.approx((34.1514 + 22.1102) / 2, abs=1e-3)
@@ -118,8 +119,8 @@ def test_pairs_of_before_are_read(tmp_path: Path) -> None:
         names = [f"{part}/{n}.png" for part in ("generated", former) for n in range(2)]
         pairs = stage_of(tmp_path / former, names, side=64)
         out = tmp_path / f"{former}.json"
-        flags = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0", "--device", "cpu"]
-        assert main(["--pairs", str(pairs), "--out", str(out), *flags]) == 0
+        flags = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0"]
+        assert main(["--pairs", str(pairs), "--out", str(out), "--device", "cpu", *flags]) == 0
         results.append(json.loads(out.read_text()))
     assert results[0] == results[1] and results[0]["lpips"]["pairs"] == 2
 
