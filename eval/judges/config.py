@@ -11,6 +11,7 @@ from core.settings import (
     AtLeast1,
     machine,
     place,
+    renamed,
     science,
     settings,
 )
@@ -25,7 +26,7 @@ from core.stage import (
 ExtractorName = Literal[
     "inception", "dinov2", "clip", "git-rsclip", "efficientnet-lite0", "descriptor"
 ]  # the keys of registry.JUDGES
-Backbone = Literal["alex", "vgg", "random"]
+PerceptualName = Literal["alex", "vgg", "efficientnet-lite0"]
 
 
 def require_holdout(holdout: Path) -> None:
@@ -61,11 +62,14 @@ class EvaluateConfig:
     pairs: Path | None = None
     """Folder with generated/ and target/ of the same names (from downstream.evaluate)."""
     extractor: ExtractorName = "inception"
-    """Feature space: inception (the distance is FID) or descriptor (FD-descriptor)."""
+    """Who judges (eval/judges/registry.py): inception's distance is FID, another's is FD-<space>.
+    efficientnet-lite0 and descriptor need no model hub."""
     weights: Path | None = None
-    """Folder with Inception's weights, inception-2015-12-05.pt (default: clean-fid's place)."""
-    lpips_backbone: Backbone = "alex"
-    """LPIPS backbone: alex, vgg, or random (labelled; needs no download). The paper names none."""
+    """Weights of --extractor (a file, or the folder that holds it), where they are not at their
+    own place: clean-fid's, the package's, or the hub's. LPIPS looks into the folder, too."""
+    perceptual: PerceptualName = renamed("alex", "lpips_backbone")
+    """Perceptual distance of pairs: LPIPS on alex or vgg (the paper names neither), or the
+    uncalibrated one in efficientnet-lite0's feature maps, which needs no model hub."""
     device: str = machine("auto")
     """Where networks run: auto, cpu, cuda (machine setting)."""
     cache: Path | None = machine(None)

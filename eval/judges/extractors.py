@@ -85,6 +85,7 @@ def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu
         name: a key of JUDGES.
         weights: the file, or the folder that holds it (as it was published), or owner/repo of the
             Hugging Face hub; by default clean-fid's place, the package, or the judge's repository.
+            The descriptor has none.
         device: 'cpu', 'cuda', 'cuda:1'.
 
     Raises UserError for an unknown name, and for weights that are missing or are not this judge's.
@@ -95,8 +96,6 @@ def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu
     if name == "efficientnet-lite0":
         return _lite0(weights, device)
     if name == "descriptor":
-        if weights is not None:
-            raise UserError(f"--weights {weights}: the extractor 'descriptor' has none; leave it")
         return _made(name, descriptor.DESCRIPTOR_VERSION, describe_one, np.stack)
     kind = OpenAIClip if name == "clip" else None
     source = None if weights is None else str(weights)

@@ -56,7 +56,7 @@ def load_perceptual(name: str, device: str = "cpu", *, weights: Path | None = No
         name: 'alex' or 'vgg' (LPIPS on that backbone), or 'efficientnet-lite0'.
         weights: folder in which the file is looked for first, under the name it was published by
             (alexnet-owt-7be5be79.pth, vgg16-397923af.pth, efficientnet-lite0-57934424.pth); then
-            LPIPS looks into torch's hub cache, and downloads it.
+            in the package, and for LPIPS in torch's hub cache, which it is downloaded into.
 
     Raises UserError for another name, and for weights that cannot be had or are damaged.
     """
@@ -97,8 +97,7 @@ def perceptual_pairs(
 
 
 def _lite0(device: str, weights: Path | None) -> Perceptual:
-    inside = weights if weights and list(weights.glob("efficientnet-lite0-*.pth")) else None
-    path, digest = pretrained.find_lite0(inside)
+    path, digest = pretrained.find_lite0(weights)
     network = pretrained.load_lite0(path).to(device)
 
     def maps(x: Tensor) -> list[Tensor]:

@@ -93,7 +93,7 @@ def _notes(table: dict[str, Any], mini: bool) -> list[str]:
             "- Brackets: 95 % over images. Bold: wholly better than the others' intervals. 'real",
             "  ... subset': as many of the method's real training images in place of generated",
             "  ones; 'VAE': the hold-out after the VAE. Hold-outs: pool, a random part of the",
-            "  corpus; balanced, equal over its scene classes; informative, what Stage I would keep.",
+            "  corpus; balanced, equal over its scene classes; informative, what Stage I keeps.",
         ]
     if not mini:
         lines += [
