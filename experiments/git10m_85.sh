@@ -37,9 +37,10 @@ python -m prune.assign --embeddings "$RUN/embeddings" --centroids "$RUN/centroid
 python -m downstream.train_segmenter --data "$(task_data sis)" "${SEGMENTER_TRAINING[@]}" --out "$RUN/segmenter"
 train_vae # mini trains a small VAE; paper uses sd-vae-ft-ema as published
 
-method() { # METHOD: rsprune or random; from its subset to its metrics
-    local METHOD="$1" TASK
-    select_subset "$METHOD"
+method() { # METHOD (or METHOD-seed1, a further training): from its subset to its metrics
+    local METHOD="$1" SEED=0 TASK
+    if [[ "$METHOD" =~ -seed([0-9]+)$ ]]; then SEED="${BASH_REMATCH[1]}"; fi
+    select_subset "$METHOD" "$SEED"
     local LATENTS=(--latents "$RUN/latents" --subset "$RUN/subsets/$METHOD.parquet")
     if [ -e "$RUN/latents/$METHOD/manifest.json" ]; then
         LATENTS=(--latents "$RUN/latents/$METHOD") # a run that version 0.1 began, with a store for each method
@@ -48,7 +49,7 @@ method() { # METHOD: rsprune or random; from its subset to its metrics
             --image-size "$IMAGE_SIZE" --out "$RUN/latents"
     fi
     launch dit.train "${LATENTS[@]}" --model "$MODEL" --steps "$STEPS" --batch "$BATCH" "${TRAINING[@]}" \
-        --out "$RUN/dit/$METHOD"
+        --seed "$SEED" --out "$RUN/dit/$METHOD"
     python -m dit.sample --checkpoint "$RUN/dit/$METHOD" --n "$HOLDOUT" "${SAMPLING[@]}" --vae "$VAE" \
         --out "$RUN/samples/$METHOD"
     python -m eval.evaluate --generated "$RUN/samples/$METHOD" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \
@@ -58,7 +59,7 @@ method() { # METHOD: rsprune or random; from its subset to its metrics
         --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" --out "$RUN/metrics/$METHOD-loss.json"
     for TASK in sr sis; do # super-resolution (SECOND-SR), semantic image synthesis (OpenEarthMap)
         launch downstream.train --task "$TASK" --init "$RUN/dit/$METHOD" --data "$(task_data "$TASK")" --vae "$VAE" \
-            "${FINETUNE[@]}" --out "$RUN/$TASK/$METHOD"
+            "${FINETUNE[@]}" --seed "$SEED" --out "$RUN/$TASK/$METHOD"
         local SEGMENTER=()
         if [ "$TASK" = sis ]; then SEGMENTER=(--segmenter "$RUN/segmenter"); fi # do images obey their masks?
         python -m downstream.evaluate --task "$TASK" --run "$RUN/$TASK/$METHOD" --data "$(task_data "$TASK")" \
@@ -66,7 +67,8 @@ method() { # METHOD: rsprune or random; from its subset to its metrics
         python -m eval.evaluate --pairs "$RUN/$TASK-eval/$METHOD" "${JUDGE[@]}" --out "$RUN/metrics/$METHOD-$TASK.json"
     done
 }
-each_method method # one after the other; in mini side by side
+each_method method # for each method and seed, one after the other; in mini side by side
 
 python -m eval.pictures --run "$RUN" --corpus "$CORPUS" --methods $METHODS --out "$RUN/pictures"
-python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --methods $METHODS --profile "$PROFILE" --out "$RUN/table.md"
+python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --methods $METHODS --seeds $SEEDS \
+    --profile "$PROFILE" --out "$RUN/table.md"

@@ -47,6 +47,8 @@ paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --he
     ;;
 esac
 
+SEEDS="${SEEDS:-0}" # of trainings; of several ("0 1 2") the table has intervals over trainings, paired by seed
+
 if [ "$PROFILE" = paper ]; then
     python -m data.check --profile paper --experiment "$EXPERIMENT" --holdout "$HOLDOUT" || exit $?
 fi
@@ -100,11 +102,11 @@ train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool a
         --image-size "$IMAGE_SIZE" --steps "${VAE_STEPS:-150}" --validation-images 128 --scale-images 512 --out "$VAE"
 }
 
-select_subset() { # METHOD: rsprune or random
-    local inputs=()
-    if [ "$1" = rsprune ]; then inputs=(--assignments "$RUN/assignments" --keep "$KEEP"); fi
-    python -m prune.select --method "$1" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
-        ${inputs[@]+"${inputs[@]}"} --ratio "$RATIO" --out "$RUN/subsets/$1.parquet"
+select_subset() { # METHOD SEED: rsprune or random, which is drawn anew for each seed
+    local inputs=(--seed "$2")
+    if [ "${1%-seed*}" = rsprune ]; then inputs+=(--assignments "$RUN/assignments" --keep "$KEEP"); fi
+    python -m prune.select --method "${1%-seed*}" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
+        "${inputs[@]}" --ratio "$RATIO" --out "$RUN/subsets/$1.parquet"
 }
 
 task_data() { # TASK: sr or sis

@@ -9,11 +9,16 @@ from eval.report.measured import Row, name_of
 
 
 def better_by_interval(row: Row) -> str | None:
-    """The method whose interval lies wholly on the better side of every other's, or None.
+    """The method that is better than every other beyond its interval, or None.
 
-    A row of one method has none, and neither has one without intervals.
+    Of several trainings each, paired by seed, the interval of the differences must leave out 0; of
+    one training each, the intervals over images must lie apart. A row of one method has none.
     """
     cells: Mapping[str, Any] = row["cells"]
+    if row["better"] not in ("lower", "higher"):
+        return None
+    if "paired" in row:
+        return _better_paired(row)
     bounds = {method: cell.get("interval_95") for method, cell in cells.items()}
     if len(bounds) < 2 or not all(bounds.values()):
         return None
@@ -25,12 +30,31 @@ def better_by_interval(row: Row) -> str | None:
     return None
 
 
+def _better_paired(row: Row) -> str | None:
+    sign = -1.0 if row["better"] == "lower" else 1.0
+    for method in row["cells"]:
+        wins = []
+        for pair, difference in row["paired"].items():
+            a, _, b = pair.partition(" - ")
+            if method in (a, b):
+                low, high = difference["interval_95"]
+                ahead = sign if method == a else -sign
+                wins.append(low > 0 if ahead > 0 else high < 0)
+        if len(wins) == len(row["cells"]) - 1 and wins and all(wins):
+            return str(method)
+    return None
+
+
 def conclusion(rows: Sequence[Row], mini: bool) -> str:
     """What the rows of `measured_rows` show, in plain words; '' where nothing was measured."""
     said = [text for text in (_holdouts(rows), _bicubic(rows), _adherence(rows)) if text]
     if not said:
         return ""
+    cells = [cell for row in rows for cell in row["cells"].values()]
+    trainings = [cell["over_seeds"]["n"] for cell in cells if "over_seeds" in cell]
     limits = "One training run each: the intervals are over images, not over other trainings"
+    if trainings:
+        limits = f"{min(trainings)} trainings each, compared seed by seed"
     if mini:
         limits += ", and models this small say nothing about the paper's"
     return " ".join([*said, f"{limits}."])
@@ -75,8 +99,7 @@ def _adherence(rows: Sequence[Row]) -> str:
     row = next((r for r in rows if r["task"] == "sis" and r["metric"].startswith("mIoU")), None)
     if row is None:
         return ""
-    beside = dict(row["beside"])
-    floor, ceiling = beside["masks of other images"], beside["real images"]
+    floor, ceiling = (row["beside"][name] for name in ("masks of other images", "real images"))
     cells = row["cells"]
     obey = [m for m, c in cells.items() if (c.get("interval_95") or [c["value"]])[0] > floor]
     values = [f"{name_of(method)} {cell['value']:.2f}" for method, cell in cells.items()]

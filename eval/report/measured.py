@@ -16,9 +16,9 @@ Results = Mapping[tuple[str, str], dict[str, Any]]
 def measured_rows(results: Results, methods: tuple[str, ...]) -> list[Row]:
     """The rows of what is there, in the order of the table.
 
-    Each has task, what (in words), metric (its name), better ('lower' or 'higher'), scale (the
-    factor that values are shown times), cells (method -> value, interval_95, n) and beside: a list
-    of (words, value) that the value is to be read against. Hold-out rows have `holdout` too.
+    Each has task, what (in words), metric (its name), better ('lower', 'higher' or a value), scale
+    (the factor that values are shown times), cells (method -> value, interval_95, n) and beside:
+    words -> value that the cells are to be read against. Hold-out rows have `holdout` too.
     """
     by_task = {
         task: {m: results[m, task] for m in methods if (m, task) in results}
@@ -31,7 +31,8 @@ def measured_rows(results: Results, methods: tuple[str, ...]) -> list[Row]:
 
 
 def name_of(method: str) -> str:
-    """A method as tables call it."""
+    """A method as tables call it, whichever of its trainings is meant."""
+    method = method.partition("-seed")[0]
     return METHOD_NAMES.get(method, method)
 
 
@@ -49,7 +50,7 @@ def lead(distance: Mapping[str, Any]) -> tuple[str, dict[str, Any], float]:
 
 def _row(task: str, what: str, metric: str, better: str, **more: Any) -> Row:
     row = {"task": task, "what": what, "metric": metric, "better": better}
-    return {**row, "scale": 1.0, "cells": {}, "beside": [], **more}
+    return {**row, "scale": 1.0, "cells": {}, "beside": {}, **more}
 
 
 def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
@@ -57,7 +58,7 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
     there = [n for n in HOLDOUTS if any(n in r["holdouts"] for r in found.values())]
     for holdout in there:
         row = _row("generation", f"Generation, {holdout} hold-out", "", "lower", holdout=holdout)
-        floors: dict[str, float] = {}
+        vae: dict[str, float] = {}
         for method, result in found.items():
             entry = result["holdouts"].get(holdout)
             if entry is None:
@@ -67,10 +68,10 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
                 row["cells"][method]["remark"] = "the judge chose this subset"
             if "subset_floor" in entry:
                 floor = lead(entry["subset_floor"])[1]["value"]
-                row["beside"].append((f"real {name_of(method)} subset", floor))
+                row["beside"].setdefault(f"real {name_of(method)} subset", floor)
             if "vae_floor" in entry:
-                floors["VAE"] = lead(entry["vae_floor"])[1]["value"]
-        row["beside"] += floors.items()
+                vae["VAE"] = lead(entry["vae_floor"])[1]["value"]
+        row["beside"] |= vae
         yield row
     for holdout in there:
         row = _row("generation", "", "mean recall of classes", "higher", holdout=holdout)
@@ -82,7 +83,7 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             least = min(recalls, key=lambda label: recalls[label])
             row["what"] = f"Scene classes generated, of {len(classes)} ({holdout} hold-out)"
             row["cells"][method] = {"value": sum(recalls.values()) / len(recalls)}
-            row["beside"].append((f"{name_of(method)}'s lowest, {least}", recalls[least]))
+            row["beside"].setdefault(f"{name_of(method)}'s lowest, {least}", recalls[least])
         if row["cells"]:
             yield row
     spaces = dict.fromkeys(s for r in found.values() for s in r.get("authenticity", {}))
@@ -93,21 +94,22 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             if entry is not None:
                 share = entry["nearer_to_training"]
                 row["cells"][method] = {k: share[k] for k in ("value", "interval_95")}
-                row["beside"].append((f"real images for {name_of(method)}", share["real"]))
+                row["beside"].setdefault(f"real images for {name_of(method)}", share["real"])
         yield row
 
 
 def _loss(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+    """The held-out diffusion loss of the averaged weights, beside that on training images."""
     for holdout in HOLDOUTS:
         row = _row("loss", f"Held-out loss, {holdout} hold-out", "mse of the noise", "lower",
                    holdout=holdout)  # fmt: skip
         for method, result in found.items():
-            entry = result["holdouts"].get(holdout)
-            if entry is not None:
-                row["cells"][method] = dict(entry["mse"])
-                if "subset" in result:
-                    own = result["subset"]["mse"]["value"]
-                    row["beside"].append((f"{name_of(method)}'s own training images", own))
+            losses = result.get("ema", result.get("raw", {}))
+            if holdout in losses:
+                row["cells"][method] = dict(losses[holdout]["mse"])
+                if "subset" in losses:
+                    own = losses["subset"]["mse"]["value"]
+                    row["beside"].setdefault(f"{name_of(method)}'s training images", own)
         if row["cells"]:
             yield row
 
@@ -128,7 +130,7 @@ def _pairs(task: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             if "bicubic" in result:
                 row["bicubic"] = result["bicubic"][key]["value"]
         if "bicubic" in row:
-            row["beside"].append(("bicubic input", row["bicubic"]))
+            row["beside"]["bicubic input"] = row["bicubic"]
         yield row
     for key, name in (("miou", "mIoU with the mask"), ("accuracy", "pixels as the mask says")):
         row = _row(task, _TASKS[task], name, "higher")
@@ -137,15 +139,13 @@ def _pairs(task: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             if adherence is None:
                 continue
             row["cells"][method] = dict(adherence[key])
-            row["beside"] = [
-                ("real images", adherence["real"][key]["value"]),
-                ("masks of other images", adherence["shuffled"][key]["value"]),
-            ]
+            row["beside"].setdefault("real images", adherence["real"][key]["value"])
+            row["beside"].setdefault("masks of other images", adherence["shuffled"][key]["value"])
         if row["cells"]:
             yield row
     row = _row(task, _TASKS[task], "", "lower")
     for method, result in found.items():
         row["metric"], row["cells"][method], row["scale"] = lead(result["distance"])
         if "bicubic" in result:
-            row["beside"] = [("bicubic input", lead(result["bicubic"]["distance"])[1]["value"])]
+            row["beside"]["bicubic input"] = lead(result["bicubic"]["distance"])[1]["value"]
     yield row

@@ -50,10 +50,19 @@ def _measured(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
             if cell.get("interval_95"):
                 low, high = (number(bound * scale) for bound in cell["interval_95"])
                 text += f" [{low}, {high}]"
+            if "over_seeds" in cell:
+                seeds = cell["over_seeds"]
+                low, high = (number(bound * scale) for bound in seeds["interval_95"])
+                text += f"; {seeds['n']} seeds [{low}, {high}]"
             if "remark" in cell:
                 text += f" ({cell['remark']})"
             line.append(text)
-        beside = [f"{words} {number(value * scale)}" for words, value in row["beside"]]
+        beside = [f"{words} {number(value * scale)}" for words, value in row["beside"].items()]
+        for pair, difference in row.get("paired", {}).items():
+            names = " - ".join(name_of(method) for method in pair.split(" - "))
+            low, high = (number(bound * scale) for bound in difference["interval_95"])
+            mean = number(difference["mean"] * scale)
+            beside.append(f"{names}, {difference['n']} seeds: {mean} [{low}, {high}]")
         body.append([*line, "; ".join(beside) or "-"])
     return _grid(header, body)
 
@@ -90,7 +99,8 @@ def _notes(table: dict[str, Any], mini: bool) -> list[str]:
     lines = [f"- {name_of(m)}: {_budget(table, m)}" for m in table["methods"]]
     if table["measured"]:
         lines += [
-            "- Brackets: 95 % over images. Bold: wholly better than the others' intervals. 'real",
+            "- Brackets: 95 % over images, and over trainings where there are several ('seeds';",
+            "  their differences are taken seed by seed). Bold: better beyond the interval. 'real",
             "  ... subset': as many of the method's real training images in place of generated",
             "  ones; 'VAE': the hold-out after the VAE. Hold-outs: pool, a random part of the",
             "  corpus; balanced, equal over its scene classes; informative, what Stage I keeps.",

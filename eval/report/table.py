@@ -12,9 +12,10 @@ from core.stage import Result, Stage, read_manifest
 from eval.judges.registry import check_judge
 from eval.paper.numbers import load_experiment, paper_value
 from eval.report.conclusion import conclusion
-from eval.report.config import TableConfig
+from eval.report.config import TableConfig, run_name
 from eval.report.measured import measured_rows
 from eval.report.render import render
+from eval.report.seeds import merge_seeds
 
 # The paper's metric -> ours that may be held against it: the same network, and trained.
 COMPARABLE = {"FID": ("FID",), "LPIPS": ("LPIPS-alex", "LPIPS-vgg")}
@@ -44,7 +45,8 @@ def build(config: TableConfig) -> dict[str, Any]:
     files = config.metrics()
     results = {cell: _read(path, cell[1]) for cell, path in files.items()}
     _check_judges(results, files)
-    measured = measured_rows(results, config.methods)
+    trainings = tuple(run_name(m, seed) for m in config.methods for seed in config.seeds)
+    measured = merge_seeds(measured_rows(results, trainings), config.methods, config.seeds)
     mini = config.profile == "mini"
     return {
         "experiment": config.experiment,
@@ -119,10 +121,10 @@ def _read(path: Path, task: str) -> dict[str, Any]:
         ) from None
     if found != task:
         raise UserError(f"{path}: metrics of '{found}', expected '{task}'; it is misplaced")
-    needed = "holdouts" if task in ("generation", "loss") else "perceptual"
-    if needed not in result:
+    needed = {"generation": ["holdouts"], "loss": ["ema", "raw"]}.get(task, ["perceptual"])
+    if not set(needed) & set(result):
         raise UserError(
-            f"{path}: of an earlier version (no '{needed}'); delete it and run {maker} again"
+            f"{path}: of an earlier version (no '{needed[0]}'); delete it and run {maker} again"
         )
     return result
 

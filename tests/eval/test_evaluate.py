@@ -47,7 +47,7 @@ N = 12  # images of the corpus; a third are of no hold-out
 
 @pytest.fixture
 def flags(tmp_path: Path) -> list[str]:
-    """Five samples, and a corpus with a pool (0-3), balanced (2-5) and informative (4-7) hold-out."""
+    """Five samples; a corpus with hold-outs pool (0-3), balanced (2-5), informative (4-7)."""
     stage_of(tmp_path / "samples", [*(f"{n:06d}.png" for n in range(5)), "grid.png"])
     keys = [f"{n}.png" for n in range(N)]
     for n, key in enumerate(keys):

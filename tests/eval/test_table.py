@@ -46,7 +46,7 @@ def write_metrics(
         }  # fmt: skip
         result["authenticity"] = {"pixels": {"nearer_to_training": share(0.5, real=0.48)}}
     elif task == "loss":
-        result["holdouts"] = {kind: {"mse": share(value)} for kind in ("pool", "balanced")}
+        result["ema"] = {kind: {"mse": share(value)} for kind in ("pool", "balanced", "subset")}
     else:
         paired = {
             "distance": distance(value, name),
@@ -121,7 +121,8 @@ def test_measured_rows_have_floors_and_intervals(tmp_path: Path, capsys) -> None
     assert cells[3] == "0.500" and "RS-Prune's lowest, port 0.100" in cells[5]
     (cells,) = lines_of(text, "Copies, in pixels")
     assert cells[3] == "0.500 [0.480, 0.520]" and "real images for Random 0.480" in cells[5]
-    assert len(lines_of(text, "Held-out loss")) == 2
+    losses = lines_of(text, "Held-out loss")
+    assert len(losses) == 2 and "RS-Prune's training images 4.000" in losses[0][5]
     resolved = {cells[1]: cells for cells in lines_of(text, "Super-resolution")}
     assert resolved["PSNR (dB)"][5] == "bicubic input 20.00"
     assert resolved["PSNR (dB)"][4].startswith("**5.000**")  # higher is better there
@@ -165,6 +166,37 @@ def test_the_words_under_the_table_follow_its_numbers(tmp_path: Path) -> None:
     blind["miou"] = share(0.11)
     write_metrics(tmp_path, "rsprune", "sis", 1.0, adherence=blind)
     assert "Synthesis does not follow its mask (mIoU RS-Prune 0.11" in words()
+
+
+def test_several_trainings_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    values = {"rsprune": (4.0, 6.0, 8.0), "random": (4.9, 7.0, 9.1)}
+    for method, trained in values.items():
+        for seed, value in enumerate(trained):
+            name = f"{method}-seed{seed}" if seed else method
+            write_metrics(tmp_path, name, "generation", value)
+    main([*arguments(tmp_path, "mini"), "--seeds", "0", "1", "2"])
+    table = json.loads((tmp_path / "table.json").read_text())
+    row = table["measured"][0]
+    cell = row["cells"]["rsprune"]
+    assert cell["value"] == pytest.approx(6.0 / 1000)
+    assert cell["interval_95"] == pytest.approx([5.9 / 1000, 6.1 / 1000])  # over images
+    # t_{0.975, 2} = 4.302653 times 2 / sqrt(3), over trainings
+    bounds = [(6 - 4.96827) / 1000, (6 + 4.96827) / 1000]
+    assert cell["over_seeds"]["interval_95"] == pytest.approx(bounds, rel=1e-4)
+    paired = row["paired"]["random - rsprune"]
+    half = 4.302653 * 0.1 / 3**0.5
+    assert paired["interval_95"] == pytest.approx([(1 - half) / 1e3, (1 + half) / 1e3], rel=1e-5)
+    # The trainings differ more than the methods do, and still each pair says the same.
+    assert table["conclusion"].startswith("RS-Prune is nearest to the pool, balanced and")
+    assert "3 trainings each, compared seed by seed" in table["conclusion"]
+    (cells,) = lines_of((tmp_path / "table.md").read_text(), "Generation, pool hold-out")
+    assert cells[3] == "**6.000** [5.900, 6.100]; 3 seeds [1.032, 10.97]"
+    assert "Random - RS-Prune, 3 seeds: 1.000 [0.752, 1.248]" in cells[5]
+    assert cells[5].startswith("real RS-Prune subset 2.000; real Random subset 2.450; VAE")
+    write_metrics(tmp_path, "random-seed2", "generation", 7.0)
+    main([*arguments(tmp_path, "mini"), "--seeds", "0", "1", "2"])
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert "do not tell the methods apart" in table["conclusion"]
 
 
 def test_judges_must_be_one_and_must_not_have_chosen(tmp_path: Path) -> None:
