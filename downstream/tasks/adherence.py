@@ -52,7 +52,7 @@ class Confusion:
         hit = np.stack([kept[:, row, c] for row, c in enumerate(np.flatnonzero(known))], axis=1)
         asked, found = kept.sum(axis=2), kept.sum(axis=1)[:, known]
         n = len(self.counts)
-        drawn = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+        drawn = np.random.default_rng(seed).integers(0, max(1, n), (RESAMPLES, n))
         times = np.stack([np.bincount(row, minlength=n) for row in drawn])
         weights = np.concatenate([np.ones((1, n), int), times])  # all, then the resamples
         tp, rows, columns = (weights @ part for part in (hit, asked, found))

@@ -28,7 +28,7 @@ def measure_adherence(
 
     Returns "miou", "accuracy" and "per_class" (see Confusion.summary), the same under "real", of
     OUT/target, and under "shuffled", of the generated images against the masks of others of their
-    size (None where there are none); and "segmenter". `settings` are the run's.
+    size (values are None where there are none); and "segmenter". `settings` are the run's.
 
     Raises UserError for a segmenter of another palette, size or scale.
     """
@@ -58,16 +58,15 @@ def measure_adherence(
             mask = masks[others[name]][None]
             counts["shuffled"].append(confusions(drawn, mask, palette.classes))
 
-    def summary(part: str) -> dict[str, Any] | None:
-        if part not in counts:
-            return None
+    def summary(part: str) -> dict[str, Any]:
+        none = np.zeros((0, palette.classes, palette.classes), np.int64)
         return Confusion(
-            np.concatenate(counts[part]), palette.names, ignored(palette)
+            np.concatenate([none, *counts[part]]), palette.names, ignored(palette)
         ).summary()
 
     about = {name: segmenter.record[name] for name in ("architecture", "encoder", "started_from")}
     return {
-        **(summary("generated") or {}),
+        **summary("generated"),
         "real": summary("real"),
         "shuffled": summary("shuffled"),
         "ignored": segmenter.record["ignored"],

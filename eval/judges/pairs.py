@@ -25,13 +25,14 @@ from torchmetrics.functional.image import (
 
 from core.errors import UserError
 from core.progress import progress
-from core.stage import read_manifest
+from core.stage import digest_of, read_manifest
 from dit.model.device import pick_device
 from eval.distances.bootstrap import bootstrap_interval
-from eval.distances.lpips import load_lpips, lpips_pairs, metric_name
 from eval.judges.config import EvaluateConfig, target_folder
 from eval.judges.extractors import Extractor, load_extractor
+from eval.judges.features import features_of
 from eval.judges.images import names_of, read_png
+from eval.judges.perceptual import load_perceptual, perceptual_pairs
 
 ADHERENCE = "adherence.json"  # of downstream.evaluate --segmenter
 WINDOW = 11  # pixels of SSIM's window
@@ -45,9 +46,10 @@ Distances = Callable[[Extractor, np.ndarray, np.ndarray], dict[str, Any]]
 def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> dict[str, Any]:
     """Compare the images of a finished downstream.evaluate with their targets.
 
-    Returns {"task", "extractor", "distance", "perceptual", "psnr", "ssim", "sampling",
-    "checkpoint_rule"}; for super-resolution "bicubic" with the four comparisons of its own; where
-    a segmenter was given to downstream.evaluate, "adherence". Images may be of several sizes.
+    Returns {"task", "extractor", "distance", "perceptual", "psnr", "ssim", "sampling"}, where
+    sampling["checkpoint_rule"] says how the checkpoint was chosen; for super-resolution "bicubic"
+    with the four comparisons of its own; where a segmenter was given to downstream.evaluate,
+    "adherence". Images may be of several sizes. Features are kept in config.cache_folder().
     Raises UserError for images that are missing, broken, or too small for SSIM.
     """
     device = pick_device(config.device)
@@ -57,32 +59,37 @@ def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> d
     if task == "sr" and any(name.startswith("condition/") for name in manifest["files"]):
         parts["bicubic"] = folder / "condition"
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    network = load_lpips(config.lpips_backbone, device)
-
-    features: dict[str, list[np.ndarray]] = defaultdict(list)
-    values: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    local = config.weights if config.weights is None or config.weights.is_dir() else None
+    network = load_perceptual(config.perceptual, device, weights=local)
     names = names_of(folder, "generated")
+
+    def features(part: str) -> np.ndarray:
+        place = parts[part]
+        entries = [manifest["files"][f"{place.name}/{name}"]["sha256"] for name in names]
+        return features_of(
+            extractor,
+            [place / name for name in names],
+            digest=digest_of(entries),
+            cache=config.cache_folder(),
+            label=part,
+            decode=read_png,
+        )
+
+    values: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     with progress(total=len(names), name=f"judge {folder.name}", unit="pair") as bar:
         for images in _chunks(names, parts):
+            target = images.pop("target")
             for part, pictures in images.items():
-                features[part].append(extractor(pictures, label=part))
-                if part == "target":
-                    continue
-                target = images["target"]
-                values[part, "perceptual"].append(lpips_pairs(network, pictures, target, device))
+                found = perceptual_pairs(network, pictures, target, device)
+                values[part, "perceptual"].append(found)
                 values[part, "psnr"].append(psnr(pictures, target))
                 values[part, "ssim"].append(ssim(pictures, target))
-            bar.update(len(images["target"]))
-
-    called = {
-        "perceptual": metric_name(config.lpips_backbone),
-        "psnr": "PSNR (dB)",
-        "ssim": "SSIM",
-    }
-    real = np.concatenate(features["target"])
+            bar.update(len(target))
+    called = {"perceptual": network.name, "psnr": "PSNR (dB)", "ssim": "SSIM"}
+    real = features("target")
 
     def compared(part: str) -> dict[str, Any]:
-        own = {"distance": distances(extractor, np.concatenate(features[part]), real)}
+        own = {"distance": distances(extractor, features(part), real)}
         return own | {
             kind: _summary(name, np.concatenate(values[part, kind]))
             for kind, name in called.items()
@@ -93,8 +100,8 @@ def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> d
         result["bicubic"] = compared("bicubic")
     if ADHERENCE in manifest["files"]:
         result["adherence"] = json.loads((folder / ADHERENCE).read_text(encoding="utf-8"))
-    result["sampling"] = manifest["params"]
-    result["checkpoint_rule"] = manifest["params"].get("checkpoint", "last")
+    rule = manifest["params"].get("checkpoint", "last")
+    result["sampling"] = {**manifest["params"], "checkpoint_rule": rule}
     return result
 
 

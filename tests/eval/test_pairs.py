@@ -14,7 +14,7 @@ from core.stage import Stage
 from eval.evaluate import main
 from eval.judges.pairs import psnr, ssim
 
-FLAGS = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
+FLAGS = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0", "--device", "cpu"]
 
 
 def textures(count: int, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
 def test_adherence_is_copied(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "sis", "downstream.evaluate", {"checkpoint": "best-test"}, {})
     stage.open()
-    names = [f"{part}/{n}.png" for part in ("generated", "target") for n in range(2)]
+    names = [f"{part}/{n}.png" for part in ("generated", "target") for n in range(4)]
     for name in names:
         path = tmp_path / "sis" / name
         path.parent.mkdir(exist_ok=True)
@@ -128,4 +128,4 @@ def test_adherence_is_copied(tmp_path: Path) -> None:
     stage.finish({}, [*names, "adherence.json"], "made")
     result = judged(tmp_path, tmp_path / "sis")
     assert result["adherence"] == {"miou": {"value": 0.5}}
-    assert result["checkpoint_rule"] == "best-test"
+    assert result["sampling"]["checkpoint_rule"] == "best-test"
