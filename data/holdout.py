@@ -1,10 +1,11 @@
-"""The hold-out: real images set aside before any pruning.
+"""The hold-outs: real images set aside before any pruning, under three fixed names.
 
-    python -m data.holdout --scores S --out random.parquet
-    python -m data.holdout --scores S --choice quality --exclude random.parquet --out best.parquet
-    python -m data.holdout --join random.parquet best.parquet --out holdout.parquet
+    python -m data.holdout --scores S --labels folders --out holdout.parquet
+    python -m data.holdout --scores S --embeddings E --reference R --out holdout.parquet
+    python -m data.holdout --join holdout.parquet near.parquet --out both.parquet
 
-prune.* take the joined file as --holdout; each evaluation takes one of the first two.
+prune.* take the file as --holdout and leave every image of it, and its copies, out of the pool;
+evaluations take the same file and compare with each of its hold-outs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["HoldoutConfig", "run"]
 
 
 def run(config: HoldoutConfig) -> Result:
-    """Set N real images aside for evaluation, before any pruning."""
+    """Set N real images of each kind aside for evaluation, before any pruning."""
 
     def make(stage: Stage) -> Result:
         from data.curation.holdout import hold_out

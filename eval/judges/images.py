@@ -62,16 +62,18 @@ def check_holdout(corpus: Corpus, holdout: Path) -> None:
     check_corpus(corpus, table.num_rows, lambda rows: images_of(table.take(rows)))
 
 
-def read_holdout(corpus: Corpus, holdout: Path, image_size: int) -> np.ndarray:
-    """The hold-out images, cropped as training images are: uint8 [n, image_size, image_size, 3].
+def read_holdout(
+    corpus: Corpus, holdout: Path, image_size: int, name: str = "pool"
+) -> np.ndarray:
+    """The images of the hold-out `name`, cropped as training images are.
+
+    uint8 [n, image_size, image_size, 3].
 
     The real images of a Frechet distance take the training transform (resize, crop) and nothing
     else, so that no difference in preparation is measured as a difference in content.
 
     Raises UserError for an image that is gone, unreadable, or not the one that was held out.
     """
-    table = holdouts.read_holdout(holdout)
-    if not table.num_rows:
-        raise UserError(f"{holdout}: no images in it; make it again with python -m data.holdout")
+    table = holdouts.read_holdout(holdout, name)
     images = read_images(corpus, listing_of(table), image_size)
-    return np.stack(list(progress(images, total=table.num_rows, name="read hold-out")))
+    return np.stack(list(progress(images, total=table.num_rows, name=f"read hold-out {name}")))

@@ -8,7 +8,7 @@ from pathlib import Path
 from core.engines import Engine
 from core.errors import UserError
 from core.parallel import available_cpus
-from core.settings import AtLeast1, Fraction, machine, place, science, settings
+from core.settings import AtLeast0, AtLeast1, Fraction, machine, place, science, settings
 from core.stage import Stage, digest_of, fingerprint, require_folder
 from data.reference.sets import Scenes, open_scenes
 from prune.encoders.base import Device, Encoder, Precision, open_encoder
@@ -34,6 +34,9 @@ class EmbedConfig:
     keep: Fraction = 0.30
     """Stage I: fraction of the pool kept, by entropy, in (0, 1] (Sec. 4.4.1; the paper's best is
     0.30). 1 embeds all of the pool, as baselines without Stage I need. Not used by --reference."""
+    sample: AtLeast0 = 0
+    """Only this many of the images kept, those with the smallest SHA-256 of '0|key'; 0: all. For
+    data.holdout --embeddings, which needs some of a large corpus. Not used by --reference."""
     encoder: str = "descriptor"
     """descriptor: colour and texture, training-free, nothing to download. git-rsclip: the paper's
     encoder."""
@@ -87,8 +90,10 @@ class EmbedConfig:
         inputs, params = {"encoder": digest_of(encoder.core())}, science(self)
         if scenes is not None:
             inputs["reference"] = scenes.fingerprint
-            del params["keep"]
+            del params["keep"], params["sample"]
         else:
+            if not self.sample:  # as earlier versions, which had no such setting
+                del params["sample"]
             assert self.scores is not None
             inputs["scores"] = fingerprint(self.scores)
             inputs["holdout"] = "none" if self.holdout is None else fingerprint(self.holdout)

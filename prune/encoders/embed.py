@@ -27,7 +27,7 @@ from core.stage import Result, Stage, read_manifest
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
 from data.corpus.verified import check_corpus, images_of
-from data.curation.holdout import pool, read_holdout
+from data.curation.holdout import draw, pool, read_holdout
 from data.formats.embeddings import part_is_complete, write_embeddings
 from data.formats.tables import part_path, read_part, read_parts
 from data.reference.sets import Scenes
@@ -83,6 +83,9 @@ def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
     holdout = None if config.holdout is None else read_holdout(config.holdout)
     everything = pool(scores, holdout)
     kept = stage1(everything, config.keep)
+    tau = threshold(kept)
+    if config.sample:
+        kept = kept.take(sorted(draw(kept["key"].to_pylist(), config.sample, 0)))
     del scores
     if process_group().main:
         check_corpus(corpus, kept.num_rows, lambda rows: images_of(kept.take(rows)))
@@ -91,7 +94,7 @@ def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
     work = Work(config.corpus, encoder.prepare, max_pixels=limit)
     images = kept.select(["key", "shard", "row", "entropy", "digest"])
     counts, timing = _make_parts(config, encoder, work, images)
-    summary = {"pool": everything.num_rows, "keep": config.keep, "tau": threshold(kept)}
+    summary = {"pool": everything.num_rows, "keep": config.keep, "tau": tau}
     return (
         counts,
         timing,

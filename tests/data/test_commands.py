@@ -51,12 +51,12 @@ def test_a_finished_stage_answers_without_array_libraries(tmp_path: Path) -> Non
     stage.open()
     write_part(scores, 0, pa.table(columns, SCORES))
     stage.finish({}, ["part-00000.parquet"], "")
-    held = run(HoldoutConfig(scores=scores, n=2, out=tmp_path / "held.parquet"))
+    held = run(HoldoutConfig(scores=scores, n=2, holdouts=("pool",), out=tmp_path / "held.parquet"))
     assert held.summary == {"held": 2, "copies": 0, "pool": 7} and not held.reused
     code = "import sys; from data.holdout import main; assert main(sys.argv[1:]) == 0"
-    flags = ["--scores", str(scores), "--n", "2", "--out", str(held.out)]
+    flags = ["--scores", str(scores), "--n", "2", "--holdouts", "pool", "--out", str(held.out)]
     assert imported_by(code, *flags) == "[]"
-    assert run(HoldoutConfig(scores=scores, n=2, out=held.out)).reused
+    assert run(HoldoutConfig(scores=scores, n=2, holdouts=("pool",), out=held.out)).reused
 
 
 def test_settings_are_checked_in_python_as_on_the_command_line(tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from core.errors import UserError
 from core.stage import Stage, read_manifest
-from data.curation.holdout import draw, pool, read_holdout
+from data.curation.holdout import balanced_quotas, draw, holdout_names, pool, read_holdout
+from data.formats.embeddings import write_embeddings
 from data.formats.scores import SCORES
-from data.formats.tables import read_parts, write_part
+from data.formats.tables import write_part, write_table
 from data.holdout import main
 
 
@@ -46,11 +48,13 @@ def test_smallest_hashes_among_usable_rows(tmp_path):
     rows = [(f"k{n}", f"d{n}", "rejected" if n % 5 == 0 else "ok") for n in range(50)]
     scores(tmp_path / "s", rows)
     out = tmp_path / "h.parquet"
-    assert main(["--scores", str(tmp_path / "s"), "--n", "7", "--out", str(out)]) == 0
+    flags = ["--scores", str(tmp_path / "s"), "--n", "7", "--out", str(out)]
+    assert main([*flags, "--holdouts", "pool"]) == 0
     usable = [key for key, _, status in rows if status == "ok"]
     held = read_holdout(out)
     assert held["key"].to_pylist() == sorted(usable, key=hashed)[:7]
-    assert held.column_names == ["key", "shard", "row", "digest"]
+    assert held.column_names == ["key", "shard", "row", "digest", "class"]
+    assert holdout_names(out) == ("pool",)
     assert held["row"].to_pylist() == [int(key[1:]) for key in held["key"].to_pylist()]
     assert read_manifest(out)["summary"] == {"held": 7, "copies": 0, "pool": 33}
 
@@ -102,15 +106,14 @@ def test_missing_inputs_are_named(tmp_path):
         main(["--scores", str(tmp_path), "--out", str(tmp_path / "folder")])
 
 
-def with_column(folder, rows, values, name="quality"):
+def with_column(folder, rows, values, name):
     """A score table whose rows carry a value each."""
     table = scores(folder, rows)
-    values = pa.array(values, pa.float64())
-    table = (
-        table.append_column(name, values)
-        if name not in table.column_names
-        else table.set_column(table.column_names.index(name), name, values)
-    )
+    place = table.column_names.index(name)
+    return with_column_table(folder, table.set_column(place, name, pa.array(values, pa.float64())))
+
+
+def with_column_table(folder, table):
     stage = Stage(folder, "prune.score", {}, {})
     (folder / "manifest.json").unlink()
     stage.open()
@@ -119,48 +122,175 @@ def with_column(folder, rows, values, name="quality"):
     return table
 
 
-@pytest.mark.parametrize("choice", ["quality", "entropy"])
-def test_the_best_beside_the_random_ones(tmp_path, choice, capsys):
-    rows = [(f"k{n}", f"d{n}", "rejected" if n == 49 else "ok") for n in range(50)]
-    rows[7] = ("k7", "d48", "ok")  # a copy of the best usable one
-    values = [float(n // 2) if n != 46 else None for n in range(50)]
-    with_column(tmp_path / "s", rows, values, choice)
-    first, best, both = (tmp_path / f"{n}.parquet" for n in ("first", "best", "both"))
-    main(["--scores", str(tmp_path / "s"), "--n", "25", "--out", str(first)])
-    flags = ["--choice", choice, "--exclude", str(first), "--n", "5", "--out", str(best)]
-    main(["--scores", str(tmp_path / "s"), *flags])
-    drawn, chosen = (read_holdout(path)["key"].to_pylist() for path in (first, best))
-    left = [n for n in range(49) if f"k{n}" not in drawn and n != 46]
-    if {"k7", "k48"} & set(drawn):
-        left = [n for n in left if n not in (7, 48)]
-    ranked = sorted(left, key=lambda n: (-values[n], hashed(f"k{n}")))
-    assert chosen == [f"k{n}" for n in ranked[:5]]
-    # A file that was made with the flag's former name is still the same, and so is the flag.
-    record = best.with_suffix(".manifest.json")
-    record.write_text(record.read_text().replace('"exclude"', '"besides"'))
-    main(["--scores", str(tmp_path / "s"), *flags[:2], "--besides", *flags[3:]])
-    shown = capsys.readouterr()
-    assert "--besides is now called --exclude" in shown.err and "already done" in shown.out
-    summary = read_manifest(best)["summary"]
-    assert summary["mean"] > summary["mean_of_all"] and summary["held"] == 5
-    assert main(["--join", str(first), str(best), str(first), "--out", str(both)]) == 0
-    joined = read_holdout(both)
-    assert joined["key"].to_pylist() == drawn + chosen
-    table = read_parts(tmp_path / "s")
-    remaining = pool(table, joined)
-    assert not set(remaining["key"].to_pylist()) & set(drawn + chosen)
-    assert summary["pool"] == remaining.num_rows
+def test_three_holdouts_by_their_rules(tmp_path, capsys):
+    n = 120
+    rows = [(f"{'abc'[k % 7 % 3]}/k{k}", f"d{k}", "ok") for k in range(n)]
+    entropy = [float(k) for k in range(n)]
+    with_column(tmp_path / "s", rows, entropy, "entropy")
+    out = tmp_path / "h.parquet"
+    flags = ["--scores", str(tmp_path / "s"), "--n", "12", "--seed", "3", "--out", str(out)]
+    assert main([*flags, "--labels", "folders", "--informative-keep", "0.25"]) == 0
+    assert holdout_names(out) == ("pool", "balanced", "informative")
+    by_hash = sorted((key for key, _, _ in rows), key=lambda key: hashed(key, 3))
+    drawn = {name: read_holdout(out, name) for name in holdout_names(out)}
+    keys = {name: table["key"].to_pylist() for name, table in drawn.items()}
+    assert keys["pool"] == by_hash[:12]
+    top = {key for key, _, _ in rows[-30:]}
+    assert keys["informative"] == [key for key in by_hash if key in top][:12]
+    assert keys["balanced"] == sorted(
+        (k for c in "abc" for k in [key for key in by_hash if key[0] == c][:4]), key=by_hash.index
+    )
+    assert drawn["balanced"]["class"].to_pylist() == [key[0] for key in keys["balanced"]]
+    # Every image of any of them leaves the pool, once.
+    everything = read_holdout(out)["key"].to_pylist()
+    assert sorted(everything) == sorted(set().union(*keys.values()))
+    summary = read_manifest(out)["summary"]
+    assert summary["held"] == len(everything) and summary["pool"] == n - len(everything)
+    assert summary["classes"] == {"a": 4, "b": 4, "c": 4}
+    assert summary["informative"] == {"keep": 0.25, "tau": 90.0}
+    assert main([*flags, "--labels", "folders", "--informative-keep", "0.25"]) == 0
+    assert "already done" in capsys.readouterr().out
 
 
-def test_a_choice_that_the_scores_do_not_allow(tmp_path):
-    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(9)])
-    flags = ["--scores", str(tmp_path / "s"), "--out", str(tmp_path / "h.parquet"), "--n", "3"]
-    with pytest.raises(UserError, match="no column 'quality'"):
-        main([*flags, "--choice", "quality"])
-    with_column(tmp_path / "t", [(f"k{n}", f"d{n}", "ok") for n in range(9)], [None] * 8 + [1.0])
-    with pytest.raises(UserError, match="1 of 9 images have it; --n 3 asks for more"):
-        main(["--scores", str(tmp_path / "t"), *flags[2:], "--choice", "quality"])
-    with pytest.raises(UserError, match="give --scores"):
-        main(flags[2:])
+def test_without_classes_there_is_no_balanced_one(tmp_path):
+    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(30)])
+    flags = ["--scores", str(tmp_path / "s"), "--n", "3"]
+    main([*flags, "--out", str(tmp_path / "h.parquet")])
+    assert holdout_names(tmp_path / "h.parquet") == ("pool", "informative")
+    with pytest.raises(UserError, match=r"no 'balanced' hold-out in it \(it has pool, informative"):
+        read_holdout(tmp_path / "h.parquet", "balanced")
+    other = [*flags, "--out", str(tmp_path / "g.parquet")]
+    with pytest.raises(UserError, match="over which classes"):
+        main([*other, "--holdouts", "balanced"])
+    with pytest.raises(UserError, match=r"absent\.csv: no such file"):
+        main([*other, "--labels", str(tmp_path / "absent.csv")])
+    with pytest.raises(UserError, match="gives 0 of the 30 usable images"):
+        main([*other, "--labels", "folders"])
+    with pytest.raises(UserError, match="go together"):
+        main([*other, "--embeddings", str(tmp_path / "s")])
+    rows = [(f"k{n}", f"d{n}", "ok") for n in range(30)]
+    with_column(tmp_path / "t", rows, [float(n) for n in range(30)], "entropy")
+    with pytest.raises(UserError, match=r"1 of 30 images are informative .*--informative-keep"):
+        main(["--scores", str(tmp_path / "t"), *other[2:], "--informative-keep", "0.05"])
+
+
+def test_labels_from_a_file(tmp_path):
+    scores(tmp_path / "s", [(f"k{n:02d}", f"d{n}", "ok") for n in range(40)])
+    lines = [f"k{n:02d},{'wood' if n % 4 else 'sea'}" for n in range(30)] + ["k30,", "gone,sea"]
+    (tmp_path / "labels.csv").write_text("key,label\n" + "\n".join(lines) + "\n")
+    out = tmp_path / "h.parquet"
+    flags = ["--scores", str(tmp_path / "s"), "--out", str(out), "--n", "6"]
+    main([*flags, "--labels", str(tmp_path / "labels.csv")])
+    held = read_holdout(out, "balanced")
+    assert sorted(held["class"].to_pylist()) == ["sea"] * 3 + ["wood"] * 3
+    right = {f"k{n:02d}": "wood" if n % 4 else "sea" for n in range(30)}
+    assert all(
+        right[key] == c
+        for key, c in zip(held["key"].to_pylist(), held["class"].to_pylist(), strict=True)
+    )
+
+
+def test_of_a_rare_class_half_at_most_and_the_others_make_it_up():
+    assert balanced_quotas(9, {"a": 100, "b": 100, "c": 100}) == {"a": 3, "b": 3, "c": 3}
+    assert balanced_quotas(10, {"c": 100, "a": 100, "b": 100}) == {"a": 4, "b": 3, "c": 3}
+    assert balanced_quotas(10, {"a": 100, "b": 5, "c": 100, "d": 1}) == {
+        "a": 4,
+        "b": 2,
+        "c": 4,
+        "d": 0,
+    }
+    with pytest.raises(UserError, match="at most 7 images"):
+        balanced_quotas(8, {"a": 11, "b": 5})
+
+
+def test_the_better_half_by_quality_where_the_corpus_has_it(tmp_path):
+    rows = [(f"k{n}", f"d{n}", "ok") for n in range(60)]
+    table = with_column(tmp_path / "s", rows, [float(n) for n in range(60)], "entropy")
+    quality = pa.array([None if n % 10 == 0 else float(n % 7) for n in range(60)], pa.float64())
+    table = table.set_column(7, "entropy", pa.array(range(60), pa.float64()))
+    with_column_table(tmp_path / "s", table.append_column("quality", quality))
+    out = tmp_path / "h.parquet"
+    main(
+        [
+            "--scores",
+            str(tmp_path / "s"),
+            "--n",
+            "5",
+            "--informative-keep",
+            "0.5",
+            "--out",
+            str(out),
+        ]
+    )
+    chosen = [int(key[1:]) for key in read_holdout(out, "informative")["key"].to_pylist()]
+    median = np.median([n % 7 for n in range(30, 60) if n % 10])
+    allowed = [n for n in range(30, 60) if n % 10 and n % 7 >= median]
+    expected = sorted(allowed, key=lambda n: hashed(f"k{n}"))[:5]
+    assert chosen == expected
+    assert read_manifest(out)["summary"]["informative"]["quality"] == median
+
+
+def test_joined_files_keep_their_holdouts(tmp_path):
+    scores(tmp_path / "s", [(f"a/k{n}", f"d{n}", "ok") for n in range(40)]
+           + [(f"b/k{n}", f"e{n}", "ok") for n in range(40)])  # fmt: skip
+    first, second, both = (tmp_path / f"{name}.parquet" for name in ("first", "second", "both"))
+    scored = ["--scores", str(tmp_path / "s")]
+    main([*scored, "--n", "4", "--holdouts", "pool", "--out", str(first)])
+    balanced = ["--holdouts", "balanced", "--labels", "folders"]
+    main([*scored, "--n", "6", *balanced, "--out", str(second)])
+    former = pa.table({"key": ["b/k39"], "shard": ["s"], "row": [0], "digest": ["e39"]})
+    write_table(tmp_path / "former.parquet", former)
+    assert holdout_names(tmp_path / "former.parquet") == ("pool",)
+    flags = ["--join", str(first), str(second), "--out", str(both)]
+    assert main(flags) == 0
+    assert holdout_names(both) == ("pool", "balanced")
+    for name, path in (("pool", first), ("balanced", second)):
+        assert set(read_holdout(both, name)["key"].to_pylist()) == set(
+            read_holdout(path, name)["key"].to_pylist()
+        )
     with pytest.raises(UserError, match="draws nothing"):
-        main([*flags, "--join", str(tmp_path / "h.parquet")])
+        main([*flags, "--n", "3", "--labels", "folders"])
+
+
+def test_classes_by_the_nearest_reference_images(tmp_path):
+    rng = np.random.default_rng(0)
+    centres = np.eye(3, 8)
+    encoder = {"name": "seeded"}
+
+    def embeddings(name, labels, keys, extra):
+        rows = centres[labels] + 0.1 * rng.standard_normal((len(labels), 8))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        stage = Stage(tmp_path / name, "prune.embed", {}, {})
+        stage.open()
+        write_embeddings(
+            tmp_path / name, 0, rows.astype(np.float32), pa.table({"key": keys, **extra})
+        )
+        summary = {"dim": 8, "rows": len(rows), "parts": 1, "encoder": encoder}
+        stage.finish(summary, ["part-00000.npy", "part-00000.parquet"], "")
+
+    truth = rng.integers(0, 3, 90)
+    names = ["sea", "town", "wood"]
+    embeddings("reference", np.arange(30) % 3, [f"r{n}" for n in range(30)],
+               {"label": [names[n % 3] for n in range(30)]})  # fmt: skip
+    embeddings("images", truth, [f"k{n}" for n in range(90)], {})
+    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(90)])
+    out = tmp_path / "h.parquet"
+    flags = ["--scores", str(tmp_path / "s"), "--n", "9", "--out", str(out)]
+    main(
+        [
+            *flags,
+            "--embeddings",
+            str(tmp_path / "images"),
+            "--reference",
+            str(tmp_path / "reference"),
+        ]
+    )
+    held = read_holdout(out, "balanced").to_pylist()
+    assert sorted(row["class"] for row in held) == sorted(names * 3)
+    assert all(names[truth[int(row["key"][1:])]] == row["class"] for row in held)
+    encoder["name"] = "another"
+    embeddings("other", np.arange(30) % 3, [f"r{n}" for n in range(30)],
+               {"label": [names[n % 3] for n in range(30)]})  # fmt: skip
+    with pytest.raises(UserError, match="different encoders"):
+        other = ["--reference", str(tmp_path / "other"), "--out", str(tmp_path / "g.parquet")]
+        main([*flags[:4], "--embeddings", str(tmp_path / "images"), *other])

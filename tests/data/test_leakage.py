@@ -58,7 +58,8 @@ class World:
             names.append(write_part(self.scores, number, columns, SCORES).name)
         stage.finish({}, names, "")
         self.held = root / "holdout.parquet"
-        holdout(["--scores", str(self.scores), "--n", "5", "--out", str(self.held)])
+        flags = ["--scores", str(self.scores), "--n", "5", "--holdouts", "pool"]
+        holdout([*flags, "--out", str(self.held)])
         self.held_keys = read_holdout(self.held)["key"].to_pylist()
         table = pool(read_parts(self.scores), read_holdout(self.held))
         self.pool_keys = table["key"].to_pylist()
@@ -219,6 +220,8 @@ def test_near_images_by_their_embeddings(world, monkeypatch, block, capsys):
     assert read_holdout(drop)["key"].to_pylist() == [pooled[20]]
     both = world.root / "both.parquet"
     holdout(["--join", str(world.held), str(drop), "--out", str(both)])
+    # What only leaves the pool is nothing to be judged against.
+    assert read_holdout(both, "pool")["key"].to_pylist() == held
     left = pool(read_parts(world.scores), read_holdout(both))["key"].to_pylist()
     assert sorted({*pooled} - {*left}) == [pooled[20]]
 

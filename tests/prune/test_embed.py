@@ -15,7 +15,7 @@ from PIL import Image
 import data.corpus.verified as checks
 from core.errors import UserError
 from core.stage import read_manifest
-from data.curation.holdout import pool, read_holdout
+from data.curation.holdout import draw, pool, read_holdout
 from data.formats.embeddings import Embeddings, require_same_encoder, write_embeddings
 from data.formats.tables import read_parts
 from data.holdout import main as holdout
@@ -54,7 +54,8 @@ def scored(corpus, tmp_path) -> tuple[Path, Path]:
     """(scores, holdout) of the corpus."""
     score(["--corpus", str(corpus), "--out", str(tmp_path / "scores"), "--workers", "1"])
     held = tmp_path / "holdout.parquet"
-    holdout(["--scores", str(tmp_path / "scores"), "--out", str(held), "--n", "7"])
+    flags = ["--n", "7", "--holdouts", "pool", "--out", str(held)]
+    holdout(["--scores", str(tmp_path / "scores"), *flags])
     return tmp_path / "scores", held
 
 
@@ -275,6 +276,16 @@ def test_reference_sets_that_are_none(reference, tmp_path):
 def test_flags_that_do_not_go_together(flags, message, tmp_path):
     with pytest.raises(UserError, match=message):
         embed(["--out", str(tmp_path / "x"), *flags])
+
+
+def test_a_sample_is_some_of_what_stage1_keeps(corpus, scored, tmp_path):
+    flags = ["--corpus", str(corpus), "--scores", str(scored[0]), "--keep", "1", "--workers", "1"]
+    embed([*flags, "--sample", "9", "--out", str(tmp_path / "some")])
+    everything = pool(read_parts(scored[0]))["key"].to_pylist()
+    wanted = {everything[place] for place in draw(everything, 9, 0)}
+    assert set(Embeddings(tmp_path / "some").table()["key"].to_pylist()) == wanted
+    run(corpus, scored, tmp_path / "e")
+    assert "sample" not in read_manifest(tmp_path / "e")["params"]
 
 
 @pytest.mark.parametrize("keep,message", [("2", "equal to 1"), ("0.001", "keeps none")])

@@ -117,7 +117,7 @@ def test_no_command_writes_over_a_file_that_is_not_its_own(corpus, tmp_path):
     with pytest.raises(UserError, match=r"part-00000\.parquet: is there already"):
         select(["--method", "random", "--ratio", "0.5", *flags])
     with pytest.raises(UserError, match=r"part-00000\.parquet: is there already"):
-        holdout(["--n", "2", *flags])
+        holdout(["--n", "2", "--holdouts", "pool", *flags])
     assert {row["key"]: row for row in read_parts(tmp_path / "s").to_pylist()} == before
     assert sorted(p.name for p in (tmp_path / "s").iterdir() if p.name[0] != ".") == [
         "manifest.json", "part-00000.parquet",
