@@ -36,12 +36,18 @@ def find_lite0(weights: Path | None = None) -> tuple[Path, str]:
     """The file of weights and its SHA-256, which begins as the file's name says.
 
     Args:
-        weights: the file, or a folder that holds it; None for the installed package's.
+        weights: the file, or a folder that holds it. The installed package's is taken for None,
+            and for a folder (of other networks' weights) that holds none.
 
     Raises UserError when it is not there, or not the file that its name promises.
     """
-    folder = _package_folder() if weights is None else weights
-    found = [folder] if folder.is_file() else sorted(folder.glob("efficientnet-lite0-*.pth"))
+    if weights is not None and not weights.exists():
+        raise UserError(f"{weights}: no such file or folder")
+    found = [] if weights is None else _files(weights)
+    folder = weights
+    if weights is None or (weights.is_dir() and not found):
+        folder = _package_folder()
+        found = _files(folder)
     if len(found) != 1:
         raise UserError(
             f"{folder}: {len(found)} files efficientnet-lite0-<digest>.pth, expected one; "
@@ -105,6 +111,10 @@ def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def normalised(pixels: Any) -> Any:
     """Pixels in [0, 255], a tensor [n, 3, h, w] of any type, to the network's [-1, 1], float32."""
     return pixels.float() / 127.5 - 1.0
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.glob("efficientnet-lite0-*.pth"))
 
 
 def _package_folder() -> Path:

