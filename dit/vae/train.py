@@ -29,6 +29,7 @@ from dit.training.order import plan_batch
 from dit.training.processes import RUN_AGAIN
 from dit.training.runlog import RunLog, wandb_mode
 from dit.vae.autoencoder import WEIGHTS as WEIGHTS_FILES
+from dit.vae.autoencoder import load_vae
 from dit.vae.config import TrainVaeConfig
 from dit.vae.images import batched, in_background, read_images
 from dit.vae.listing import Listing, listing_of, read_subset
@@ -70,6 +71,8 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
         config.precision,
         config.gradient_checkpointing,
     )
+    if config.init is not None:
+        trainer.start_from(load_vae(config.init))
     record.mkdir(exist_ok=True)
     if trainer.resume(record):
         print(f"[{stage.name}] continuing at step {trainer.step:,} of {recipe.steps:,}")
