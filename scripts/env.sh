@@ -4,7 +4,8 @@
 # 2. The active virtual or conda environment is used when it meets the requirements.
 # 3. Otherwise .venv in the checkout: made once (about three minutes, 6 GB), pinned by
 #    constraints.txt. Interrupt it freely: the next call goes on where pip left off.
-# RSPRUNE_EXTRAS="dev" asks for the test tools as well (.venv always has them).
+# RSPRUNE_EXTRAS="mini dev" asks for the offline judge and the test tools as well (.venv always has
+# both).
 
 rsprune_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 

@@ -21,7 +21,7 @@ from core.stage import (
     sha256_file,
 )
 
-ExtractorName = Literal["inception", "descriptor"]
+ExtractorName = Literal["inception", "efficientnet-lite0", "descriptor"]
 Backbone = Literal["alex", "vgg", "random"]
 
 

@@ -20,7 +20,7 @@ from cleanfid.resize import build_resizer
 from core.errors import UserError
 from core.progress import progress
 from core.stage import sha256_file
-from data.images import descriptor
+from data.images import descriptor, pretrained
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 BATCH = 64
@@ -68,7 +68,30 @@ def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu
         return Extractor("descriptor", "FD-descriptor", fingerprint, descriptor.describe)
     if name == "inception":
         return _inception(weights, device)
-    raise UserError(f"unknown extractor '{name}'; known: inception, descriptor")
+    if name == "efficientnet-lite0":
+        return _lite0(weights, device)
+    raise UserError(
+        f"unknown extractor '{name}'; known: inception, efficientnet-lite0, descriptor"
+    )
+
+
+def _lite0(weights: Path | None, device: str) -> Extractor:
+    path, digest = pretrained.find_lite0(weights)
+    network = pretrained.load_lite0(path).to(device)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.stack([pretrained.resized(image) for image in images]))
+        with torch.inference_mode():
+            x = pretrained.normalised(batch.permute(0, 3, 1, 2).to(device))
+            x = network.forward_head(network.forward_features(x), pre_logits=True)
+            return x.double().cpu().numpy()
+
+    fingerprint = {
+        "name": "efficientnet-lite0",
+        "weights_sha256": digest,
+        "resize": "224 x 224, Pillow bicubic",
+    }
+    return Extractor("efficientnet-lite0", "FD-EfficientNetLite0", fingerprint, features)
 
 
 def _inception(weights: Path | None, device: str) -> Extractor:
