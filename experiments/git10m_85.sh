@@ -22,23 +22,25 @@ RATIO=0.85 # fraction of the original N that is thrown away
 KEEP=0.30  # Stage I keeps the 30 % of highest entropy (Sec. 4.4.1: best at 85 and 90 %)
 source experiments/profile.sh # settings of mini and paper; preflight; $RUN, $CORPUS, $VAE, launch
 
-# Stage I: entropy of every image, and 5,000 evaluation images set aside before anything is pruned.
+# Stage I: entropy of every image.
 python -m prune.score --corpus "$CORPUS" --out "$RUN/scores"
-python -m data.holdout --scores "$RUN/scores" --n "$HOLDOUT" --out "$RUN/holdout.parquet"
+python -m prune.embed --reference "$REFERENCE" "${ENCODER[@]}" --out "$RUN/reference"
+hold_out # evaluation images, set aside before anything is pruned: pool, balanced, informative
 
 # Stage II: K reference centroids, and the survivors of Stage I assigned to them.
-python -m prune.embed --reference "$REFERENCE" "${ENCODER[@]}" --out "$RUN/reference"
 python -m prune.embed --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
     --keep "$KEEP" "${ENCODER[@]}" --out "$RUN/embeddings"
 python -m prune.centroids --embeddings "$RUN/reference" --clusters "$CLUSTERS" --whiten "$WHITEN" \
     --out "$RUN/centroids"
 python -m prune.assign --embeddings "$RUN/embeddings" --centroids "$RUN/centroids" --out "$RUN/assignments"
 
+python -m downstream.train_segmenter --data "$(task_data sis)" "${SEGMENTER_TRAINING[@]}" --out "$RUN/segmenter"
 train_vae # mini trains a small VAE; paper uses sd-vae-ft-ema as published
 
-method() { # METHOD: rsprune or random; from its subset to its metrics
-    local METHOD="$1" TASK
-    select_subset "$METHOD"
+method() { # METHOD (or METHOD-seed1, a further training): from its subset to its metrics
+    local METHOD="$1" SEED=0 TASK
+    if [[ "$METHOD" =~ -seed([0-9]+)$ ]]; then SEED="${BASH_REMATCH[1]}"; fi
+    select_subset "$METHOD" "$SEED"
     local LATENTS=(--latents "$RUN/latents" --subset "$RUN/subsets/$METHOD.parquet")
     if [ -e "$RUN/latents/$METHOD/manifest.json" ]; then
         LATENTS=(--latents "$RUN/latents/$METHOD") # a run that version 0.1 began, with a store for each method
@@ -47,20 +49,26 @@ method() { # METHOD: rsprune or random; from its subset to its metrics
             --image-size "$IMAGE_SIZE" --out "$RUN/latents"
     fi
     launch dit.train "${LATENTS[@]}" --model "$MODEL" --steps "$STEPS" --batch "$BATCH" "${TRAINING[@]}" \
-        --out "$RUN/dit/$METHOD"
+        --seed "$SEED" --out "$RUN/dit/$METHOD"
     python -m dit.sample --checkpoint "$RUN/dit/$METHOD" --n "$HOLDOUT" "${SAMPLING[@]}" --vae "$VAE" \
         --out "$RUN/samples/$METHOD"
     python -m eval.evaluate --generated "$RUN/samples/$METHOD" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \
-        --vae "$VAE" --image-size "$IMAGE_SIZE" "${JUDGE[@]}" --out "$RUN/metrics/$METHOD-generation.json"
+        --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" --image-size "$IMAGE_SIZE" "${JUDGE[@]}" \
+        --out "$RUN/metrics/$METHOD-generation.json"
+    python -m eval.loss --checkpoint "$RUN/dit/$METHOD" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \
+        --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" --out "$RUN/metrics/$METHOD-loss.json"
     for TASK in sr sis; do # super-resolution (SECOND-SR), semantic image synthesis (OpenEarthMap)
         launch downstream.train --task "$TASK" --init "$RUN/dit/$METHOD" --data "$(task_data "$TASK")" --vae "$VAE" \
-            "${FINETUNE[@]}" --out "$RUN/$TASK/$METHOD"
+            "${FINETUNE[@]}" --seed "$SEED" --out "$RUN/$TASK/$METHOD"
+        local SEGMENTER=()
+        if [ "$TASK" = sis ]; then SEGMENTER=(--segmenter "$RUN/segmenter"); fi # do images obey their masks?
         python -m downstream.evaluate --task "$TASK" --run "$RUN/$TASK/$METHOD" --data "$(task_data "$TASK")" \
-            --vae "$VAE" "${DOWNSTREAM_SAMPLING[@]}" --out "$RUN/$TASK-eval/$METHOD"
+            --vae "$VAE" "${DOWNSTREAM_SAMPLING[@]}" ${SEGMENTER[@]+"${SEGMENTER[@]}"} --out "$RUN/$TASK-eval/$METHOD"
         python -m eval.evaluate --pairs "$RUN/$TASK-eval/$METHOD" "${JUDGE[@]}" --out "$RUN/metrics/$METHOD-$TASK.json"
     done
 }
-each_method method # one after the other; in mini side by side
+each_method method # for each method and seed, one after the other; in mini side by side
 
 python -m eval.pictures --run "$RUN" --corpus "$CORPUS" --methods $METHODS --out "$RUN/pictures"
-python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --methods $METHODS --profile "$PROFILE" --out "$RUN/table.md"
+python -m eval.table --experiment "$EXPERIMENT" --run "$RUN" --methods $METHODS --seeds $SEEDS \
+    --profile "$PROFILE" --out "$RUN/table.md"

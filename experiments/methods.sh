@@ -2,8 +2,12 @@
 
 each_method() { # FUNCTION: call it with every method. mini: all at once, each on its part of the cores, because
     # starting Python is most of a small stage's time; the first in the terminal, the others in log files.
-    local method i log methods processes=() status=0
-    read -ra methods <<<"$METHODS"
+    local method seed i log methods=() processes=() status=0
+    for method in $METHODS; do
+        for seed in $SEEDS; do
+            if [ "$seed" = 0 ]; then methods+=("$method"); else methods+=("$method-seed$seed"); fi
+        done
+    done
     if [ "$PROFILE" != mini ] || [ "${#methods[@]}" = 1 ] || [ "$(nproc)" = 1 ]; then
         for method in "${methods[@]}"; do "$1" "$method"; done
         return 0

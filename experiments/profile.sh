@@ -1,12 +1,12 @@
 # Sourced by the experiments: the sizes of a profile, a check of its needs, and three helpers.
 # Expects EXPERIMENT, CORPUS_ROOT, RATIO and KEEP; leaves RUN, CORPUS, REFERENCE, VAE and the arrays below.
 
-source scripts/env.sh
-source experiments/methods.sh # each_method
-
 if [ -z "${PROFILE:-}" ]; then
     if [ -n "$CORPUS_ROOT" ]; then PROFILE=paper; else PROFILE=mini; fi
 fi
+if [ "$PROFILE" = mini ]; then RSPRUNE_EXTRAS="${RSPRUNE_EXTRAS:-mini}"; fi # a judge that comes in a package
+source scripts/env.sh
+source experiments/methods.sh # each_method
 
 if [ -n "${ARMS:-}" ] && [ -z "${METHODS:-}" ]; then
     echo "note: ARMS is now called METHODS" >&2
@@ -16,8 +16,8 @@ fi
 case "$PROFILE" in
 mini) # everything small enough for two CPU cores; nothing faked
     # One variable for each thing that a curious user may want to turn.
-    HOLDOUT="${HOLDOUT:-128}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" METHODS="${METHODS:-rsprune random}"
-    MODEL="${MODEL:-DiT-mini/4}" STEPS="${STEPS:-1000}" BATCH="${BATCH:-32}"
+    HOLDOUT="${HOLDOUT:-200}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" METHODS="${METHODS:-rsprune random}"
+    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-4000}" BATCH="${BATCH:-32}" CANDIDATES="${CANDIDATES:-5000}"
     # The hand-made descriptor needs whitening (K and D as in prune.judge); Git-RSCLIP is used as it is.
     ENCODER=(--encoder descriptor) WHITEN="${WHITEN:-32}"
     TRAINING=(--learning-rate 3e-3 --schedule cosine --warmup 50 --ema-decay 0.99 --log-every 100 --checkpoint-every 200)
@@ -25,24 +25,29 @@ mini) # everything small enough for two CPU cores; nothing faked
     FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-300}" --batch 16 --learning-rate 3e-3
         --schedule cosine --warmup 20 --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid)
-    JUDGE=(--extractor descriptor --lpips-backbone random)
+    SEGMENTER_TRAINING=(--image-size "$IMAGE_SIZE")
+    # The descriptor chooses here, so another network judges: one that comes in a package of its own.
+    JUDGE=(--extractor efficientnet-lite0 --perceptual efficientnet-lite0)
     ;;
 paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --help
     HOLDOUT="${HOLDOUT:-5000}" IMAGE_SIZE=256 CLUSTERS="${CLUSTERS:-200}" METHODS="${METHODS:-rsprune}"
-    MODEL="${MODEL:-DiT-XL/2}" STEPS="${STEPS:-100000}" BATCH="${BATCH:-256}"
+    MODEL="${MODEL:-DiT-XL/2}" STEPS="${STEPS:-100000}" BATCH="${BATCH:-256}" CANDIDATES="${CANDIDATES:-200000}"
     ENCODER=(--encoder git-rsclip --weights "${GIT_RSCLIP:-lcybuaa/Git-RSCLIP}") WHITEN=0
     TRAINING=(--learning-rate 1e-4 --ema-decay 0.9999 --precision bf16 --log-every 100 --checkpoint-every 5000)
     SAMPLING=(--weights ema --sampler ddpm --steps 250)
     FINETUNE=(--image-size 256 --steps 5000 --batch 256 --learning-rate 1e-4 --ema-decay 0.9999 --precision bf16
         --log-every 50 --checkpoint-every 1000 --hr-size 512 --tile-size 1024 --factor 8)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddpm --steps 250)
-    JUDGE=(--extractor inception --lpips-backbone alex)
+    SEGMENTER_TRAINING=(--image-size 256)
+    JUDGE=(--extractor inception --perceptual alex)
     ;;
 *)
     echo "error: PROFILE=$PROFILE; expected mini or paper" >&2
     exit 2
     ;;
 esac
+
+SEEDS="${SEEDS:-0}" # of trainings; of several ("0 1 2") the table has intervals over trainings, paired by seed
 
 if [ "$PROFILE" = paper ]; then
     python -m data.check --profile paper --experiment "$EXPERIMENT" --holdout "$HOLDOUT" || exit $?
@@ -80,17 +85,28 @@ REFERENCE="${REFERENCE_ROOT:-$RUN/world/reference}"
 
 if [ "$PROFILE" = mini ]; then VAE="$RUN/vae"; else VAE="${SD_VAE:-stabilityai/sd-vae-ft-ema}"; fi
 
+hold_out() { # over which classes is the balanced one? The miniature world knows its own; else the nearest reference class
+    local classes=(--embeddings "$RUN/candidates" --reference "$RUN/reference")
+    if [ "$CORPUS" = "$RUN/world/corpus" ]; then
+        classes=(--labels "$RUN/world/truth.parquet")
+    else
+        python -m prune.embed --corpus "$CORPUS" --scores "$RUN/scores" --keep 1 --sample "$CANDIDATES" "${ENCODER[@]}" \
+            --out "$RUN/candidates"
+    fi
+    python -m data.holdout --scores "$RUN/scores" --n "$HOLDOUT" "${classes[@]}" --out "$RUN/holdout.parquet"
+}
+
 train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool and shared by all methods
     if [ "$PROFILE" != mini ]; then return 0; fi
     python -m dit.train_vae --preset mini --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
         --image-size "$IMAGE_SIZE" --steps "${VAE_STEPS:-150}" --validation-images 128 --scale-images 512 --out "$VAE"
 }
 
-select_subset() { # METHOD: rsprune or random
-    local inputs=()
-    if [ "$1" = rsprune ]; then inputs=(--assignments "$RUN/assignments" --keep "$KEEP"); fi
-    python -m prune.select --method "$1" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
-        ${inputs[@]+"${inputs[@]}"} --ratio "$RATIO" --out "$RUN/subsets/$1.parquet"
+select_subset() { # METHOD SEED: rsprune or random, which is drawn anew for each seed
+    local inputs=(--seed "$2")
+    if [ "${1%-seed*}" = rsprune ]; then inputs+=(--assignments "$RUN/assignments" --keep "$KEEP"); fi
+    python -m prune.select --method "${1%-seed*}" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
+        "${inputs[@]}" --ratio "$RATIO" --out "$RUN/subsets/$1.parquet"
 }
 
 task_data() { # TASK: sr or sis

@@ -35,7 +35,7 @@ SLOW_FILES = (
     "dit/test_trainer.py",
     "downstream/test_commands.py",
     "eval/test_evaluate.py",
-    "eval/test_lpips.py",
+    "eval/test_perceptual.py",
     "eval/test_track.py",
     "prune/test_assign.py",
     "prune/test_baselines.py",

@@ -8,8 +8,10 @@ no image is copied. Whoever reads an image through it holds the bytes against th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,27 +141,9 @@ def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
     """
     path = Path(path)
     verify_file(path)
-    try:
+    with _readable(path):
         table = pq.read_table(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such subset index; python -m prune.select --out {path} makes one"
-        ) from None
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error})") from None
-    stored = (table.schema.metadata or {}).get(METADATA)
-    if stored is None:
-        raise UserError(
-            f"{path}: a Parquet file, but not a subset index (no 'rsprune' metadata); "
-            "give a file written by python -m prune.select"
-        )
-    try:
-        metadata = json.loads(stored, object_hook=present_names)
-    except ValueError as error:
-        raise UserError(f"{path}: its 'rsprune' metadata is not JSON ({error})") from None
-    lacking = [name for name in REQUIRED if name not in metadata]
-    if lacking:
-        raise UserError(f"{path}: its metadata lacks {', '.join(lacking)}")
+    metadata = _provenance(path, table.schema)
     if "digest" not in table.column_names:
         print(
             f"note: {path}: has no digests (made by version 0.1), so the images' bytes cannot be "
@@ -178,6 +162,47 @@ def read_index(path: Path | str) -> tuple[pa.Table, dict[str, Any]]:
     if problem:
         raise UserError(f"{path}: {problem}; make it again")
     return table, metadata
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """A subset index's metadata alone: method, params, inputs, encoder, code and counts.
+
+    Raises UserError when the file is missing or is no subset index. Its rows are not looked at.
+    """
+    path = Path(path)
+    with _readable(path):
+        schema = pq.read_schema(path)
+    return _provenance(path, schema)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read what it should be."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such subset index; python -m prune.select --out {path} makes one"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error})") from None
+
+
+def _provenance(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    stored = (schema.metadata or {}).get(METADATA)
+    if stored is None:
+        raise UserError(
+            f"{path}: a Parquet file, but not a subset index (no 'rsprune' metadata); "
+            "give a file written by python -m prune.select"
+        )
+    try:
+        metadata = json.loads(stored, object_hook=present_names)
+    except ValueError as error:
+        raise UserError(f"{path}: its 'rsprune' metadata is not JSON ({error})") from None
+    lacking = [name for name in REQUIRED if name not in metadata]
+    if lacking:
+        raise UserError(f"{path}: its metadata lacks {', '.join(lacking)}")
+    return metadata
 
 
 def _problem(table: pa.Table) -> str | None:

@@ -36,12 +36,18 @@ def find_lite0(weights: Path | None = None) -> tuple[Path, str]:
     """The file of weights and its SHA-256, which begins as the file's name says.
 
     Args:
-        weights: the file, or a folder that holds it; None for the installed package's.
+        weights: the file, or a folder that holds it. The installed package's is taken for None,
+            and for a folder (of other networks' weights) that holds none.
 
     Raises UserError when it is not there, or not the file that its name promises.
     """
-    folder = _package_folder() if weights is None else weights
-    found = [folder] if folder.is_file() else sorted(folder.glob("efficientnet-lite0-*.pth"))
+    if weights is not None and not weights.exists():
+        raise UserError(f"{weights}: no such file or folder")
+    found = [] if weights is None else _files(weights)
+    folder = weights
+    if weights is None or (weights.is_dir() and not found):
+        folder = _package_folder()
+        found = _files(folder)
     if len(found) != 1:
         raise UserError(
             f"{folder}: {len(found)} files efficientnet-lite0-<digest>.pth, expected one; "
@@ -92,6 +98,28 @@ def load_lite0(weights: Path | None = None) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def folded(model: Any) -> Any:
+    """The same function for inference alone, three times as fast on a CPU.
+
+    Each batch normalisation g (x - m) / sqrt(v + e) + b is an affine map of its convolution's
+    channels once it is trained, and goes into that convolution's weights; channels come last in
+    memory. The model is changed, and its outputs by rounding only.
+    """
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for parent in list(model.modules()):
+        before = ""
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Conv2d):
+                before = name
+            elif isinstance(child, torch.nn.BatchNorm2d):  # timm's, with the activation in it
+                convolution = parent.get_submodule(before)
+                setattr(parent, before, fuse_conv_bn_eval(convolution, child))
+                setattr(parent, name, child.act)
+    return model.to(memory_format=torch.channels_last)
+
+
 def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One image, uint8 [h, w, 3], as the network takes it: 224 x 224, bicubic, antialiased."""
     from PIL import Image
@@ -105,6 +133,10 @@ def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def normalised(pixels: Any) -> Any:
     """Pixels in [0, 255], a tensor [n, 3, h, w] of any type, to the network's [-1, 1], float32."""
     return pixels.float() / 127.5 - 1.0
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.glob("efficientnet-lite0-*.pth"))
 
 
 def _package_folder() -> Path:

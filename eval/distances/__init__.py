@@ -1,4 +1,4 @@
-"""Distances as functions of arrays: Frechet and kernel of two sets of features, LPIPS of pairs.
+"""Distances as pure functions of features: Frechet, kernel, sliced Wasserstein; shares; intervals.
 
-May import core.
+`measure` gives all of two sets. May import core.
 """

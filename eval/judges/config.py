@@ -7,9 +7,11 @@ from typing import Literal
 
 from core.errors import UserError
 from core.settings import (
+    AtLeast0,
     AtLeast1,
     machine,
     place,
+    renamed,
     science,
     settings,
 )
@@ -21,8 +23,10 @@ from core.stage import (
     sha256_file,
 )
 
-ExtractorName = Literal["inception", "efficientnet-lite0", "descriptor"]
-Backbone = Literal["alex", "vgg", "random"]
+ExtractorName = Literal[
+    "inception", "dinov2", "clip", "git-rsclip", "efficientnet-lite0", "descriptor"
+]  # the keys of registry.JUDGES
+PerceptualName = Literal["alex", "vgg", "efficientnet-lite0"]
 
 
 def require_holdout(holdout: Path) -> None:
@@ -38,11 +42,18 @@ class EvaluateConfig:
     out: Path
     """Metrics file to write (.json)."""
     generated: Path | None = None
-    """Folder of generated PNG images (from dit.sample), judged against the hold-out."""
+    """Folder of generated PNG images (from dit.sample), judged against each hold-out."""
     corpus: str | None = place(None)
     """Corpus that the hold-out images come from, as prune.score takes it."""
     holdout: Path | None = None
-    """Hold-out table (from data.holdout)."""
+    """Hold-out file (from data.holdout): pool, balanced, informative, as far as it has them."""
+    subset: Path | None = None
+    """Subset index that the generator was trained on: real images of it give the floor of each
+    hold-out, and all of them say whether generated images are copies."""
+    training_images: AtLeast0 = 50_000
+    """Training images that copies are looked for in, drawn by a hash of their key; 0: all."""
+    allow_chooser: bool = False
+    """Let an extractor judge a subset that it chose; its values are labelled."""
     vae: str | None = None
     """VAE of the generated images: its reconstructions of the hold-out give the floor that no
     generator on its latents can be expected to beat."""
@@ -51,13 +62,22 @@ class EvaluateConfig:
     pairs: Path | None = None
     """Folder with generated/ and target/ of the same names (from downstream.evaluate)."""
     extractor: ExtractorName = "inception"
-    """Feature space: inception (the distance is FID) or descriptor (FD-descriptor)."""
+    """Who judges (eval/judges/registry.py): inception's distance is FID, another's is FD-<space>.
+    efficientnet-lite0 and descriptor need no model hub."""
     weights: Path | None = None
-    """Folder with Inception's weights, inception-2015-12-05.pt (default: clean-fid's place)."""
-    lpips_backbone: Backbone = "alex"
-    """LPIPS backbone: alex, vgg, or random (labelled; needs no download). The paper names none."""
+    """Weights of --extractor (a file, or the folder that holds it), where they are not at their
+    own place: clean-fid's, the package's, or the hub's. LPIPS looks into the folder, too."""
+    perceptual: PerceptualName = renamed("alex", "lpips_backbone")
+    """Perceptual distance of pairs: LPIPS on alex or vgg (the paper names neither), or the
+    uncalibrated one in efficientnet-lite0's feature maps, which needs no model hub."""
     device: str = machine("auto")
     """Where networks run: auto, cpu, cuda (machine setting)."""
+    cache: Path | None = machine(None)
+    """Folder of features that are kept for further calls; default: features, beside --out."""
+
+    def cache_folder(self) -> Path:
+        """Where features are kept."""
+        return self.cache or self.out.parent / "features"
 
     def stage(self) -> Stage:
         """What the command makes of what; refuses a mixture of the two modes."""
@@ -74,6 +94,8 @@ class EvaluateConfig:
             raise UserError("--generated needs --corpus and --holdout (or give --pairs FOLDER)")
         require_holdout(self.holdout)
         inputs = {"generated": fingerprint(self.generated), "holdout": sha256_file(self.holdout)}
+        if self.subset is not None:
+            inputs["subset"] = fingerprint(self.subset)
         if self.vae is not None:
             local = Path(self.vae)
             inputs["vae"] = fingerprint(local) if manifest_path(local).exists() else self.vae

@@ -1,27 +1,22 @@
-"""The comparison: generated images with the hold-out, or pairs of images with each other."""
+"""The comparison: generated images with real ones, or pairs of images with each other."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from core.atomic import write_json
-from core.errors import UserError
-from core.progress import progress
-from core.stage import Result, Stage, read_manifest
+from core.stage import Result, Stage
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
-from dit.model.device import pick_device
-from dit.vae.autoencoder import load_vae, to_unit
-from eval.distances.bootstrap import bootstrap_interval
-from eval.distances.frechet import fit, frechet_distance, kernel_distance
-from eval.distances.lpips import load_lpips, lpips_pairs, metric_name
-from eval.judges.config import EvaluateConfig, target_folder
-from eval.judges.extractors import Extractor, load_extractor
-from eval.judges.images import check_holdout, names_of, read_folder, read_holdout
+from eval.distances.measure import measure
+from eval.judges.config import EvaluateConfig
+from eval.judges.extractors import Extractor
+from eval.judges.generation import generation
+from eval.judges.images import check_holdout
+from eval.judges.pairs import judge_pairs
+from eval.judges.registry import check_judge, chosen_by
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
@@ -30,120 +25,35 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         corpus = open_corpus(config.corpus)
         keep_apart(config.out.parent, corpus, config.corpus)
         check_holdout(corpus, config.holdout)
+    if config.subset is not None:  # by its name, before the output is begun
+        chooser = {str(config.subset): chosen_by(config.subset)}
+        check_judge({"name": config.extractor}, chooser, allow=config.allow_chooser)
     stage.open()
-    result = _pairs(config, config.pairs) if config.pairs else _generation(config)
+    result = judge_pairs(config, config.pairs, distances) if config.pairs else generation(config)
     write_json(config.out, result)
     return stage.finish({"result": result}, [config.out.name], _line(result))
 
 
-def _generation(config: EvaluateConfig) -> dict[str, Any]:
-    """Distances of generated images, and of VAE reconstructions, from the hold-out."""
-    assert config.generated and config.corpus and config.holdout
-    device = pick_device(config.device)
-    extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    real = read_holdout(open_corpus(config.corpus), config.holdout, config.image_size)
-    generated = read_folder(config.generated, names_of(config.generated))
-    if generated.shape[1:] != real.shape[1:]:
-        raise UserError(
-            f"{config.generated}: images of {generated.shape[1:3]}, but --image-size is "
-            f"{config.image_size}"
-        )
-    features = extractor(real, label="hold-out")
-    result = {
-        "task": "generation",
-        "extractor": extractor.fingerprint,
-        "distance": distances(extractor, extractor(generated, label="generated"), features),
-        "sampling": read_manifest(config.generated)["params"],
-    }
-    if config.vae is not None:
-        rebuilt = extractor(reconstruct(config.vae, real, device), label="reconstructed")
-        result["vae_floor"] = distances(extractor, rebuilt, features)
-    return result
-
-
-def _pairs(config: EvaluateConfig, pairs: Path) -> dict[str, Any]:
-    """Distances between two folders of equal names, and LPIPS and PSNR of each pair."""
-    device = pick_device(config.device)
-    names = names_of(pairs, "generated")
-    generated = read_folder(pairs / "generated", names)
-    target = read_folder(pairs / target_folder(pairs), names)
-    extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    values = lpips_pairs(load_lpips(config.lpips_backbone, device), generated, target, device)
-    error = (generated.astype(np.float64) - target) ** 2
-    psnr = 10.0 * np.log10(255.0**2 / np.maximum(error.mean(axis=(1, 2, 3)), 1e-10))
-    features = extractor(generated, label="generated"), extractor(target, label="target")
-    params = read_manifest(pairs)["params"]
-    return {
-        "task": str(params.get("task", "pairs")),
-        "extractor": extractor.fingerprint,
-        "distance": distances(extractor, *features),
-        "lpips": {
-            "name": metric_name(config.lpips_backbone),
-            "value": float(values.mean()),
-            "interval_95": list(bootstrap_interval(values)),
-            "pairs": len(values),
-        },
-        "psnr_db": float(psnr.mean()),
-        "sampling": params,
-    }
-
-
 def distances(extractor: Extractor, generated: np.ndarray, real: np.ndarray) -> dict[str, Any]:
-    """Frechet and kernel distance of features [n, d] and [m, d], with the counts they depend on.
-
-    Raises UserError for fewer than two rows or values that are not finite.
-    """
-    dimension = generated.shape[1]
-    count = min(len(generated), len(real))
-    kernel, kernel_std = kernel_distance(generated, real)
-    result = {
-        "name": extractor.distance,
-        "value": frechet_distance(fit(generated), fit(real)),
-        "n_generated": len(generated),
-        "n_real": len(real),
-        "dimension": dimension,
-        "kernel_name": extractor.distance.replace("FID", "KID").replace("FD-", "KD-"),
-        "kernel_value": kernel,
-        "kernel_std": kernel_std,
-    }
-    notes = []
-    if len(generated) != len(real):
-        notes.append("unequal counts: compare only with values of the same counts")
-    if count <= dimension:
-        notes.append(f"{count} samples in {dimension} dimensions: the Frechet value is mostly bias")
-    if notes:
-        result["notes"] = notes
-    return result
-
-
-def reconstruct(vae_path: str, images: np.ndarray, device: str) -> np.ndarray:
-    """What is left of images uint8 [n, h, w, 3] after the VAE's mean latent: same shape.
-
-    Raises UserError for a VAE of other bands than RGB.
-    """
-    vae = load_vae(vae_path, device=device)
-    if vae.in_channels != 3:
-        raise UserError(
-            f"--vae {vae_path}: takes {vae.in_channels} bands, and the hold-out is compared in "
-            "RGB; leave --vae out"
-        )
-    parts = []
-    with torch.inference_mode(), progress(total=len(images), name="VAE floor") as bar:
-        for start in range(0, len(images), 16):
-            mean, _ = vae.encode(to_unit(images[start : start + 16]))
-            parts.append(vae.decode(mean * vae.scale))
-            bar.update(len(parts[-1]))
-    return np.concatenate(parts)
+    """eval.distances.measure in the extractor's space, of features [n, d] and [m, d]."""
+    return measure(extractor.space, generated, real)
 
 
 def _line(result: dict[str, Any]) -> str:
-    distance = result["distance"]
-    parts = [
-        f"{result['task']}: {distance['name']} {distance['value']:.3f} "
-        f"(n {distance['n_generated']} vs {distance['n_real']})"
-    ]
-    if "lpips" in result:
-        parts.append(f"{result['lpips']['name']} {result['lpips']['value']:.4f}")
-    if "vae_floor" in result:
-        parts.append(f"VAE floor {result['vae_floor']['value']:.3f}")
+    if result["task"] == "generation":
+        parts = [_distance(entry["distance"], name) for name, entry in result["holdouts"].items()]
+        return f"generation: {', '.join(parts)}"
+    parts = [f"{result['task']}: {_distance(result['distance'], 'targets')}"]
+    parts += [f"{result[kind]['name']} {result[kind]['value']:.4f}"
+              for kind in ("perceptual", "psnr", "ssim")]  # fmt: skip
+    if "bicubic" in result:
+        parts.append(f"bicubic input {result['bicubic']['psnr']['value']:.2f} dB")
     return ", ".join(parts)
+
+
+def _distance(distance: dict[str, Any], real: str) -> str:
+    head = "kernel_" if distance["lead"] == "kernel" else ""
+    return (
+        f"{distance[f'{head}name']} {distance[f'{head}value']:.4g} to {real} "
+        f"(n {distance['n_generated']:,} vs {distance['n_real']:,})"
+    )

@@ -1,16 +1,16 @@
-"""Feature extractors for Frechet distances. Each names what its distance may be called.
+"""Feature extractors behind one interface: the judges of eval.judges.registry, made ready.
 
-'inception' is the network and resizing of clean-fid ('clean' mode): its distance is FID.
-'descriptor' is our training-free descriptor, which needs no download: FD-descriptor, never FID.
+'inception' is the network and resizing of clean-fid ('clean' mode). DINOv2, CLIP and Git-RSCLIP are
+loaded as the encoders of prune.encoders load them: every tensor checked, no code of a file run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,80 +18,147 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 
 from core.errors import UserError
-from core.progress import progress
 from core.stage import sha256_file
 from data.images import descriptor, pretrained
+from eval.judges.features import stream
+from eval.judges.registry import distance_name, judge
+from prune.encoders.base import describe_one, open_encoder
+from prune.encoders.clip import ARCHITECTURES, CONFIG, ClipEncoder
+from prune.encoders.vision import find_file
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
-BATCH = 64
+CPU_BATCH, GPU_BATCH = 16, 64  # on a CPU, what a batch's layers hand on should stay in its caches
 
 
 @dataclasses.dataclass(frozen=True)
 class Extractor:
-    """A function from images uint8 [n, h, w, 3] to features float [n, d], with a name.
+    """A function from images uint8 [n, h, w, 3] to features float64 [n, d].
 
     Attributes:
-        name: 'inception' or 'descriptor'.
-        distance: what the Frechet distance in this space is called.
-        fingerprint: JSON-able description (weights digest, resizing, versions) for metrics files.
-        function: of a batch of images.
+        name: a key of JUDGES.
+        space: label of its feature space in the names of metrics, such as 'Inception'.
+        fingerprint: JSON-able: name, preprocessing, licence, source and digest of the weights.
+        prepare: of one image, uint8 [h, w, 3]: what the network takes. For several threads.
+        finish: features [b, d] of b prepared images.
+        batch: images that `finish` takes at a time.
     """
 
     name: str
-    distance: str
+    space: str
     fingerprint: dict[str, Any]
-    function: Callable[[np.ndarray], np.ndarray]
+    prepare: Callable[[np.ndarray], np.ndarray]
+    finish: Callable[[Sequence[np.ndarray]], np.ndarray]
+    batch: int = CPU_BATCH
 
-    def __call__(self, images: np.ndarray, *, label: str = "features") -> np.ndarray:
-        """Features float64 [n, d] of images uint8 [n, h, w, 3], computed in batches."""
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise UserError(
-                f"extractor wants uint8 [n, h, w, 3], got {images.dtype} {images.shape}"
-            )
-        parts = []
-        with progress(total=len(images), name=f"{self.name}: {label}") as bar:
-            for start in range(0, len(images), BATCH):
-                part = images[start : start + BATCH]
-                parts.append(np.asarray(self.function(part), dtype=np.float64))
-                bar.update(len(part))
-        return np.concatenate(parts)
+    @property
+    def distance(self) -> str:
+        """What the Frechet distance in this space is called."""
+        return distance_name(self.space)
+
+    def __call__(
+        self,
+        images: Iterable[Any],
+        *,
+        label: str = "features",
+        decode: Callable[[Any], np.ndarray] | None = None,
+        total: int | None = None,
+    ) -> np.ndarray:
+        """Features float64 [n, d] of n images, in order, streamed; see `features_of`."""
+        if total is None and isinstance(images, Sized):
+            total = len(images)
+
+        def ready(item: Any) -> np.ndarray:
+            image = item if decode is None else decode(item)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(
+                    f"extractor wants images uint8 [h, w, 3], got {image.dtype} {image.shape}"
+                )
+            return self.prepare(image)
+
+        name = f"{self.name}: {label}"
+        return stream(images, ready, self.finish, name=name, batch=self.batch, total=total)
 
 
 def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu") -> Extractor:
-    """Build an extractor by name. Raises UserError for an unknown name or missing weights.
+    """Make an extractor ready. It computes in float32 on every device.
 
     Args:
-        weights: Inception's file, or its folder; by default where clean-fid downloads it.
+        name: a key of JUDGES.
+        weights: the file, or the folder that holds it (as it was published), or owner/repo of the
+            Hugging Face hub; by default clean-fid's place, the package, or the judge's repository.
+            The descriptor has none.
+        device: 'cpu', 'cuda', 'cuda:1'.
+
+    Raises UserError for an unknown name, and for weights that are missing or are not this judge's.
     """
-    if name == "descriptor":
-        fingerprint = {"name": "descriptor", "version": descriptor.DESCRIPTOR_VERSION}
-        return Extractor("descriptor", "FD-descriptor", fingerprint, descriptor.describe)
+    judge(name)
     if name == "inception":
         return _inception(weights, device)
     if name == "efficientnet-lite0":
         return _lite0(weights, device)
-    raise UserError(
-        f"unknown extractor '{name}'; known: inception, efficientnet-lite0, descriptor"
-    )
+    if name == "descriptor":
+        return _made(name, descriptor.DESCRIPTOR_VERSION, describe_one, np.stack)
+    kind = OpenAIClip if name == "clip" else None
+    source = None if weights is None else str(weights)
+    encoder = kind(source) if kind else open_encoder(name, source)
+    encoder.load(device, "fp32")
+    core = encoder.core()
+    # CMMD is defined on unit vectors; Frechet distances take the features as they are.
+    finish = encoder.finish if name == "clip" else encoder.features
+    return _made(name, core["weights"], encoder.prepare, finish, core["preprocessing"], device)
+
+
+class OpenAIClip(ClipEncoder):
+    """OpenAI's CLIP, in open_clip's format: ViT-L/14 at 336 px by default, with QuickGELU."""
+
+    name = "clip"
+    repo, file = "timm/vit_large_patch14_clip_336.openai", "open_clip_model.safetensors"
+    quick_gelu: ClassVar = dict.fromkeys((*ARCHITECTURES, "as configured"), True)
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        revision: str | None = None,
+        digests: Path | None = None,
+    ) -> None:
+        if weights is None:  # the configuration comes to lie beside the weights
+            find_file(None, revision, self.repo, CONFIG, (".json",))
+        super().__init__(weights, revision, digests)
+
+
+def _made(
+    name: str,
+    digest: str,
+    prepare: Callable[[np.ndarray], np.ndarray],
+    finish: Callable[[Sequence[np.ndarray]], np.ndarray],
+    preprocessing: Any = None,
+    device: str = "cpu",
+) -> Extractor:
+    """An extractor of the registry. `preprocessing`: where the weights say more than it does."""
+    known = judge(name)
+    fingerprint = {
+        "name": name,
+        "preprocessing": preprocessing or known.preprocessing,
+        "licence": known.licence,
+        "source": known.source,
+        "digest": digest,
+    }
+    batch = CPU_BATCH if device == "cpu" else GPU_BATCH
+    return Extractor(name, known.space, fingerprint, prepare, finish, batch)
 
 
 def _lite0(weights: Path | None, device: str) -> Extractor:
     path, digest = pretrained.find_lite0(weights)
-    network = pretrained.load_lite0(path).to(device)
+    network = pretrained.folded(pretrained.load_lite0(path)).to(device)
 
-    def features(images: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(np.stack([pretrained.resized(image) for image in images]))
+    def features(resized: Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            x = pretrained.normalised(batch.permute(0, 3, 1, 2).to(device))
-            x = network.forward_head(network.forward_features(x), pre_logits=True)
-            return x.double().cpu().numpy()
+            batch = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2)
+            x = network.forward_features(pretrained.normalised(batch))
+            return network.forward_head(x, pre_logits=True).cpu().numpy()
 
-    fingerprint = {
-        "name": "efficientnet-lite0",
-        "weights_sha256": digest,
-        "resize": "224 x 224, Pillow bicubic",
-    }
-    return Extractor("efficientnet-lite0", "FD-EfficientNetLite0", fingerprint, features)
+    name = "efficientnet-lite0"
+    return _made(name, digest, pretrained.resized, features, device=device)
 
 
 def _inception(weights: Path | None, device: str) -> Extractor:
@@ -109,20 +176,15 @@ def _inception(weights: Path | None, device: str) -> Extractor:
         raise UserError(
             f"Inception weights cannot be loaded or downloaded ({error}); download "
             f"{INCEPTION_FILE} by hand (see clean-fid's README) and pass --weights FOLDER, "
-            "or use --extractor descriptor"
+            "or use --extractor efficientnet-lite0"
         ) from None
     network = network.to(device).eval()
-    resize = build_resizer("clean")  # Pillow's antialiased bicubic on float channels, to 299
 
-    def features(images: np.ndarray) -> np.ndarray:
-        resized = np.stack([resize(image) for image in images])
+    def features(resized: Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
-            batch = torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)
-            return network(batch).double().cpu().numpy()
+            batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).to(device)
+            return network(batch).cpu().numpy()
 
-    fingerprint = {
-        "name": "inception",
-        "weights_sha256": sha256_file(path),
-        "resize": "float bicubic to 299 (clean-fid 'clean')",
-    }
-    return Extractor("inception", "FID", fingerprint, features)
+    # Pillow's antialiased bicubic on float channels, to 299.
+    resize = build_resizer("clean")
+    return _made("inception", sha256_file(path), resize, features, device=device)

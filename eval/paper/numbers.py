@@ -26,7 +26,7 @@ def load_experiment(name: str) -> dict[str, Any]:
 def paper_value(
     experiment: dict[str, Any], row: dict[str, Any], method: str
 ) -> dict[str, Any] | None:
-    """The paper's cell for a row and method, or None where it was not transcribed."""
+    """The paper's cell for a row and method, or None where the paper has none."""
     wanted = {
         "table": row["table"],
         "corpus": experiment["corpus"],
@@ -35,5 +35,7 @@ def paper_value(
         "task": row["task"],
         "metric": row["metric"],
     }
+    if method == "rsprune":  # the paper has one cell for each share that Stage I keeps
+        wanted["subset"] = experiment["subset"]
     cells = (cell for cell in experiment["cells"] if wanted.items() <= cell.items())
     return next(cells, None)

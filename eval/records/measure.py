@@ -7,17 +7,15 @@ import functools
 import json
 import threading
 import time
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from core.atomic import atomic_path
 from core.errors import UserError
 from core.progress import progress
-from core.stage import Stage, code_version, digest_of, sha256_file
+from core.stage import Stage, code_version, digest_of
 from data.corpus.base import Corpus
 from data.curation.holdout import read_holdout
 from dit.diffusion.gaussian import Diffusion
@@ -32,6 +30,7 @@ from dit.vae.autoencoder import load_vae
 from dit.vae.images import read_images
 from eval.judges.evaluate import distances
 from eval.judges.extractors import load_extractor
+from eval.judges.features import features_of
 from eval.records.config import TrackConfig
 from eval.records.diffusion import TERMS, encode, losses
 from eval.records.loss import Sets, read_sets
@@ -114,11 +113,10 @@ class Measurer:
             if generated is not None:
                 real = self._real(image_size)
                 features = self.extractor(generated, label=label)
-                found = {
-                    name: distances(self.extractor, features, real[rows])
-                    for name, rows in self._held.rows.items()
-                    if self.config.against in ("all", name)
-                }
+                for name, rows in self._held.rows.items():
+                    if self.config.against in ("all", name):
+                        n = min(len(rows), len(features))  # equally many on both sides
+                        found[name] = distances(self.extractor, features[:n], real[rows[:n]])
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"--device {self.device}: {error}; lower --batch {self.config.batch}, or take a "
@@ -222,29 +220,16 @@ class Measurer:
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (there is one measurer)
     def _real(self, image_size: int) -> np.ndarray:
-        """Features [n, d] of all hold-outs, from OUT/holdout.npz if it is of these very images."""
-        config, path = self.config, self.config.out / "holdout.npz"
-        made_of = digest_of(
-            {
-                "holdout": sha256_file(config.holdout),
-                "corpus": self._corpus.fingerprint(),
-                "image_size": image_size,
-                "extractor": self.extractor.fingerprint,
-            }
-        )
-        try:
-            with np.load(path) as stored:
-                if str(stored["made_of"]) == made_of:
-                    return stored["features"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # not there, or damaged since: made below
+        """Features [n, d] of the images of all hold-outs, kept in OUT/features."""
         images = self._held.images
-        found = read_images(self._corpus, images, image_size)
-        real = np.stack(list(progress(found, total=len(images), name="read hold-out")))
-        features = self.extractor(real, label="hold-out")
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, features=features, made_of=np.array(made_of))
-        return features
+        return features_of(
+            self.extractor,
+            read_images(self._corpus, images, image_size),
+            digest=digest_of([images.places, images.digests, image_size]),
+            cache=self.config.out / "features",
+            label="hold-outs",
+            total=len(images),
+        )
 
 
 def _for_wandb(line: Line) -> dict[str, Any]:

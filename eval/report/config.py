@@ -20,7 +20,12 @@ from core.stage import (
 )
 from eval.paper.numbers import PAPER, load_experiment
 
-TASKS = ("generation", "sr", "sis")
+TASKS = ("generation", "loss", "sr", "sis")
+
+
+def run_name(method: str, seed: int) -> str:
+    """How the files of a training are named: the method, and its seed unless it is 0."""
+    return f"{method}-seed{seed}" if seed else method
 
 
 @settings
@@ -35,13 +40,16 @@ class TableConfig:
     """Markdown file to write; the same numbers go beside it as .json."""
     methods: tuple[str, ...] = renamed(("rsprune", "random"), "arms")
     """Selection methods to show, in order."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the trainings; of those other than 0 the files are <method>-seed<seed>-TASK.json."""
     profile: Literal["paper", "mini"] = "paper"
     """mini or paper. Only values of the paper profile stand in the column that is compared."""
 
     def metrics(self) -> dict[tuple[str, str], Path]:
-        """(method, task) -> its metrics file, of those that are there."""
+        """(training, task) -> its metrics file, of those that are there; see run_name."""
         folder = self.run / "metrics"
-        files = {(m, task): folder / f"{m}-{task}.json" for m in self.methods for task in TASKS}
+        names = [run_name(method, seed) for method in self.methods for seed in self.seeds]
+        files = {(name, task): folder / f"{name}-{task}.json" for name in names for task in TASKS}
         return {cell: path for cell, path in files.items() if path.exists()}
 
     def stage(self) -> Stage:

@@ -15,6 +15,7 @@ from core.stage import Result, Stage
 from data.corpus.base import Corpus, keep_apart
 from data.corpus.specs import open_corpus
 from data.corpus.verified import check_corpus, images_of
+from data.curation.holdout import draw
 from data.formats.index import read_index
 from data.formats.tables import read_parts
 from dit.vae.images import read_images
@@ -41,7 +42,7 @@ def draw_pictures(config: PicturesConfig, stage: Stage) -> Result:
     run, methods, out = config.run, config.methods, config.out
     written = [
         entropy_picture(run, corpus, scores, methods[0], out / "entropy.png"),
-        samples_picture(run, methods, out / "samples.png"),
+        samples_picture(run, corpus, methods, out / "samples.png"),
         pairs_picture(run, methods, "sr", out / "sr.png"),
         pairs_picture(run, methods, "sis", out / "sis.png"),
     ]
@@ -98,17 +99,20 @@ def _tiles(corpus: Corpus, scores: pa.Table, mask: np.ndarray) -> list[np.ndarra
     return list(read_images(corpus, listing_of(scores.take(rows)), 64))
 
 
-def samples_picture(run: Path, methods: Sequence[str], out: Path) -> Path:
-    """The first 24 samples of each method, from the same noise."""
-    figure = Figure(figsize=(11, 2.2 * len(methods)), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(len(methods), 1))
-    for axis, method in zip(axes, methods, strict=True):
-        folder = run / "samples" / method
-        images = read_folder(folder, names_of(folder))
-        starts = range(0, min(24, len(images)), 12)
+def samples_picture(run: Path, corpus: Corpus, methods: Sequence[str], out: Path) -> Path:
+    """The first 24 samples of each method, from the same noise; real images of its subset below."""
+    figure = Figure(figsize=(11, 3.3 * len(methods)), layout="constrained")
+    axes = iter(figure.subplots(2 * len(methods), 1, height_ratios=[2.0, 1.0] * len(methods)))
+    for method in methods:
+        folder, name = run / "samples" / method, METHOD_NAMES.get(method, method)
+        images = read_folder(folder, names_of(folder)[:24])
+        starts = range(0, len(images), 12)
         rows = [_row(images[start : start + 12], count=12) for start in starts]
-        title = f"generated, trained on the {METHOD_NAMES.get(method, method)} subset"
-        _show(axis, np.concatenate(rows), title, fontsize="large")
+        _show(next(axes), np.concatenate(rows), f"generated, trained on the {name} subset", "large")
+        index, _ = read_index(run / "subsets" / f"{method}.parquet")
+        chosen = index.take(draw(index["key"].to_pylist(), 12, 0))
+        real = list(read_images(corpus, listing_of(chosen), images.shape[1]))
+        _show(next(axes), _row(real, count=12), f"real images of the {name} subset", "large")
     return save_figure(figure, out)
 
 

@@ -67,7 +67,7 @@ class Encoder(ABC):
         """Function of one uint8 H x W x 3 image; importable by name, so that it can travel."""
 
     @abstractmethod
-    def load(self, device: Device = "auto", precision: Precision = "auto") -> None:
+    def load(self, device: str = "auto", precision: Precision = "auto") -> None:
         """Make `finish` ready. May import torch and take seconds."""
 
     @abstractmethod
@@ -157,7 +157,7 @@ class DescriptorEncoder(Encoder):
     def prepare(self) -> Prepare:
         return describe_one  # all of it, so that it runs in the decoding processes
 
-    def load(self, device: Device = "auto", precision: Precision = "auto") -> None:
+    def load(self, device: str = "auto", precision: Precision = "auto") -> None:
         pass  # nothing to load: device and precision have no bearing on it
 
     def features(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

@@ -30,7 +30,8 @@ from prune.encoders.vision import (
 
 CONFIG = "open_clip_config.json"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-ARCHITECTURES = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14", "RN50")
+ARCHITECTURES = ("ViT-B-32", "ViT-B-16", "ViT-L-14-336", "ViT-L-14", "ViT-H-14", "RN50")
+"""A file's name says the first of them that it holds."""
 
 
 class ClipEncoder(VisionEncoder):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core.engines import own_gpu
 from core.errors import UserError
 from core.weights import plain_names
-from prune.encoders.base import Device, Precision
+from prune.encoders.base import Precision
 
 SHOWN = 600  # characters of a list of tensors that do not fit
 
@@ -25,6 +25,7 @@ class Network:
     Args:
         build: gives the network with its weights, float32, in eval mode, on the CPU.
         pixels: normalisation: "scale" of uint8 values, "mean" and "std" of the channels.
+        device: auto, cpu, cuda, or one of several GPUs: cuda:1.
 
     Raises UserError for a device that is not there, and what `build` raises.
     """
@@ -33,7 +34,7 @@ class Network:
         self,
         build: Callable[[], Any],
         pixels: Mapping[str, Any],
-        device: Device,
+        device: str,
         precision: Precision,
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
@@ -43,7 +44,8 @@ class Network:
             precision = "fp32"
             if on_gpu:
                 precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        self._device = torch.device(own_gpu() if on_gpu else "cpu")
+        gpu = own_gpu() if device in ("auto", "cuda") else device
+        self._device = torch.device(gpu if on_gpu else "cpu")
         self._autocast: Any = contextlib.nullcontext()
         if precision != "fp32":
             dtype = torch.bfloat16 if precision == "bf16" else torch.float16

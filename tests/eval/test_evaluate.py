@@ -15,10 +15,11 @@ from PIL import Image
 
 from core.errors import UserError
 from core.stage import Stage, sha256_file
+from data.formats.index import write_index
 from eval.distances.frechet import fit, frechet_distance
 from eval.evaluate import main
-from eval.judges.evaluate import reconstruct
-from eval.judges.extractors import load_extractor
+from eval.judges.extractors import Extractor, load_extractor
+from eval.judges.generation import reconstructed
 from eval.judges.images import names_of
 from tests.dit.tiny_vae import save_tiny_vae
 from tests.vouch import vouch
@@ -41,65 +42,157 @@ def stage_of(folder: Path, names: list[str], side: int = SIDE) -> Path:
     return folder
 
 
+N = 12  # images of the corpus; a third are of no hold-out
+
+
 @pytest.fixture
 def flags(tmp_path: Path) -> list[str]:
-    stage_of(tmp_path / "samples", ["000000.png", "000001.png", "000002.png", "grid.png"])
-    keys = [f"{n}.png" for n in range(4)]
+    """Five samples; a corpus with hold-outs pool (0-3), balanced (2-5), informative (4-7)."""
+    stage_of(tmp_path / "samples", [*(f"{n:06d}.png" for n in range(5)), "grid.png"])
+    keys = [f"{n}.png" for n in range(N)]
     for n, key in enumerate(keys):
         picture(tmp_path / "corpus" / key, 10 + n)
-    places = {"key": keys, "shard": ["files-00000"] * 4, "row": list(range(4))}
-    places["digest"] = [sha256_file(tmp_path / "corpus" / key) for key in keys]
-    pq.write_table(pa.table(places), tmp_path / "holdout.parquet")
-    given = {name: tmp_path / name for name in ("corpus", "samples")}
+    rows = pa.table({
+        "key": keys, "shard": ["files-00000"] * N, "row": list(range(N)),
+        "digest": [sha256_file(tmp_path / "corpus" / key) for key in keys],
+    })  # fmt: skip
+    held = rows.slice(0, 8)
+    for name, first in (("pool", 0), ("balanced", 2), ("informative", 4)):
+        held = held.append_column(name, pa.array([first <= n < first + 4 for n in range(8)]))
+    classes = ["sea" if n % 2 else "port" for n in range(8)]
+    held = held.append_column("class", pa.array(classes))
+    pq.write_table(held, tmp_path / "holdout.parquet")
+    write_subset(tmp_path / "subset.parquet", rows.slice(8), {"name": "sscd", "weights": "0"})
     return [
-        *("--generated", str(given["samples"]), "--corpus", str(given["corpus"])),
+        *("--generated", str(tmp_path / "samples"), "--corpus", str(tmp_path / "corpus")),
         *("--holdout", str(tmp_path / "holdout.parquet"), "--image-size", str(SIDE)),
         *("--extractor", "descriptor", "--device", "cpu"),
     ]
 
 
-def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -> None:
-    def value(out: str) -> dict:
-        assert main([*flags, "--out", str(tmp_path / out)]) == 0
-        return json.loads((tmp_path / out).read_text())["distance"]
+def write_subset(path: Path, rows: pa.Table, encoder: dict | None) -> None:
+    """A finished subset index of these rows, chosen by an encoder."""
+    n = rows.num_rows
+    columns = {name: rows[name] for name in rows.column_names}
+    columns |= {"entropy": [1.0] * n, "cluster": [0] * n, "similarity": [0.5] * n,
+                "rank": list(range(n)), "chosen": ["quota"] * n}  # fmt: skip
+    stage = Stage(path, "prune.select", {}, {})
+    stage.open()
+    about = {"method": "rsprune", "params": {}, "inputs": {}, "encoder": encoder, "code": "0"}
+    write_index(path, pa.table(columns), {**about, "counts": {"N": n, "B": n}})
+    stage.finish({"counts": {"N": n, "B": n}}, [path.name], "")
 
-    clean = value("clean.json")
-    assert clean["n_generated"] == 3 and clean["n_real"] == 4
+
+def real(tmp_path: Path, *numbers: int) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(tmp_path / "corpus" / f"{n}.png")) for n in numbers])
+
+
+def metrics(flags: list[str], out: Path, *more: str) -> dict:
+    assert main([*flags, *more, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_samples_are_what_the_manifest_lists(tmp_path: Path, flags: list[str]) -> None:
+    clean = metrics(flags, tmp_path / "clean.json")["holdouts"]
     picture(tmp_path / "samples" / "stray.png", 99)
-    assert value("stray.json") == clean
+    assert metrics(flags, tmp_path / "stray.json")["holdouts"] == clean
     (tmp_path / "samples" / "000001.png").unlink()
+    (tmp_path / "features").rename(tmp_path / "former")
     with pytest.raises(UserError, match=r"000001\.png: missing"):
-        value("lost.json")
+        metrics(flags, tmp_path / "lost.json")
+
+
+def test_every_holdout_has_its_distance_with_equal_counts(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    extractor = load_extractor("descriptor")
+    samples = [tmp_path / "samples" / f"{n:06d}.png" for n in range(5)]
+    drawn = extractor(np.stack([np.asarray(Image.open(path)) for path in samples]))
+    subset = ["--subset", str(tmp_path / "subset.parquet")]
+    found = metrics(flags, tmp_path / "m.json", *subset)["holdouts"]
+    assert list(found) == ["pool", "balanced", "informative"]
+    training = extractor(real(tmp_path, *range(8, N)))
+    for name, first in (("pool", 0), ("balanced", 2), ("informative", 4)):
+        entry = found[name]
+        held = extractor(real(tmp_path, *range(first, first + 4)))
+        assert entry["distance"]["n_generated"] == entry["distance"]["n_real"] == 4
+        expected = frechet_distance(fit(drawn[:4]), fit(held))
+        assert entry["distance"]["value"] == pytest.approx(expected)
+        assert entry["distance"]["lead"] == "kernel" and "of 5 generated" in entry["note"]
+        # The floor is over the training images in the order of their keys' hash, four of four.
+        floor = frechet_distance(fit(training), fit(held))
+        assert entry["subset_floor"]["value"] == pytest.approx(floor)
+        assert set(entry["classes"]) == {"sea", "port"}
 
 
 def test_the_floor_is_that_of_the_vaes_reconstructions(tmp_path: Path, flags: list[str]) -> None:
     vae = save_tiny_vae(tmp_path / "vae")
-    assert main([*flags, "--vae", str(vae), "--out", str(tmp_path / "m.json")]) == 0
-    result = json.loads((tmp_path / "m.json").read_text())
-    paths = [tmp_path / "corpus" / f"{n}.png" for n in range(4)]
-    real = np.stack([np.asarray(Image.open(path)) for path in paths])
-    extractor = load_extractor("descriptor")
-    rebuilt = reconstruct(str(vae), real, "cpu")
-    expected = frechet_distance(*(fit(extractor(images)) for images in (rebuilt, real)))
-    assert result["vae_floor"]["value"] == pytest.approx(expected) and expected > 0.01
-    assert result["vae_floor"]["n_generated"] == result["vae_floor"]["n_real"] == 4
+    result = metrics(flags, tmp_path / "m.json", "--vae", str(vae))
+    held, extractor = real(tmp_path, *range(4)), load_extractor("descriptor")
+    rebuilt = np.stack(list(reconstructed(str(vae), iter(held), "cpu")))
+    expected = frechet_distance(*(fit(extractor(images)) for images in (rebuilt, held)))
+    floor = result["holdouts"]["pool"]["vae_floor"]
+    assert floor["value"] == pytest.approx(expected) and expected > 0.01
+    assert floor["n_generated"] == floor["n_real"] == 4
+
+
+def test_copies_of_training_images_show(tmp_path: Path, flags: list[str]) -> None:
+    subset = ["--subset", str(tmp_path / "subset.parquet")]
+    apart = metrics(flags, tmp_path / "apart.json", *subset)["authenticity"]
+    assert set(apart) == {"descriptor", "pixels"}
+    for n in range(5):
+        copied = tmp_path / "corpus" / f"{8 + n % 4}.png"
+        (tmp_path / "samples" / f"{n:06d}.png").write_bytes(copied.read_bytes())
+    vouch(tmp_path / "samples")
+    copies = metrics(flags, tmp_path / "copies.json", *subset)["authenticity"]
+    assert [copies[space]["authentic"]["value"] for space in apart] == [0.0, 0.0]
+
+
+def test_a_judge_does_not_judge_what_it_chose(tmp_path: Path, flags: list[str]) -> None:
+    rows = pq.read_table(tmp_path / "subset.parquet")
+    own = {"name": "descriptor", "weights": None}
+    write_subset(tmp_path / "own.parquet", rows.select(["key", "shard", "row", "digest"]), own)
+    given = ["--subset", str(tmp_path / "own.parquet")]
+    with pytest.raises(UserError, match="--extractor descriptor: its features chose the subset"):
+        metrics(flags, tmp_path / "m.json", *given)
+    assert not (tmp_path / "m.json").exists()
+    result = metrics(flags, tmp_path / "m.json", *given, "--allow-chooser")
+    assert result["chosen_by"]["name"] == "descriptor" and "chose" in result["remarks"][0]
+    other = metrics(flags, tmp_path / "o.json", "--subset", str(tmp_path / "subset.parquet"))
+    assert other["chosen_by"]["name"] == "sscd" and "remarks" not in other
+
+
+def test_features_are_made_once(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*flags, "--subset", str(tmp_path / "subset.parquet")]
+    first = metrics(given, tmp_path / "first.json")
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("features were made again")
+
+    monkeypatch.setattr(Extractor, "__call__", fail)
+    assert metrics(given, tmp_path / "again.json") == first
 
 
 def test_pairs_have_psnr_and_an_interval_of_lpips(tmp_path: Path) -> None:
     """Errors of 5 and 20 grey levels: 10 log10(255^2 / 25) and 10 log10(255^2 / 400) dB."""
-    names = [f"{part}/{n}.png" for part in ("generated", "target") for n in range(2)]
+    names = [f"{part}/{n}.png" for part in ("generated", "target") for n in range(4)]
     pairs = stage_of(tmp_path / "pairs", names, side=64)
-    for n, error in enumerate((5, 20)):
+    for n, error in enumerate((5, 20, 5, 20)):
         target = np.random.default_rng(n).integers(0, 200, (64, 64, 3), np.uint8)
         Image.fromarray(target).save(pairs / "target" / f"{n}.png")
         Image.fromarray(target + np.uint8(error)).save(pairs / "generated" / f"{n}.png")
     vouch(pairs)
-    flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
+    flags = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0", "--device", "cpu"]
     assert main(["--pairs", str(pairs), "--out", str(tmp_path / "m.json"), *flags]) == 0
     result = json.loads((tmp_path / "m.json").read_text())
-    assert result["psnr_db"] == pytest.approx((34.1514 + 22.1102) / 2, abs=1e-3)
-    low, high = result["lpips"]["interval_95"]
-    assert 0 < low < result["lpips"]["value"] < high
+    assert result["psnr"]["value"] == pytest.approx((34.1514 + 22.1102) / 2, abs=1e-3)
+    for kind in ("perceptual", "psnr", "ssim"):
+        low, high = result[kind]["interval_95"]
+        assert 0 < low < result[kind]["value"] < high and result[kind]["pairs"] == 4
+    assert "bicubic" not in result and "adherence" not in result
+    assert result["checkpoint_rule"] == "last"
 
 
 def test_pairs_named_grid_count(tmp_path: Path) -> None:
@@ -115,13 +208,13 @@ def test_pairs_of_before_are_read(tmp_path: Path) -> None:
     """target/ was called reference/."""
     results = []
     for former in ("target", "reference"):
-        names = [f"{part}/{n}.png" for part in ("generated", former) for n in range(2)]
+        names = [f"{part}/{n}.png" for part in ("generated", former) for n in range(4)]
         pairs = stage_of(tmp_path / former, names, side=64)
         out = tmp_path / f"{former}.json"
-        flags = ["--extractor", "descriptor", "--lpips-backbone", "random", "--device", "cpu"]
-        assert main(["--pairs", str(pairs), "--out", str(out), *flags]) == 0
+        judges = ["--extractor", "descriptor", "--perceptual", "efficientnet-lite0"]
+        assert main(["--pairs", str(pairs), "--out", str(out), *judges]) == 0
         results.append(json.loads(out.read_text()))
-    assert results[0] == results[1] and results[0]["lpips"]["pairs"] == 2
+    assert results[0] == results[1] and results[0]["perceptual"]["pairs"] == 4
 
 
 def test_another_image_of_the_same_name_is_refused(tmp_path: Path, flags: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cleanfid.fid import get_files_features
+from cleanfid.fid import compare_folders, get_files_features
 from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import make_resizer
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -19,8 +19,11 @@ from PIL import Image
 import eval.judges.extractors
 from core.errors import UserError
 from core.stage import sha256_file
+from data.images.decode import decode_rgb
+from eval.distances.frechet import fit, frechet_distance
 from eval.judges.evaluate import reconstruct
 from eval.judges.extractors import INCEPTION_FILE, load_extractor
+from eval.judges.features import features_of
 from eval.judges.images import read_folder
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -76,7 +79,41 @@ def test_features_are_those_of_clean_fid(weights: Path, tmp_path: Path) -> None:
     assert ours.shape == (5, 2048) and ours.std() > 0.1
     assert np.allclose(ours, theirs, rtol=0, atol=1e-6)
     assert extractor.distance == "FID"
-    assert extractor.fingerprint["weights_sha256"] == sha256_file(weights / INCEPTION_FILE)
+    assert extractor.fingerprint["digest"] == sha256_file(weights / INCEPTION_FILE)
+
+
+def test_the_whole_path_is_clean_fids(weights: Path, tmp_path: Path) -> None:
+    """From two folders of files to the distance; of 40 features, since a full covariance takes
+    clean-fid's square root of a matrix a minute."""
+    folders = [tmp_path / "generated", tmp_path / "real"]
+    for folder, dim in zip(folders, (1.0, 0.7), strict=True):
+        folder.mkdir()
+        rng = np.random.default_rng(int(10 * dim))
+        for n in range(50):
+            blocks = rng.integers(0, 256, (8, 8, 3)).repeat(6, 0).repeat(4 + n % 3, 1)
+            picture = Image.fromarray((dim * blocks).astype(np.uint8))
+            picture.save(folder / f"{n:02}.png")
+    network = InceptionV3W(str(weights), download=False, resize_inside=False).eval()
+    theirs = compare_folders(
+        *map(str, folders),
+        feat_model=lambda batch: network(batch)[:, ::51][:, :40],
+        mode="clean",
+        device=torch.device("cpu"),
+        verbose=False,
+    )
+    extractor = load_extractor("inception", weights=weights)
+    ours = []
+    for folder in folders:
+        paths = sorted(folder.iterdir())
+        rows = features_of(
+            extractor,
+            paths,
+            digest=folder.name,
+            cache=tmp_path / "kept",
+            decode=lambda path: decode_rgb(path.read_bytes(), path.name),
+        )
+        ours.append(fit(rows[:, ::51][:, :40]))
+    assert frechet_distance(*ours) == pytest.approx(theirs, rel=1e-5) and theirs > 0.1
 
 
 @pytest.mark.parametrize("size", [(32, 32), (256, 256), (299, 299), (300, 512)])

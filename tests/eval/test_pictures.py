@@ -122,7 +122,8 @@ def test_each_row_shows_what_its_title_says(made: Path, monkeypatch: pytest.Monk
     legend = [text.get_text() for text in figures["entropy.png"].axes[0].get_legend().get_texts()]
     assert [line.rpartition("(")[2] for line in legend] == ["12)", "9)", "3)"]
     assert rows_of(figures["samples.png"]) == {
-        "generated, trained on the RS-Prune subset": set(range(24))
+        "generated, trained on the RS-Prune subset": set(range(24)),
+        "real images of the RS-Prune subset": {140, 200, 230},
     }
     for task, condition in CONDITIONS.items():
         shown = {condition: {50}, "RS-Prune": {100}, "real image": {200}}

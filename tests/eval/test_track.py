@@ -156,8 +156,9 @@ def test_lines_are_what_sampling_and_evaluating_by_hand_give(made, training, tmp
     given += ["--holdout", str(made.holdout), "--extractor", "descriptor", "--device", "cpu"]
     evaluate([*given, "--out", str(metrics)])
     by_hand = json.loads(metrics.read_text())
-    for part in ("distance", "extractor", "sampling"):
+    for part in ("extractor", "sampling"):
         assert line[part] == by_hand[part]
+    assert line["distance"] == by_hand["holdouts"]["pool"]["distance"]
     assert line["distance"]["name"] == "FD-descriptor"
     assert line["distances"] == {"pool": line["distance"]}  # a file that names no hold-out
     loss = ["--checkpoint", training.path(4), "--vae", made.vae, "--corpus", made.corpus]
