@@ -56,7 +56,7 @@ class TrackConfig(DrawConfig):
     n: Annotated[int, Field(ge=2)] = 1000
     """Images drawn for each line. Frechet distances of different counts do not compare."""
     extractor: ExtractorName = "inception"
-    """Feature space: inception (the distance is FID) or descriptor (FD-descriptor)."""
+    """Who judges, as in eval.evaluate."""
     sampler: Literal["ddpm", "ddim", "dpmpp"] = "ddim"
     """As in dit.sample."""
     steps: AtLeast1 = 50
