@@ -20,10 +20,14 @@ def run(config: EvaluateConfig) -> Result:
     OUT/generated/NAME.png, the model's image; OUT/target/NAME.png, the real image (SR: high
     resolution), the same crop; OUT/condition/NAME.png, what the model saw (SR: the enlarged
     low-resolution image; SIS: the mask in its palette's colours). OUT/grid.png shows some rows of
-    condition | generated | target. The noise of an image is a function of the seed and of its
-    place in the list, so a stopped run goes on where it was.
+    condition | generated | target. The noise of an image is a function of the seed, the image's key
+    and the crop's place, so a stopped run goes on where it was.
+
+    --crops whole draws images of any size by overlapping windows of the training's size; the files
+    of a --segmenter are joined by OUT/adherence.json.
     """
-    config = pinned(config, "run")
+    if config.checkpoint == "last":
+        config = pinned(config, "run")
 
     def make(stage: Stage) -> Result:
         from downstream.tasks.evaluate import evaluate

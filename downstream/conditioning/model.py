@@ -9,6 +9,11 @@ patch embedding, the way latent diffusion does it (Rombach et al. 2022, sections
 
 The weights of the added channels start at zero and everything else is copied, so at step 0 the
 network is the pretrained one, whatever the condition says.
+
+A model that is trained with condition dropout has a null condition besides, for classifier-free
+guidance (Ho and Salimans, arXiv 2207.12598): a learned vector of the condition's channels, the same
+in each latent cell, which starts at zero. Zeros for good would do for SIS, where E of a mask is
+seldom zero, but are a flat grey image's latent for SR.
 """
 
 from __future__ import annotations
@@ -74,7 +79,7 @@ class ConditionedDiT(nn.Module):
         dit: the base DiT's config (its in_channels C without the condition).
         condition: {"kind": "latent", "channels": c}, a condition [n, c, h, w] of scaled latents;
             or {"kind": "mask", "classes": k, "factor": f, "channels": c}, a condition of class
-            ids [n, f*h, f*w].
+            ids [n, f*h, f*w]. Either with "null": True for a null condition.
 
     `config` rebuilds it: ConditionedDiT(**model.config). Weights start as in DiT; see `extend`.
     """
@@ -89,6 +94,9 @@ class ConditionedDiT(nn.Module):
             self.embed = MaskEmbed(condition["classes"], condition["channels"], condition["factor"])
         elif condition["kind"] != "latent":
             raise ValueError(f"condition kind {condition['kind']!r}: expected latent or mask")
+        self.null: nn.Parameter | None = None
+        if condition.get("null"):
+            self.null = nn.Parameter(torch.zeros(condition["channels"], 1, 1))
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -99,13 +107,28 @@ class ConditionedDiT(nn.Module):
     def gradient_checkpointing(self, value: bool) -> None:
         self.dit.gradient_checkpointing = value
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor, y: Tensor | None = None) -> Tensor:
-        """Predict noise (and variance) of x [n, C, h, w] at t [n]; returns [n, 2C, h, w]."""
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        y: Tensor | None = None,
+        drop: Tensor | None = None,
+    ) -> Tensor:
+        """Predict noise (and variance) of x [n, C, h, w] at t [n]; returns [n, 2C, h, w].
+
+        `drop`, bool [n], names the samples that see the null condition instead of their own.
+        Raises ValueError for it in a model that has none.
+        """
         seen = condition if self.embed is None else self.embed(condition)
-        drop = None
+        if drop is not None:
+            if self.null is None:
+                raise ValueError("this model was built without a null condition")
+            seen = torch.where(drop[:, None, None, None], self.null.to(seen.dtype), seen)
+        kept = None
         if self.dit.num_classes:  # no label is dropped: the null class has no use here
-            drop = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
-        return self.dit(torch.cat([x, seen.to(x.dtype)], dim=1), t, y, drop)
+            kept = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
+        return self.dit(torch.cat([x, seen.to(x.dtype)], dim=1), t, y, kept)
 
 
 def extend(base: DiT, condition: dict[str, Any], seed: int) -> ConditionedDiT:

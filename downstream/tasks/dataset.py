@@ -106,8 +106,10 @@ class PairDataset(ABC):
         """Read an item's pair. Raises Reject or Unusable. Called from threads."""
 
     @abstractmethod
-    def cut(self, companion: np.ndarray, crop: Crop) -> np.ndarray:
-        """What a companion says of the crop's square, uint8 [S, S, ...]."""
+    def cut(
+        self, companion: np.ndarray, crop: Crop, size: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """What a companion says of the crop's square, uint8 [S, S, ...]; or of (height, width)."""
 
     @abstractmethod
     def condition(self, companions: np.ndarray, vae: Any) -> Any:
@@ -143,7 +145,7 @@ class PairDataset(ABC):
     def crops(self, crops: Sequence[Crop]) -> tuple[np.ndarray, np.ndarray]:
         """(images uint8 [b, S, S, 3], companions uint8 [b, S, S, ...]) of the same squares."""
         found = list(zip(self.get(crop.index for crop in crops), crops, strict=True))
-        images = [square(image, c, self.image_size) for (image, _), c in found]
+        images = [cut_out(image, c, self.image_size) for (image, _), c in found]
         companions = [self.cut(companion, c) for (_, companion), c in found]
         return np.stack(images), np.stack(companions)
 
@@ -154,9 +156,11 @@ class PairDataset(ABC):
             return unusable
 
 
-def square(pixels: np.ndarray, crop: Crop, size: int) -> np.ndarray:
-    """The crop's pixels, [size, size, ...], of an image or a mask."""
-    return pixels[crop.top : crop.top + size, crop.left : crop.left + size]
+def cut_out(
+    pixels: np.ndarray, crop: Crop, height: int, width: int | None = None
+) -> np.ndarray:
+    """The crop's pixels, [height, width, ...], of an image or a mask; of a square by default."""
+    return pixels[crop.top : crop.top + height, crop.left : crop.left + (width or height)]
 
 
 def random_crops(
@@ -171,16 +175,21 @@ def random_crops(
 
 
 def fixed_crops(sizes: Sequence[tuple[int, int]], size: int, grid: bool) -> list[Crop]:
-    """The evaluation's crops: the centre of every image, or the centred grid of complete tiles."""
+    """The evaluation's crops: the centre of every image, or a grid that covers every pixel.
+
+    The grid's tiles lie side by side from the top left corner; where a side is no multiple of the
+    tile's, the last tile ends at the border and overlaps the one before.
+    """
     crops = []
     for index, (height, width) in enumerate(sizes):
-        rows, columns = (height // size, width // size) if grid else (1, 1)
-        top, left = (height - rows * size) // 2, (width - columns * size) // 2
-        crops += [
-            Crop(index, top + row * size, left + column * size)
-            for row in range(rows)
-            for column in range(columns)
-        ]
+        if grid:
+            tops, lefts = (
+                [min(start, side - size) for start in range(0, side, size)]
+                for side in (height, width)
+            )
+        else:
+            tops, lefts = [(height - size) // 2], [(width - size) // 2]
+        crops += [Crop(index, top, left) for top in tops for left in lefts]
     return crops
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core.atomic import atomic_path
 
@@ -24,6 +24,13 @@ def load_png(path: Path) -> np.ndarray:
     """uint8 HxWx3."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def padded(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A picture of side x side, uint8: the same where it has that size, else scaled to fit."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(ImageOps.pad(Image.fromarray(pixels), (side, side), color="white"))
 
 
 def rows_of(*columns: Sequence[np.ndarray]) -> np.ndarray:

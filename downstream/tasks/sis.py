@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
+from data.images.decode import Reject
 from data.pairs.listing import Item, Report
 from data.pairs.palettes import Palette
 from dit.vae.autoencoder import Vae
@@ -20,11 +21,11 @@ from downstream.tasks.dataset import (
     Pair,
     PairDataset,
     Unusable,
+    cut_out,
     read_image,
     read_mask,
     scaled,
     scaled_size,
-    square,
 )
 
 NEARLY_ALL = 0.99  # of a mask's pixels
@@ -37,7 +38,8 @@ class SisPairs(PairDataset):
     Args:
         palette: colours or ids of the masks to classes; a colour it does not know is an error, and
             so is one class that nearly fills every mask.
-        tile_size: shorter side that image (box and bicubic) and mask (nearest) are brought to.
+        tile_size: shorter side that image (box and bicubic) and mask (nearest) are brought to, in
+            pixels; smaller tiles are left out: an enlarged one is of another scale.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class SisPairs(PairDataset):
 
     def prepare(self, item: Item) -> Pair:
         image, mask = read_image(item), read_mask(item)
+        if min(image.shape[:2]) < self.tile_size:
+            raise Reject("too-small", f"shorter side below --tile-size {self.tile_size}")
         if image.shape[:2] != mask.shape[:2]:
             (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape[:2]
             raise Unusable("mask of another size", f"{w} x {h}, mask {mask_w} x {mask_h}")
@@ -105,9 +109,11 @@ class SisPairs(PairDataset):
             ids = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
         return image, ids
 
-    def cut(self, companion: np.ndarray, crop: Crop) -> np.ndarray:
+    def cut(
+        self, companion: np.ndarray, crop: Crop, size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """The class ids of the crop, uint8 [S, S]."""
-        return square(companion, crop, self.image_size)
+        return cut_out(companion, crop, *(size or (self.image_size, self.image_size)))
 
     def condition(self, companions: np.ndarray, vae: Vae) -> torch.Tensor:
         """Class ids as the model takes them, uint8 [b, S, S]."""

@@ -51,11 +51,12 @@ class DownstreamSource:
     """A dit.training.order.Source: pixels are cropped and encoded when a step asks for them.
 
     The crop's place comes from the batch plan's uniforms and the mirroring from its flips, for
-    image and condition alike, so a step sees the same on any number of processes.
+    image and condition alike, so a step sees the same on any number of processes. So does whether
+    it sees its condition at all, with a chance of `condition_dropout` that it does not.
     """
 
-    def __init__(self, pairs: PairDataset, vae: Vae) -> None:
-        self.pairs, self.vae = pairs, vae
+    def __init__(self, pairs: PairDataset, vae: Vae, condition_dropout: float = 0.0) -> None:
+        self.pairs, self.vae, self.condition_dropout = pairs, vae, condition_dropout
         self.latent_shape: tuple[int, int, int] = vae.latent_shape(pairs.image_size)
 
     @property
@@ -72,19 +73,29 @@ class DownstreamSource:
 
     def pixels(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
         """The plan's crops, mirrored: images [b, S, S, 3], companions [b, S, S, ...], uint8."""
-        pairs = self.pairs
-        crops = random_crops(pairs.sizes, plan.indices, plan.uniforms, pairs.image_size)
-        images, companions = pairs.crops(crops)
-        images[plan.flips] = images[plan.flips, :, ::-1]
-        companions[plan.flips] = companions[plan.flips, :, ::-1]
-        return images, companions
+        return planned_pixels(self.pairs, plan)
 
     def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
-        """x0, a scaled sample of the posterior, and the condition; both on the VAE's device."""
+        """x0, a scaled sample of the posterior, and the condition; both on the VAE's device.
+
+        With condition dropout also "drop", bool [b], from the plan's third uniforms.
+        """
         images, companions = self.pixels(plan)
         mean, std = self.vae.encode(to_unit(images))
         noise = plan.noise(self.latent_shape, Stream.POSTERIOR).to(mean.device)
-        return {
+        given = {
             "x0": (mean + std * noise) * self.vae.scale,
             "condition": self.pairs.condition(companions, self.vae),
         }
+        if self.condition_dropout:
+            given["drop"] = torch.from_numpy(plan.uniforms[:, 2] < self.condition_dropout)
+        return given
+
+
+def planned_pixels(pairs: PairDataset, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
+    """The plan's crops, mirrored: images [b, S, S, 3], companions [b, S, S, ...], uint8."""
+    crops = random_crops(pairs.sizes, plan.indices, plan.uniforms, pairs.image_size)
+    images, companions = pairs.crops(crops)
+    images[plan.flips] = images[plan.flips, :, ::-1]
+    companions[plan.flips] = companions[plan.flips, :, ::-1]
+    return images, companions

@@ -32,13 +32,16 @@ def degrade(image: np.ndarray, factor: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def restore(low: np.ndarray, factor: int, top: int, left: int, size: int) -> np.ndarray:
-    """The square [top, left, size] of the bicubically enlarged low-resolution image.
+def restore(
+    low: np.ndarray, factor: int, top: int, left: int, height: int, width: int | None = None
+) -> np.ndarray:
+    """A rectangle (a square by default) of the bicubically enlarged low-resolution image.
 
-    uint8 size x size x 3; the same pixels as enlarging all of it and cutting the square out.
+    uint8 height x width x 3; the same pixels as enlarging all of it and cutting them out.
     """
-    box = (left / factor, top / factor, (left + size) / factor, (top + size) / factor)
-    picture = Image.fromarray(low).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    width = width or height
+    box = (left / factor, top / factor, (left + width) / factor, (top + height) / factor)
+    picture = Image.fromarray(low).resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.asarray(picture)
 
 
@@ -81,9 +84,12 @@ class SrPairs(PairDataset):
         image = np.ascontiguousarray(image[:height, :width])
         return image, degrade(image, self.factor)
 
-    def cut(self, companion: np.ndarray, crop: Crop) -> np.ndarray:
+    def cut(
+        self, companion: np.ndarray, crop: Crop, size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """The crop of the enlarged low-resolution image, uint8 [S, S, 3]."""
-        return restore(companion, self.factor, crop.top, crop.left, self.image_size)
+        sides = size or (self.image_size, self.image_size)
+        return restore(companion, self.factor, crop.top, crop.left, *sides)
 
     def condition(self, companions: np.ndarray, vae: Vae) -> torch.Tensor:
         """Scaled posterior means of enlarged low-resolution images, float32 [b, C, h, w]."""

@@ -37,7 +37,7 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
     base, state = load_model(config.init, config.init_weights)
     if not isinstance(base, DiT):
         raise UserError(f"--init {config.init}: holds a {state['model']['class']}, expected a DiT")
-    listing = open_listing(config.task, config.data, config.dates)
+    listing = open_listing(config.task, config.data, config.dates, config.validation)
     quiet = not process_group().main
     settings: dict[str, Any] = {"task": config.task, "image_size": config.image_size}
     if config.task == "sr":
@@ -51,6 +51,8 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
             else load_palette(config.palette)
         )
         settings |= {"tile_size": config.tile_size, "palette": palette.describe()}
+    if config.validation:
+        settings["validation"] = config.validation
     cache = int(config.cache_gib * 2**30)
     pairs = open_pairs(
         listing, "train", settings, cache=cache, workers=config.workers, quiet=quiet
@@ -67,7 +69,10 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
     # The launcher says CPU through the environment; the trainer will look there too.
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     vae = load_vae(config.vae, device)
-    model = extend(base, pairs.describe_condition(vae), config.seed)
+    condition = pairs.describe_condition(vae)
+    if config.condition_dropout:
+        condition["null"] = True
+    model = extend(base, condition, config.seed)
     extra = {
         "model": {"class": "ConditionedDiT", **model.config},
         "downstream": settings,
@@ -78,7 +83,7 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
         },
         "data": listing.summary(),
     }
-    source = DownstreamSource(pairs, vae)
+    source = DownstreamSource(pairs, vae, config.condition_dropout)
     on_sample = _sample_hook(config, source) if config.sample_every else None
     return loop.train(config, model, source, config.out, stage, extra, on_sample)
 

@@ -42,18 +42,24 @@ def read_folder(folder: Path, names: Sequence[str]) -> np.ndarray:
         raise UserError(f"{folder}: no .png images")
     images: list[np.ndarray] = []
     for name in progress(names, name=f"read {folder.name}"):
-        path = folder / name
-        try:
-            images.append(decode_rgb(path.read_bytes(), name))
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing; make the samples again") from None
-        except Reject as reject:
-            raise UserError(
-                f"{path}: {reject.reason} ({reject.detail}); delete the folder and sample again"
-            ) from None
+        images.append(read_png(folder / name))
         if images[-1].shape != images[0].shape:
-            raise UserError(f"{path}: {images[-1].shape}, but {names[0]} is {images[0].shape}")
+            raise UserError(
+                f"{folder / name}: {images[-1].shape}, but {names[0]} is {images[0].shape}"
+            )
     return np.stack(images)
+
+
+def read_png(path: Path) -> np.ndarray:
+    """An image that a stage wrote: uint8 [h, w, 3]. Raises UserError, missing or broken."""
+    try:
+        return decode_rgb(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; make the samples again") from None
+    except Reject as reject:
+        raise UserError(
+            f"{path}: {reject.reason} ({reject.detail}); delete the folder and sample again"
+        ) from None
 
 
 def check_holdout(corpus: Corpus, holdout: Path) -> None:

@@ -15,91 +15,19 @@ from PIL import Image
 
 from core.errors import UserError
 from core.stage import read_manifest
-from data.pairs.palettes import PALETTES
 from dit.diffusion.gaussian import Diffusion
-from dit.model.transformer import DiT
 from dit.training.checkpoint import load_model, load_tensors, resolve, save_checkpoint
 from dit.training.order import plan_batch
-from dit.vae.autoencoder import describe_vae, load_vae
+from dit.vae.autoencoder import load_vae
 from downstream import evaluate, train
 from downstream.conditioning.model import extend
 from downstream.tasks.config import open_listing
 from downstream.tasks.pictures import load_png
 from downstream.tasks.source import DownstreamSource, open_pairs
-from tests.dit.tiny_vae import save_tiny_vae
+from tests.downstream.conftest import DUBAI, evaluate_arguments, train_arguments
 
 ROOT = Path(__file__).parents[2]
-DUBAI = PALETTES["dubai"]
 FOLDERS = ("generated", "target", "condition")
-
-
-@pytest.fixture(autouse=True)
-def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """vae/, pretrained/ (a run of dit.train's shape), sr/ and sis/."""
-    root = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    # Its random means are spread so far that the posterior's noise does not drown them.
-    save_tiny_vae(root / "vae", gain=100.0, scaling_factor=1 / 15)
-    save_tiny_vae(root / "other-vae", seed=1)
-    model = DiT(input_size=4, patch_size=2, in_channels=4, hidden_size=32, depth=2, num_heads=2)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    ema = {name: value + 0.01 for name, value in model.state_dict().items()}
-    info = describe_vae(root / "vae")
-    latent = {
-        "shape": [4, 4, 4],
-        "scale": info.scale,
-        "vae_fingerprint": info.fingerprint,
-        "image_size": 16,
-    }
-    state = {"model": {"class": "DiT", **model.config}, "latent": latent}
-    save_checkpoint(root / "pretrained", 40, {"model": model.state_dict(), "ema": ema}, state)
-    for n in range(20):
-        pixels = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8).repeat(5, 0).repeat(5, 1)
-        path = root / f"sr/im/{n}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    for tile, count in (("tile1", 16), ("tile2", 4)):
-        for n in range(count):
-            ids = rng.integers(0, DUBAI.classes, (6, 7)).repeat(5, 0).repeat(5, 1)
-            for kind, suffix in (("images", "jpg"), ("masks", "png")):
-                path = root / f"sis/{tile}/{kind}/{n}.{suffix}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(DUBAI.paint(ids.astype(np.uint8))).save(path)
-    return root
-
-
-def train_arguments(world: Path, task: str, out: Path, *more: str) -> list[str]:
-    sizes = {"sr": "--hr-size 24 --factor 4", "sis": "--tile-size 24"}[task]
-    settings = f"--task {task} --image-size 16 {sizes} --steps 6 --batch 4 --checkpoint-every 3"
-    paths = f"--init {world}/pretrained --data {world}/{task} --vae {world}/vae --out {out}"
-    return [*f"{settings} {paths} --learning-rate 1e-2 --keep 9 --log-every 3".split(), *more]
-
-
-def evaluate_arguments(world: Path, run: Path, task: str, out: Path, *more: str) -> list[str]:
-    paths = f"--run {run} --data {world}/{task} --vae {world}/vae --out {out}"
-    return [*f"{paths} --steps 4 --batch 3 --device cpu".split(), *more]
-
-
-@pytest.fixture(scope="module", params=["sr", "sis"])
-def trained(world: Path, request: pytest.FixtureRequest) -> tuple[str, Path]:
-    task, run = request.param, world / f"run-{request.param}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        arguments = train_arguments(world, task, run)
-        assert train.main([*arguments, "--is-done"]) == 3 and not run.exists()
-        assert train.main(arguments) == 0
-        assert train.main([*arguments, "--is-done"]) == 0
-    return task, run
 
 
 def pngs(out: Path) -> dict[str, bytes]:
@@ -184,10 +112,11 @@ def test_evaluation_in_a_grid_and_limited(
 ) -> None:
     task, run = trained
     arguments = evaluate_arguments(world, run, task, tmp_path / "out", "--crops", "grid")
-    # Images of 24 x 28 hold one tile of 16; limit counts images drawn.
-    assert evaluate.main([*arguments, "--limit", "1", "--weights", "raw"]) == 0
-    (name,) = [path.stem for path in (tmp_path / "out" / "generated").iterdir()]
-    assert name.endswith("_4_6")
+    # Tiles of 16 cover images of 24 x 28 by overlapping; limit counts images drawn.
+    assert evaluate.main([*arguments, "--limit", "4", "--weights", "raw"]) == 0
+    names = sorted(path.stem for path in (tmp_path / "out" / "generated").iterdir())
+    bare = names[0].removesuffix("_0_0")
+    assert names == [f"{bare}_{top}_{left}" for top in (0, 8) for left in (0, 12)]
 
 
 def test_an_image_does_not_depend_on_its_batch(

@@ -99,9 +99,20 @@ class TestCrops:
         assert (centre.top, centre.left) == (16, 34)
         grid = fixed_crops([(64, 101), (40, 32)], 32, grid=True)
         assert [(c.index, c.top, c.left) for c in grid] == [
-            *((0, top, left) for top in (0, 32) for left in (2, 34, 66)),
-            (1, 4, 0),
+            *((0, top, left) for top in (0, 32) for left in (0, 32, 64, 69)),
+            (1, 0, 0),
+            (1, 8, 0),
         ]
+
+    @given(st.integers(32, 101), st.integers(32, 101))
+    def test_a_grid_covers_every_pixel(self, height: int, width: int) -> None:
+        seen = np.zeros((height, width), int)
+        crops = fixed_crops([(height, width)], 32, grid=True)
+        for crop in crops:
+            part = seen[crop.top : crop.top + 32, crop.left : crop.left + 32]
+            assert part.shape == (32, 32)  # none reaches beyond the border
+            part += 1
+        assert seen.min() == 1 and len(crops) == -(-height // 32) * -(-width // 32)
 
     def test_scaling_keeps_the_whole_image(self) -> None:
         assert scaled(smooth(200, 300), 50).shape == (50, 75, 3)
@@ -195,6 +206,17 @@ class TestSis:
         pairs, listing = sis_pairs(sis_root)
         assert len(pairs) == 2
         assert listing.report.counts == {"mask of another size": 1, "mask empty": 1}
+
+    def test_small_tiles_are_counted_and_not_enlarged(self, sis_root: Path) -> None:
+        assert sis_pairs(sis_root, tile_size=108)[0].sizes[0] == (108, 132)
+        for kind in ("images", "masks"):
+            path = sis_root / f"t1/{kind}/2.png"
+            save(path, np.asarray(Image.open(path).convert("RGB"))[:107])
+        pairs, listing = sis_pairs(sis_root, tile_size=108)
+        assert len(pairs) == 3 and listing.report.counts == {"too-small": 1}
+        assert any("below --tile-size 108" in line for line in listing.report.lines())
+        with pytest.raises(UserError, match=r"(?s)no image of the split.*too-small: 4"):
+            sis_pairs(sis_root, tile_size=133)
 
     def test_unknown_colours_end_it_with_a_list(self, sis_root: Path) -> None:
         mask = np.zeros((108, 132, 3), np.uint8)
