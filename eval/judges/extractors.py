@@ -22,11 +22,12 @@ from core.stage import sha256_file
 from data.images import descriptor, pretrained
 from eval.judges.features import stream
 from eval.judges.registry import distance_name, judge
-from prune.encoders.base import Encoder, describe_one, open_encoder
+from prune.encoders.base import describe_one, open_encoder
 from prune.encoders.clip import ARCHITECTURES, CONFIG, ClipEncoder
 from prune.encoders.vision import find_file
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
+CPU_BATCH, GPU_BATCH = 16, 64  # on a CPU, what a batch's layers hand on should stay in its caches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Extractor:
     fingerprint: dict[str, Any]
     prepare: Callable[[np.ndarray], np.ndarray]
     finish: Callable[[Sequence[np.ndarray]], np.ndarray]
-    batch: int = 64
+    batch: int = CPU_BATCH
 
     @property
     def distance(self) -> str:
@@ -101,7 +102,10 @@ def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu
     source = None if weights is None else str(weights)
     encoder = kind(source) if kind else open_encoder(name, source)
     encoder.load(device, "fp32")
-    return _of_encoder(encoder)
+    core = encoder.core()
+    # CMMD is defined on unit vectors; Frechet distances take the features as they are.
+    finish = encoder.finish if name == "clip" else encoder.features
+    return _made(name, core["weights"], encoder.prepare, finish, core["preprocessing"], device)
 
 
 class OpenAIClip(ClipEncoder):
@@ -128,6 +132,7 @@ def _made(
     prepare: Callable[[np.ndarray], np.ndarray],
     finish: Callable[[Sequence[np.ndarray]], np.ndarray],
     preprocessing: Any = None,
+    device: str = "cpu",
 ) -> Extractor:
     """An extractor of the registry. `preprocessing`: where the weights say more than it does."""
     known = judge(name)
@@ -138,21 +143,13 @@ def _made(
         "source": known.source,
         "digest": digest,
     }
-    return Extractor(name, known.space, fingerprint, prepare, finish)
-
-
-def _of_encoder(encoder: Encoder) -> Extractor:
-    core = encoder.core()
-    # CMMD is defined on unit vectors; Frechet distances take the features as they are.
-    finish = encoder.finish if encoder.name == "clip" else encoder.features
-    return _made(
-        encoder.name, core["weights"], encoder.prepare, finish, core["preprocessing"]
-    )
+    batch = CPU_BATCH if device == "cpu" else GPU_BATCH
+    return Extractor(name, known.space, fingerprint, prepare, finish, batch)
 
 
 def _lite0(weights: Path | None, device: str) -> Extractor:
     path, digest = pretrained.find_lite0(weights)
-    network = pretrained.load_lite0(path).to(device)
+    network = pretrained.folded(pretrained.load_lite0(path)).to(device)
 
     def features(resized: Sequence[np.ndarray]) -> np.ndarray:
         with torch.inference_mode():
@@ -160,7 +157,8 @@ def _lite0(weights: Path | None, device: str) -> Extractor:
             x = network.forward_features(pretrained.normalised(batch))
             return network.forward_head(x, pre_logits=True).cpu().numpy()
 
-    return _made("efficientnet-lite0", digest, pretrained.resized, features)
+    name = "efficientnet-lite0"
+    return _made(name, digest, pretrained.resized, features, device=device)
 
 
 def _inception(weights: Path | None, device: str) -> Extractor:
@@ -188,4 +186,5 @@ def _inception(weights: Path | None, device: str) -> Extractor:
             return network(batch).cpu().numpy()
 
     # Pillow's antialiased bicubic on float channels, to 299.
-    return _made("inception", sha256_file(path), build_resizer("clean"), features)
+    resize = build_resizer("clean")
+    return _made("inception", sha256_file(path), resize, features, device=device)

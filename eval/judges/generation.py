@@ -119,7 +119,7 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
         real = held.features(extractor)
         n = min(len(real), len(drawn))
         compare = functools.partial(measure, extractor.space)
-        entry = {"distance": compare(drawn[:n], real[:n])}
+        entry: dict[str, Any] = {"distance": compare(drawn[:n], real[:n])}
         if training is not None:
             given = training.features(extractor)[:n]
             entry["subset_floor"] = compare(given, real[: len(given)])

@@ -98,7 +98,7 @@ def perceptual_pairs(
 
 def _lite0(device: str, weights: Path | None) -> Perceptual:
     path, digest = pretrained.find_lite0(weights)
-    network = pretrained.load_lite0(path).to(device)
+    network = pretrained.folded(pretrained.load_lite0(path)).to(device)
 
     def maps(x: Tensor) -> list[Tensor]:
         return network.forward_intermediates(x, intermediates_only=True)

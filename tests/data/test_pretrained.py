@@ -14,7 +14,7 @@ import data.images.pretrained as pretrained
 from core.errors import UserError
 from core.stage import sha256_file
 from data.images.decode import decode_rgb
-from data.images.pretrained import find_lite0, load_lite0, normalised, resized
+from data.images.pretrained import find_lite0, folded, load_lite0, normalised, resized
 
 
 def save_lite0(folder: Path, change=lambda state: state) -> tuple[Path, torch.nn.Module]:
@@ -45,6 +45,21 @@ def test_every_tensor_goes_to_its_place(tmp_path: Path) -> None:
         ours, theirs = loaded(normalised(pixels)), model(pixels / 255 * 2 - 1)
     assert torch.allclose(ours, theirs, atol=1e-5) and theirs.std() > 0.01
     assert not loaded.training
+
+
+def test_folding_moves_outputs_by_rounding_only(tmp_path: Path) -> None:
+    path, model = save_lite0(tmp_path)
+    fast = folded(load_lite0(path))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.inference_mode():
+        pairs = zip(
+            [fast(x), *fast.forward_intermediates(x, intermediates_only=True)],
+            [model(x), *model.forward_intermediates(x, intermediates_only=True)],
+            strict=True,
+        )
+        for ours, theirs in pairs:
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max())
 
 
 def swapped(state):
