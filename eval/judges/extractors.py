@@ -80,7 +80,7 @@ class Extractor:
 
 
 def load_extractor(name: str, *, weights: Path | None = None, device: str = "cpu") -> Extractor:
-    """Make an extractor ready. It computes in float32 on every device.
+    """Make an extractor ready. It computes in float32; a GPU's TF32 is left as torch has it.
 
     Args:
         name: a key of JUDGES.

@@ -45,7 +45,8 @@ def features_of(
         images: uint8 [h, w, 3] each, or what `decode` makes them of (paths, say); an iterable that
             makes them one by one is not begun where the features are there already.
         digest: of the images' content and order, from which everything about them follows; the
-            cache goes by it, and by the extractor's fingerprint.
+            cache goes by it, and by the extractor's fingerprint; not by device and threads,
+            which move features by rounding.
         cache: folder of kept features; None keeps nothing. Several processes may share it.
         label: what the images are, for the progress bar.
         decode: gives an image of an item; runs in several threads.
