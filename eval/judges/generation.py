@@ -55,7 +55,9 @@ class RealImages:
         self, corpus: Corpus, rows: pa.Table, config: EvaluateConfig, name: str
     ) -> None:
         self.rows, self.name, self._config, self._corpus = rows, name, config, corpus
-        self.digest = digest_of([rows["digest"].to_pylist(), config.image_size])
+        listing = listing_of(rows)  # places too: tables of version 0.1 have no digests
+        content = [corpus.fingerprint(), listing.places, listing.digests, config.image_size]
+        self.digest = digest_of(content)
 
     def __len__(self) -> int:
         return self.rows.num_rows
