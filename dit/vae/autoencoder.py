@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 SD_VAE = "stabilityai/sd-vae-ft-ema"
+SHIPPED = Path(__file__).parent / "shipped"
+"""Small VAEs that come with the code, a folder each; --vae takes their names."""
 DEFAULT_SCALE = 0.18215  # what diffusers assumes for a config without scaling_factor (SD's VAEs)
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # The keys of config.json that change what a latent means, with diffusers' defaults.
@@ -163,8 +165,8 @@ def describe_vae(path_or_hub_id: Path | str) -> VaeInfo:
     """Fingerprint, scale and shape of a VAE, without loading it (no torch import).
 
     Args:
-        path_or_hub_id: folder in diffusers' layout, or a hub id such as
-            'stabilityai/sd-vae-ft-ema' (from the local hub cache, else downloaded).
+        path_or_hub_id: folder in diffusers' layout; the name of one in SHIPPED ('mini-f8'); or a
+            hub id such as 'stabilityai/sd-vae-ft-ema' (from the local hub cache, else downloaded).
 
     Raises UserError when it cannot be found, is no AutoencoderKL, or normalises its latents in
     a way other than one scale; also when it has a manifest and is not as that says.
@@ -266,12 +268,22 @@ def _load_model(folder: Path) -> Any:
 
 
 def _find(source: str) -> Path:
-    """The local folder of a path or a hub id: the path itself, the hub's cache, or a download."""
+    """The local folder of what --vae names: a path, one of SHIPPED, the hub's cache, a download."""
     wanted = ["config.json", WEIGHTS[0]]
+    if source in shipped() and not Path(source).exists():
+        return SHIPPED / source
     try:
         folder = local_path(source, "--vae")
         return folder or hub_folder(
             source, wanted, lambda found: all((found / name).is_file() for name in wanted), "--vae"
         )
     except UserError as error:
-        raise UserError(f"{error}; or train a VAE: python -m dit.train_vae") from None
+        raise UserError(
+            f"{error}; or train a VAE: python -m dit.train_vae; or give "
+            f"--vae {' or '.join(shipped())}, which is here"
+        ) from None
+
+
+def shipped() -> list[str]:
+    """Names of the VAEs that come with the code."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))

@@ -19,6 +19,7 @@ from core.settings import (
     settings,
 )
 from core.stage import Stage, fingerprint, require_folder
+from dit.vae.autoencoder import describe_vae
 from dit.vae.recipes import PRESETS, Perceptual, Recipe
 
 
@@ -36,8 +37,12 @@ class TrainVaeConfig:
     """Hold-out (Parquet): with --scores, these images and their copies are left out."""
     subset: Path | None = None
     """Subset index (Parquet): trains on these images alone."""
-    preset: Literal["mini", "kl-f8"] = "mini"
-    """Recipe: mini (two CPU cores, f=4) or kl-f8 (latent diffusion's, f=8, for a large GPU)."""
+    preset: Literal["mini", "mini-f8", "kl-f8"] = "mini"
+    """Recipe: mini (two CPU cores, f=4, minutes), mini-f8 (two CPU cores, f=8, a quarter of an
+    hour: how the VAE `mini-f8` was made) or kl-f8 (latent diffusion's, f=8, for a large GPU)."""
+    init: str | None = place(None)
+    """VAE whose weights to start from, in place of the preset's start: a folder, a hub id or a
+    name that --vae takes; of the preset's shape."""
     image_size: AtLeast1 = 64
     """Side to which images are resized and centre-cropped before random crops (pixels)."""
     steps: AtLeast1 | None = None
@@ -103,6 +108,12 @@ class TrainVaeConfig:
         if self.subset is not None and self.holdout is not None:
             raise UserError("--holdout goes with --scores; a subset index has left it out already")
         given = {"scores": self.scores, "holdout": self.holdout, "subset": self.subset}
-        inputs = {name: fingerprint(path) for name, path in given.items() if path is not None}
+        inputs: dict[str, str] = {
+            name: fingerprint(path) for name, path in given.items() if path is not None
+        }
+        if self.init is not None:
+            inputs["init"] = describe_vae(self.init).fingerprint
         params = {**science(self), **dataclasses.asdict(recipe)}
+        if not recipe.half:
+            del params["half"]  # which earlier versions did not know
         return Stage(self.out, "dit.train_vae", params, inputs)

@@ -29,6 +29,7 @@ from dit.training.order import plan_batch
 from dit.training.processes import RUN_AGAIN
 from dit.training.runlog import RunLog, wandb_mode
 from dit.vae.autoencoder import WEIGHTS as WEIGHTS_FILES
+from dit.vae.autoencoder import load_vae
 from dit.vae.config import TrainVaeConfig
 from dit.vae.images import batched, in_background, read_images
 from dit.vae.listing import Listing, listing_of, read_subset
@@ -70,6 +71,8 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
         config.precision,
         config.gradient_checkpointing,
     )
+    if config.init is not None:
+        trainer.start_from(load_vae(config.init))
     record.mkdir(exist_ok=True)
     if trainer.resume(record):
         print(f"[{stage.name}] continuing at step {trainer.step:,} of {recipe.steps:,}")
@@ -85,11 +88,13 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
         stage.close()
         return Result(config.out, exit_code=RUN_AGAIN)
     trainer.load_best()
+    if recipe.half:
+        trainer.model.half().float()  # what is measured below is what is written
     chosen = min(len(training), config.scale_images)  # in key order of the hash: a random sample
     scale = trainer.latent_scale(source.first(chosen))
     rebuilt = trainer.reconstruct(validation)
     quality = compare(validation, rebuilt)
-    _write_model(trainer, scale, config.out)
+    _write_model(trainer, scale, config.out)  # the last use of the model: it may be half now
     _write_sheet(config.out / SHEET, validation, rebuilt)
     loss = f"L1 + {recipe.perceptual_weight:g} x {recipe.perceptual}"
     gan = f", GAN from step {recipe.adversarial_start}" if recipe.adversarial_start else ""
@@ -207,8 +212,9 @@ def compare(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, Any]:
 def _write_model(trainer: VaeTrainer, scale: float, out: Path) -> None:
     """The diffusers folder: weights, then config.json with the scale."""
     trainer.model.register_to_config(scaling_factor=scale)
+    model = trainer.model.half() if trainer.recipe.half else trainer.model
     with tempfile.TemporaryDirectory() as folder:
-        trainer.model.save_pretrained(folder)
+        model.save_pretrained(folder)
         for name in (WEIGHTS, "config.json"):
             with atomic_path(out / name) as temporary:
                 temporary.write_bytes((Path(folder) / name).read_bytes())

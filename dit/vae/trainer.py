@@ -26,7 +26,7 @@ from dit.training.config import schedule_factor
 from dit.training.order import BatchPlan, Stream
 from dit.training.processes import stop_signals
 from dit.training.runlog import RunLog
-from dit.vae.autoencoder import to_uint8, to_unit
+from dit.vae.autoencoder import Vae, to_uint8, to_unit
 from dit.vae.init import start_as_pyramid
 from dit.vae.losses import PatchDiscriminator, adaptive_weight, hinge_loss, make_perceptual
 from dit.vae.recipes import Recipe
@@ -100,6 +100,18 @@ class VaeTrainer:
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
         betas = (self.recipe.beta1, self.recipe.beta2)
         return torch.optim.Adam(module.parameters(), lr=self.recipe.learning_rate, betas=betas)
+
+    def start_from(self, vae: Vae) -> None:
+        """Take the weights of another VAE. Raises UserError when it is of another shape."""
+        state, own = vae.model.state_dict(), self.model.state_dict()
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {name: value.shape for name, value in own.items()}:
+            raise UserError(
+                f"--init {vae.folder}: another network (channels "
+                f"{', '.join(map(str, vae.model.config.block_out_channels))}, here "
+                f"{', '.join(map(str, self.recipe.block_out_channels))}); see --preset"
+            )
+        self.model.load_state_dict(state)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then constant, or half a cosine down to a fiftieth; `step` from 0."""

@@ -1,4 +1,4 @@
-"""Settings of eval.track. Light to import: no torch, no arrays, no drawing."""
+"""Settings of eval.track and eval.loss. Light to import: no torch, no arrays, no drawing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from core.settings import (
     AtLeast0,
     AtLeast1,
     NonNegative,
+    Seed,
     machine,
     place,
     science,
@@ -19,12 +20,15 @@ from core.settings import (
 )
 from core.stage import (
     Stage,
+    fingerprint,
     manifest_path,
     read_record,
     require_folder,
     sha256_file,
 )
 from dit.sampling.config import DrawConfig, with_class
+from dit.training.checkpoint import Weights, trained_on
+from dit.training.checkpoint import fingerprint as checkpoint_fingerprint
 from dit.training.stage import run_of
 from dit.vae.autoencoder import describe_vae
 from eval.judges.config import ExtractorName, require_holdout
@@ -44,10 +48,15 @@ class TrackConfig(DrawConfig):
     """Hold-out table (from data.holdout)."""
     out: Path
     """Folder for track.jsonl and track.png."""
+    against: Literal["all", "pool", "balanced", "informative"] = "all"
+    """Hold-out that the samples are compared with: one, or all that are in the table."""
+    loss_images: AtLeast0 = 256
+    """Images of each hold-out whose diffusion loss is measured, drawn by a hash of their keys; at
+    ten timesteps each. 0: no loss."""
     n: Annotated[int, Field(ge=2)] = 1000
     """Images drawn for each line. Frechet distances of different counts do not compare."""
     extractor: ExtractorName = "inception"
-    """Feature space: inception (the distance is FID) or descriptor (FD-descriptor)."""
+    """Who judges, as in eval.evaluate."""
     sampler: Literal["ddpm", "ddim", "dpmpp"] = "ddim"
     """As in dit.sample."""
     steps: AtLeast1 = 50
@@ -104,4 +113,78 @@ class TrackConfig(DrawConfig):
             )
         vae = describe_vae(self.vae).fingerprint
         inputs = {"run": trained, "holdout": sha256_file(self.holdout), "vae": vae}
-        return Stage(self.out, "eval.track", with_class(science(self)), inputs)
+        params = with_class(science(self))
+        for name, default in (("against", "all"), ("loss_images", 256)):
+            if params[name] == default:
+                del params[name]  # which the tracks of earlier versions do not name
+        return Stage(self.out, "eval.track", params, inputs)
+
+
+@settings
+class LossConfig:
+    """Settings of eval.loss."""
+
+    checkpoint: Path
+    """Run folder of dit.train (its newest checkpoint), one checkpoint folder of it, or a file in
+    the published DiT format (.pt, .safetensors)."""
+    vae: Path
+    """The VAE that it was trained with: folder in diffusers' layout or hub id."""
+    corpus: str = place()
+    """Corpus that the images come from, as prune.score takes it."""
+    holdout: Path
+    """Hold-out table (from data.holdout); every hold-out in it is measured."""
+    subset: Path | None = None
+    """Subset index that the model was trained on: the loss on its images, to set beside."""
+    baseline: Path | None = None
+    """Metrics file of another model from this command: adds the differences, image by image."""
+    out: Path
+    """Metrics file to write (.json); what each image lost goes beside it (.parquet)."""
+    n: AtLeast0 = 0
+    """Images of each set, drawn by a hash of their keys; 0: all of a hold-out, and as many of the
+    subset as of the largest."""
+    weights: Literal["both", "ema", "raw"] = "both"
+    """The weights' moving average, the weights themselves, or both."""
+    bins: AtLeast1 = 10
+    """Equal parts of the 1,000 timesteps, each with its own mean."""
+    per_bin: AtLeast1 = 2
+    """Timesteps of each image in each of them."""
+    seed: Seed = 0
+    """Of timesteps, noise and posterior samples. Values of different seeds do not compare."""
+    num_heads: AtLeast0 = 0
+    """Files in the published format: attention heads; 0 knows those of the published models."""
+    batch: AtLeast1 = machine(64)
+    """Latents at a time through the model."""
+    precision: Literal["tf32", "fp32", "bf16"] = machine("tf32")
+    """Arithmetic of the DiT: bf16 is autocast; tf32 is fp32 where the hardware has no TF32."""
+    device: str = machine("auto")
+    """Torch device: auto, cpu, cuda, cuda:1, ..."""
+
+    def kinds(self) -> list[Weights]:
+        """Which weights are asked for."""
+        both: list[Weights] = ["ema", "raw"]
+        return [weights for weights in both if self.weights in ("both", weights)]
+
+    def stage(self) -> Stage:
+        """What the command makes of what. Raises UserError for inputs that are not there."""
+        if self.out.suffix != ".json":
+            raise UserError(f"{self.out}: the metrics file must end in .json")
+        if self.bins * self.per_bin > 1000:
+            raise UserError(
+                f"--bins {self.bins} times --per-bin {self.per_bin}: there are 1,000 timesteps"
+            )
+        require_holdout(self.holdout)
+        inputs = {
+            "checkpoint": checkpoint_fingerprint(self.checkpoint),
+            "vae": describe_vae(self.vae).fingerprint,
+            "holdout": sha256_file(self.holdout),
+        }
+        for name in ("subset", "baseline"):
+            if (given := getattr(self, name)) is not None:
+                inputs[name] = fingerprint(given)
+        hints = {"checkpoint": trained_on(self.checkpoint)}
+        return Stage(self.out, "eval.loss", science(self), inputs, hints=hints)
+
+
+def each_image(metrics: Path) -> Path:
+    """The table of what each image lost, beside the metrics file of eval.loss."""
+    return metrics.with_suffix(".parquet")

@@ -1,4 +1,4 @@
-"""What eval.track does at one checkpoint: draw from fixed noise, decode, compare."""
+"""What eval.track does at one checkpoint: held-out loss; draw from fixed noise, decode, compare."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import functools
 import json
 import threading
 import time
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from core.atomic import atomic_path
 from core.errors import UserError
 from core.progress import progress
-from core.stage import Stage, code_version, digest_of, sha256_file
+from core.stage import Stage, code_version, digest_of
 from data.corpus.base import Corpus
+from data.curation.holdout import read_holdout
 from dit.diffusion.gaussian import Diffusion
 from dit.diffusion.samplers import respaced_for
 from dit.model.device import pick_device
@@ -28,11 +27,16 @@ from dit.sampling.sample import draw_latents, load_checked
 from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
 from dit.training.runlog import open_logger, wandb_mode
 from dit.vae.autoencoder import load_vae
-from eval.judges import images
+from dit.vae.images import read_images
 from eval.judges.evaluate import distances
 from eval.judges.extractors import load_extractor
+from eval.judges.features import features_of
 from eval.records.config import TrackConfig
+from eval.records.diffusion import TERMS, encode, losses
+from eval.records.loss import Sets, read_sets
 from eval.records.record import Job, Line, Stopped
+
+_DRAWS = 10  # timesteps of each image at which the loss is measured
 
 
 def settings_of(config: TrackConfig, weights: Weights, job: Job) -> SampleConfig:
@@ -51,6 +55,8 @@ class Measurer:
         stage: open; W&B gets its params.
         corpus: of the hold-out's images.
         lines: those measured before; raises UserError when it was with another extractor.
+
+    Raises UserError for a hold-out that is not in the table.
     """
 
     def __init__(
@@ -61,6 +67,9 @@ class Measurer:
         # Bad settings are refused before the first file binds the folder to them.
         wandb_mode()
         respaced_for(config.sampler, config.steps, Diffusion())
+        if config.against != "all":
+            read_holdout(config.holdout, config.against)
+        self._held = read_sets(config.holdout, None, 0, config.seed)
         self.device = pick_device(config.device, config.precision)
         self.code = code_version()
         self.extractor = load_extractor(
@@ -87,20 +96,27 @@ class Measurer:
             raise
 
     def line(self, job: Job, weights: Weights, model: DiT, asked: threading.Event) -> Line:
-        """Draw, decode and compare: one line of the record, its distance null if it diverged.
+        """Loss, then draw, decode and compare: one line of the record.
 
-        Raises Stopped when `asked` is set while it draws, UserError when memory runs out.
+        Its loss is null where it is not finite or not asked for, its distances are where the
+        samples are not. Raises Stopped when `asked` is set, UserError when memory runs out.
         """
         begun = time.monotonic()
-        real = self._real(model.input_size * self.vae.factor)
+        image_size = model.input_size * self.vae.factor
         settings = settings_of(self.config, weights, job)
         label = f"step {job.state['step']:,} {weights}"
-        distance = None
+        found: dict[str, Any] = {}
         try:
-            generated = self._draw(settings, model.to(self.device), label, asked)
+            model.to(self.device)
+            loss = self._loss(model, image_size, label, asked)
+            generated = self._draw(settings, model, label, asked)
             if generated is not None:
+                real = self._real(image_size)
                 features = self.extractor(generated, label=label)
-                distance = distances(self.extractor, features, real)
+                for name, rows in self._held.rows.items():
+                    if self.config.against in ("all", name):
+                        n = min(len(rows), len(features))  # equally many on both sides
+                        found[name] = distances(self.extractor, features[:n], real[rows[:n]])
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"--device {self.device}: {error}; lower --batch {self.config.batch}, or take a "
@@ -111,7 +127,9 @@ class Measurer:
             "step": job.state["step"],
             "samples": job.state["samples"],
             "weights": weights,
-            "distance": distance,
+            "distance": next(iter(found.values()), None),
+            "distances": found or None,
+            "loss": loss,
             "sampling": identifying(settings),
             "extractor": self.extractor.fingerprint,
             "checkpoint": job.fingerprint,
@@ -158,36 +176,71 @@ class Measurer:
                 bar.update(len(slots))
         return np.concatenate(parts)
 
+    def _loss(
+        self, model: DiT, image_size: int, label: str, asked: threading.Event
+    ) -> dict[str, dict[str, float]] | None:
+        """loss, mse and vb on each hold-out; None where one is not finite."""
+        config = self.config
+        if not config.loss_images:
+            return None
+        sets, latents = self._latents(image_size)
+
+        def look() -> None:
+            if asked.is_set():
+                raise Stopped
+
+        found = losses(
+            model.eval(),
+            latents,
+            sets.images.keys,
+            seed=config.seed,
+            draws=_DRAWS,
+            batch=config.batch,
+            device=self.device,
+            precision=config.precision,
+            label=f"loss, {label}",
+            on_batch=look,
+        )
+        if not found.finite():
+            return None
+        return {
+            name: {
+                "n": len(rows),
+                **{term: float(getattr(found, term)[rows].mean()) for term in TERMS},
+            }
+            for name, rows in sets.rows.items()
+        }
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (there is one measurer)
+    def _latents(self, image_size: int) -> tuple[Sets, torch.Tensor]:
+        """The images whose loss is measured, by hold-out, and their latents."""
+        config = self.config
+        sets = read_sets(config.holdout, None, config.loss_images, config.seed)
+        return sets, encode(self.vae, self._corpus, sets.images, image_size, config.seed)
+
     @functools.lru_cache(maxsize=1)  # noqa: B019 (there is one measurer)
     def _real(self, image_size: int) -> np.ndarray:
-        """The hold-out's features [n, d], from OUT/holdout.npz if that is of these very images."""
-        config, path = self.config, self.config.out / "holdout.npz"
-        made_of = digest_of(
-            {
-                "holdout": sha256_file(config.holdout),
-                "corpus": self._corpus.fingerprint(),
-                "image_size": image_size,
-                "extractor": self.extractor.fingerprint,
-            }
+        """Features [n, d] of the images of all hold-outs, kept in OUT/features."""
+        images = self._held.images
+        return features_of(
+            self.extractor,
+            read_images(self._corpus, images, image_size),
+            digest=digest_of([images.places, images.digests, image_size]),
+            cache=self.config.out / "features",
+            label="hold-outs",
+            total=len(images),
         )
-        try:
-            with np.load(path) as stored:
-                if str(stored["made_of"]) == made_of:
-                    return stored["features"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # not there, or damaged since: made below
-        real = images.read_holdout(self._corpus, config.holdout, image_size)
-        features = self.extractor(real, label="hold-out")
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, features=features, made_of=np.array(made_of))
-        return features
 
 
 def _for_wandb(line: Line) -> dict[str, Any]:
-    """A line by the names of its distances and weights."""
+    """A line by the names of its distances, losses and weights."""
     distance, kind = line["distance"] or {}, line["weights"]
     values = {f"{kind}/seconds": line["seconds"], "samples": line["samples"]}
     for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
         if distance:
             values[f"{kind}/{distance[name]}"] = distance[value]
+        for held, other in (line.get("distances") or {}).items():
+            values[f"{kind}/{held}/{other[name]}"] = other[value]
+    for held, terms in (line.get("loss") or {}).items():
+        values |= {f"{kind}/{held}/{term}": terms[term] for term in TERMS}
     return {"step": line["step"], **values, "timing": {}}

@@ -222,8 +222,13 @@ def _summary(line: Line) -> str:
     distance = line["distance"]
     if distance is None:
         return where + "DIVERGED, the samples are not finite"
-    return (
-        f"{where}{distance['name']} {distance['value']:.4g}, "
-        f"{distance['kernel_name']} {distance['kernel_value']:.4g} "
-        f"(n {distance['n_generated']:,} vs {distance['n_real']:,}), {line['seconds']:.1f} s"
+    losses = [f"loss {terms['loss']:.4f} ({name})" for name, terms in (line["loss"] or {}).items()]
+    return ", ".join(
+        [
+            f"{where}{distance['name']} {distance['value']:.4g}",
+            f"{distance['kernel_name']} {distance['kernel_value']:.4g} "
+            f"(n {distance['n_generated']:,} vs {distance['n_real']:,})",
+            *losses,
+            f"{line['seconds']:.1f} s",
+        ]
     )

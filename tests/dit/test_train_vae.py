@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from core.errors import UserError
 from core.stage import fingerprint, read_manifest, sha256_file
@@ -24,7 +25,7 @@ from dit.train_vae import TrainVaeConfig, main
 from dit.training import checkpoint
 from dit.training.order import plan_batch
 from dit.training.runlog import RunLog
-from dit.vae.autoencoder import load_vae, to_unit
+from dit.vae.autoencoder import load_vae, to_unit, weights_file
 from dit.vae.listing import Listing
 from dit.vae.losses import (
     GradientDistance,
@@ -378,6 +379,33 @@ def test_images_that_do_not_fit_in_memory_teach_the_same(
     monkeypatch.setattr("dit.vae.train._RESIDENT_BYTES", 0)
     assert main(command(corpus, tmp_path / "read")) == 0
     assert fingerprint(tmp_path / "kept") == fingerprint(tmp_path / "read")
+
+
+def test_half_weights_are_those_measured_and_another_training_starts_from_them(
+    corpus: Path, tmp_path: Path
+) -> None:
+    words = ["--preset", "mini-f8", "--crop", "8", "--image-size", "8", "--steps", "2"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(command(corpus, first, *words)) == 0
+    with safe_open(weights_file(first), framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    vae = load_vae(first)
+    assert vae.factor == 8 and vae.model.dtype == torch.float32
+    config = TrainVaeConfig(corpus=corpus, out=first, preset="mini-f8", crop=8, image_size=8)
+    trainer = VaeTrainer(config.recipe(), 3, seed=0)
+    trainer.start_from(vae)
+    state = vae.model.state_dict()
+    assert all(torch.equal(value, state[n]) for n, value in trainer.model.state_dict().items())
+    words = [*words, "--init", str(first)]
+    assert main(command(corpus, second, *words, "--learning-rate", "1e-12")) == 0
+    for name, value in load_vae(second).model.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-2, atol=1e-6)
+    assert read_manifest(second)["inputs"]["init"] == vae.fingerprint
+    with pytest.raises(UserError, match=r"--init .*another network"):
+        main(command(corpus, tmp_path / "other", "--init", str(first)))
+    assert "half" not in TrainVaeConfig(
+        corpus=corpus, out=tmp_path, scores=corpus / "scores"
+    ).stage().params  # as the manifests of earlier versions
 
 
 def test_the_command_refuses_what_makes_no_sense(corpus: Path, tmp_path: Path) -> None:

@@ -8,10 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.errors import UserError
-from core.stage import Stage
-from dit.vae.autoencoder import DEFAULT_SCALE, describe_vae, load_vae, to_uint8, to_unit
+from core.stage import Stage, read_manifest, sha256_file
+from dit.vae.autoencoder import (
+    DEFAULT_SCALE,
+    SHIPPED,
+    describe_vae,
+    load_vae,
+    shipped,
+    to_uint8,
+    to_unit,
+    weights_file,
+)
+from dit.vae.train import compare
 from tests.dit.tiny_vae import save_tiny_vae
 
 
@@ -124,3 +135,36 @@ def test_a_vae_that_is_not_as_it_was_trained_is_refused(tmp_path: Path, name: st
     file.write_bytes(changed)
     with pytest.raises(UserError, match=rf"{name}: damaged.*dit.train_vae"):
         describe_vae(tmp_path / "vae")
+
+
+def test_the_shipped_vae_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert shipped() == ["mini-f8"]
+    monkeypatch.chdir(tmp_path)
+    info = describe_vae("mini-f8")
+    assert info.folder == SHIPPED / "mini-f8" and info.latent_shape(64) == (4, 8, 8)
+    (tmp_path / "mini-f8").mkdir()  # a folder of that name is meant before
+    with pytest.raises(UserError, match=r"config.json: missing"):
+        describe_vae("mini-f8")
+    with pytest.raises(UserError, match="--vae mini-f8, which is here"):
+        describe_vae("mini-f9")
+
+
+def test_the_shipped_vae_is_small_whole_and_keeps_more_than_means() -> None:
+    folder = SHIPPED / "mini-f8"
+    manifest = read_manifest(folder)
+    for name, entry in manifest["files"].items():
+        assert sha256_file(folder / name) == entry["sha256"]
+    assert weights_file(folder).stat().st_size < 5_000_000
+    assert manifest["params"]["seed"] == 0 and (folder / "training" / "stats.jsonl").is_file()
+    vae = load_vae("mini-f8")
+    assert {value.dtype for value in vae.model.state_dict().values()} == {torch.float32}
+    sheet = np.asarray(Image.open(folder / "reconstructions.png"))  # rows of images, their rebuilt
+    tiles = sheet.reshape(4, 64, 8, 64, 3).swapaxes(1, 2)
+    images, recorded = tiles[::2].reshape(16, 64, 64, 3), tiles[1::2].reshape(16, 64, 64, 3)
+    mean, std = vae.encode(to_unit(images))
+    spread = vae.scale * (mean.square() + std.square()).mean().sqrt().item()
+    assert 0.5 < spread < 2  # scaled for the DiT
+    rebuilt = vae.decode(mean * vae.scale)
+    assert np.abs(rebuilt.astype(int) - recorded).max() <= 2
+    means = images.reshape(16, 8, 8, 8, 8, 3).mean(axis=(2, 4)).repeat(8, 1).repeat(8, 2)
+    assert compare(images, rebuilt)["psnr"] > compare(images, means.astype(np.uint8))["psnr"] + 1

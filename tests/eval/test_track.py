@@ -32,6 +32,7 @@ from dit.sampling.sample import draw_latents
 from dit.training.checkpoint import save_checkpoint
 from dit.vae.autoencoder import describe_vae
 from eval.evaluate import main as evaluate
+from eval.loss import main as measure_loss
 from eval.track import main
 from tests.data.pictures import encode, scene
 from tests.dit.test_sample import small_dit
@@ -155,12 +156,61 @@ def test_lines_are_what_sampling_and_evaluating_by_hand_give(made, training, tmp
     given += ["--holdout", str(made.holdout), "--extractor", "descriptor", "--device", "cpu"]
     evaluate([*given, "--out", str(metrics)])
     by_hand = json.loads(metrics.read_text())
-    for part in ("distance", "extractor", "sampling"):
+    for part in ("extractor", "sampling"):
         assert line[part] == by_hand[part]
+    assert line["distance"] == by_hand["holdouts"]["pool"]["distance"]
     assert line["distance"]["name"] == "FD-descriptor"
+    assert line["distances"] == {"pool": line["distance"]}  # a file that names no hold-out
+    loss = ["--checkpoint", training.path(4), "--vae", made.vae, "--corpus", made.corpus]
+    loss += ["--holdout", made.holdout, "--out", tmp_path / "loss.json", "--device", "cpu"]
+    measure_loss([*map(str, loss), "--per-bin", "1", "--seed", "3"])
+    by_hand = json.loads((tmp_path / "loss.json").read_text())["raw"]["pool"]
+    assert line["loss"].keys() == {"pool"} and line["loss"]["pool"]["n"] == 6
+    for term in ("loss", "mse", "vb"):
+        assert line["loss"]["pool"][term] == pytest.approx(by_hand[term]["value"], rel=1e-6)
     assert Image.open(out / "track.png").format == "PNG"
     said = capsys.readouterr().out
     assert f"step 4 (32 samples), raw: FD-descriptor {line['distance']['value']:.4g}" in said
+
+
+def test_every_hold_out_of_the_file_is_measured_or_the_one_asked_for(
+    made, training, tmp_path, undrawn
+):
+    table = pq.read_table(made.holdout)
+    which = {"pool": [True] * 4 + [False] * 2, "balanced": [False] * 6}
+    which["informative"] = [False] * 2 + [True] * 4
+    for name, values in which.items():
+        table = table.append_column(name, pa.array(values))
+    several = tmp_path / "several.parquet"
+    pq.write_table(table.append_column("class", pa.nulls(6, pa.string())), several)
+    words = ["--holdout", str(several), "--weights", "raw", "--every", "4"]
+    main(flags(made, training, tmp_path / "all", *words))
+    main(flags(made, training, tmp_path / "one", *words, "--against", "informative"))
+    (every,), (one,) = lines(tmp_path / "all"), lines(tmp_path / "one")
+    assert list(every["distances"]) == list(every["loss"]) == ["pool", "informative"]
+    assert every["distance"] == every["distances"]["pool"] != every["distances"]["informative"]
+    assert one["distance"] == every["distances"]["informative"] and len(one["distances"]) == 1
+    assert one["loss"] == every["loss"]
+    main(flags(made, training, tmp_path / "without", *words, "--loss-images", "0"))
+    assert lines(tmp_path / "without")[0]["loss"] is None
+    with pytest.raises(UserError, match="no 'balanced' hold-out"):
+        main(flags(made, training, tmp_path / "none", *words, "--against", "balanced"))
+    with pytest.raises(UserError, match=r"loss_images: null there, 3 now"):
+        main(flags(made, training, tmp_path / "all", *words, "--loss-images", "3"))
+
+
+def test_a_track_of_earlier_versions_goes_on(made, training, tmp_path):
+    """Its lines know one distance and no loss, its settings neither of the new ones."""
+    out = tmp_path / "out"
+    main(flags(made, training, out, "--every", "4"))
+    record = out / "track.jsonl"
+    old = [{k: v for k, v in line.items() if k not in ("distances", "loss")} for line in lines(out)]
+    record.write_text("".join(json.dumps(line) + "\n" for line in old))
+    begun = json.loads((out / "stage.json").read_text())
+    assert not {"against", "loss_images"} & begun["params"].keys()
+    main(flags(made, training, out))
+    assert kinds(out) == [(4, "ema"), (4, "raw"), (2, "ema"), (2, "raw")]
+    assert ["loss" in line for line in lines(out)] == [False, False, True, True]
 
 
 def test_again_there_is_nothing_to_do_and_no_torch_is_needed(made, training, tmp_path, undrawn):

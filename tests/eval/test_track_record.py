@@ -74,3 +74,28 @@ def test_the_picture_has_both_curves_and_honest_names(tmp_path, monkeypatch):
     assert math.isnan(average.get_ydata()[3])
     assert kernel.get_lines()[0].get_ydata()[2] == 0.04
     assert frechet.get_yscale() == "log"
+
+
+def test_the_picture_tells_hold_outs_apart_and_draws_the_loss(tmp_path, monkeypatch):
+    figures: list[Any] = []
+    keep = lambda figure, _: figures.append(figure)  # noqa: E731
+    monkeypatch.setattr(eval.records.curves, "save_figure", keep)
+
+    def distance(value: float) -> dict[str, Any]:
+        return {"name": "FID", "value": value, "kernel_name": "KID", "kernel_value": value / 10}
+
+    old = {"step": 1, "weights": "ema", "distance": distance(9.0)}
+    held = {"pool": distance(8.0), "informative": distance(6.0)}
+    new = {"step": 2, "weights": "ema", "distance": held["pool"], "distances": held}
+    new["loss"] = {"pool": {"loss": 0.5}, "informative": {"loss": 0.4}}
+    diverged = {"step": 3, "weights": "ema", "distance": None, "distances": None, "loss": None}
+    draw([old, new, diverged], tmp_path / "track.png", "a title")
+    frechet, kernel, loss = figures[0].axes
+    pool, informative = frechet.get_lines()
+    assert pool.get_label().endswith(", pool")
+    assert pool.get_linestyle() != informative.get_linestyle()
+    assert pool.get_ydata()[:2].tolist() == [9.0, 8.0] and informative.get_ydata()[1] == 6.0
+    assert kernel.get_lines()[1].get_ydata()[1] == 0.6
+    assert math.isnan(informative.get_ydata()[0]) and math.isnan(pool.get_ydata()[2])
+    assert loss.get_lines()[0].get_ydata()[1] == 0.5 and "loss" in loss.get_ylabel()
+    assert math.isnan(loss.get_lines()[0].get_ydata()[0])
