@@ -71,6 +71,16 @@ def test_what_counts_do_not_allow_is_said(features: tuple[np.ndarray, np.ndarray
         measure("descriptor", features[0], bad)
 
 
+@pytest.mark.parametrize("d", [3, 60])
+def test_a_model_that_makes_one_image_only_is_measured(d: int) -> None:
+    real = np.random.default_rng(1).normal(size=(40, d))
+    for generated in (np.zeros((40, d)), np.repeat(real[:1], 40, axis=0)):
+        text = json.dumps(measure("descriptor", generated, real), allow_nan=False)
+        found = json.loads(text)
+        assert found["kernel_interval_95"][0] > 0.0 and found["value"] > d / 2
+        measure("descriptor", generated, generated)  # nothing to divide by on either side
+
+
 def test_an_interval_over_seeds_is_paired_and_says_so() -> None:
     ours, theirs = [3.0, 4.1, 5.2], [3.5, 4.5, 5.8]
     paired, alone = over_seeds(ours, theirs), over_seeds(ours)
