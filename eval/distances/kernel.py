@@ -19,8 +19,8 @@ The interval over images comes from the variance of a U-statistic (Hoeffding 194
 with f(z) = E k(z, x) - E k(z, y) and v the variance of k without its row and column means. For two
 sets of one distribution f is constant and only the v remain. The sample's f varies by
 v_xx / (n-1) + v_xy / m more than the true one, which is taken off. A bootstrap keeps that excess,
-and adds its own: on real features, 60 to 500 images a side, it was 1.4 to 1.8 times as wide as
-the draws were spread; this is 1.0 to 1.2 times.
+and adds its own: on real features, 60 to 500 images a side, it was 1.4 to 2.0 times as wide as
+the draws were spread; this is 1.0 to 1.3 times.
 """
 
 from __future__ import annotations

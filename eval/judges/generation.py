@@ -102,8 +102,8 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
     _require_size(config, names)
     read = functools.partial(
         features_of, images=[config.generated / name for name in names], decode=read_png,
-        digest=digest_of([samples["fingerprint"], names]), cache=config.cache_folder(),
-        label="generated",
+        digest=digest_of([samples["files"][name]["sha256"] for name in names]),
+        cache=config.cache_folder(), label="generated",
     )  # fmt: skip
     drawn = read(extractor)
     training = None

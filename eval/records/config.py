@@ -53,7 +53,7 @@ class TrackConfig(DrawConfig):
     loss_images: AtLeast0 = 256
     """Images of each hold-out whose diffusion loss is measured, drawn by a hash of their keys; at
     ten timesteps each. 0: no loss."""
-    n: Annotated[int, Field(ge=2)] = 1000
+    n: Annotated[int, Field(ge=4)] = 1000
     """Images drawn for each line. Frechet distances of different counts do not compare."""
     extractor: ExtractorName = "inception"
     """Who judges, as in eval.evaluate."""

@@ -205,7 +205,8 @@ def render(result: Mapping[str, Any], config: SensitivityConfig) -> str:
         lines += ["", f"## n = {entry['n']:,} a side", ""]
         if entry["n"] != entry["asked"]:
             lines += [f"{entry['asked']:,} were asked for; without the classes there are too few "
-                      "images for more than this.", ""]  # fmt: skip
+                      f"images for more than this (two draws of the same classes: "
+                      f"{result['images'] // 2:,}).", ""]  # fmt: skip
         lines += _table(entry["metrics"], config.draws)
         lines += ["", *_classes(entry["draws"])]
     return "\n".join(lines) + "\n"

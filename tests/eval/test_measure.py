@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from eval.distances.bootstrap import bootstrap_interval, over_seeds
 from eval.distances.frechet import fit, frechet_distance
 from eval.distances.kernel import mmd, rbf
 from eval.distances.manifold import manifolds
-from eval.distances.measure import measure
+from eval.distances.measure import LEAD_FROM, measure
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +58,31 @@ def test_names_that_are_earned(features: tuple[np.ndarray, np.ndarray]) -> None:
     assert clip["metrics"]["mind"]["name"] == "SW-CLIP"
 
 
-def test_what_counts_do_not_allow_is_said(features: tuple[np.ndarray, np.ndarray]) -> None:
+def test_what_counts_do_not_allow_is_said(
+    features: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = measure("descriptor", features[0][:4], features[1][:5])
     assert set(found["metrics"]) == {"cmmd", "mind"}
     notes = " / ".join(found["notes"])
     assert "unequal counts" in notes and "4 samples in 12 dimensions" in notes
     assert "too few for precision" in notes
-    large = [np.repeat(z, 100, axis=0)[:5000, :2] for z in features]
-    assert measure("descriptor", *large, resamples=2)["lead"] == "frechet"
+    assert LEAD_FROM == 5000
+    monkeypatch.setattr(importlib.import_module("eval.distances.measure"), "LEAD_FROM", 60)
+    assert measure("descriptor", *features)["lead"] == "frechet"
     with pytest.raises(UserError, match="real features of sample 3 are not finite"):
         bad = features[1].copy()
         bad[3, 0] = np.nan
         measure("descriptor", features[0], bad)
+
+
+@pytest.mark.parametrize("d", [3, 60])
+def test_a_model_that_makes_one_image_only_is_measured(d: int) -> None:
+    real = np.random.default_rng(1).normal(size=(40, d))
+    for generated in (np.zeros((40, d)), np.repeat(real[:1], 40, axis=0)):
+        text = json.dumps(measure("descriptor", generated, real), allow_nan=False)
+        found = json.loads(text)
+        assert found["kernel_interval_95"][0] > 0.0 and found["value"] > d / 2
+        measure("descriptor", generated, generated)  # nothing to divide by on either side
 
 
 def test_an_interval_over_seeds_is_paired_and_says_so() -> None:
