@@ -35,7 +35,7 @@ python -m prune.centroids --embeddings "$RUN/reference" --clusters "$CLUSTERS" -
 python -m prune.assign --embeddings "$RUN/embeddings" --centroids "$RUN/centroids" --out "$RUN/assignments"
 
 python -m downstream.train_segmenter --data "$(task_data sis)" "${SEGMENTER_TRAINING[@]}" --out "$RUN/segmenter"
-train_vae # mini trains a small VAE; paper uses sd-vae-ft-ema as published
+train_vae # if asked for: mini has a small one, paper uses sd-vae-ft-ema as published
 
 method() { # METHOD (or METHOD-seed1, a further training): from its subset to its metrics
     local METHOD="$1" SEED=0 TASK

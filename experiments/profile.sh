@@ -25,7 +25,7 @@ mini) # everything small enough for two CPU cores; nothing faked
     FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-300}" --batch 16 --learning-rate 3e-3
         --schedule cosine --warmup 20 --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid)
-    SEGMENTER_TRAINING=(--image-size "$IMAGE_SIZE")
+    SEGMENTER_TRAINING=(--image-size "$IMAGE_SIZE" --tile-size 128 --steps "${SEGMENTER_STEPS:-300}")
     # The descriptor chooses here, so another network judges: one that comes in a package of its own.
     JUDGE=(--extractor efficientnet-lite0 --perceptual efficientnet-lite0)
     ;;
@@ -38,7 +38,7 @@ paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --he
     FINETUNE=(--image-size 256 --steps 5000 --batch 256 --learning-rate 1e-4 --ema-decay 0.9999 --precision bf16
         --log-every 50 --checkpoint-every 1000 --hr-size 512 --tile-size 1024 --factor 8)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddpm --steps 250)
-    SEGMENTER_TRAINING=(--image-size 256)
+    SEGMENTER_TRAINING=(--image-size 256 --tile-size 1024)
     JUDGE=(--extractor inception --perceptual alex)
     ;;
 *)
@@ -83,7 +83,8 @@ fi
 CORPUS="${CORPUS_ROOT:-$RUN/world/corpus}"
 REFERENCE="${REFERENCE_ROOT:-$RUN/world/reference}"
 
-if [ "$PROFILE" = mini ]; then VAE="$RUN/vae"; else VAE="${SD_VAE:-stabilityai/sd-vae-ft-ema}"; fi
+# mini: the small f = 8 VAE that comes with the code; VAE=train trains one on the pool instead.
+if [ "$PROFILE" != mini ]; then VAE="${SD_VAE:-stabilityai/sd-vae-ft-ema}"; else VAE="${VAE:-mini-f8}"; fi
 
 hold_out() { # over which classes is the balanced one? The miniature world knows its own; else the nearest reference class
     local classes=(--embeddings "$RUN/candidates" --reference "$RUN/reference")
@@ -96,10 +97,11 @@ hold_out() { # over which classes is the balanced one? The miniature world knows
     python -m data.holdout --scores "$RUN/scores" --n "$HOLDOUT" "${classes[@]}" --out "$RUN/holdout.parquet"
 }
 
-train_vae() { # mini only: a small AutoencoderKL, trained on the unpruned pool and shared by all methods
-    if [ "$PROFILE" != mini ]; then return 0; fi
-    python -m dit.train_vae --preset mini --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
-        --image-size "$IMAGE_SIZE" --steps "${VAE_STEPS:-150}" --validation-images 128 --scale-images 512 --out "$VAE"
+train_vae() { # VAE=train: a small AutoencoderKL, trained on the unpruned pool and shared by all methods
+    if [ "$VAE" != train ]; then return 0; fi
+    VAE="$RUN/vae"
+    python -m dit.train_vae --preset mini-f8 --corpus "$CORPUS" --scores "$RUN/scores" --holdout "$RUN/holdout.parquet" \
+        --image-size "$IMAGE_SIZE" --steps "${VAE_STEPS:-1600}" --validation-images 128 --scale-images 512 --out "$VAE"
 }
 
 select_subset() { # METHOD SEED: rsprune or random, which is drawn anew for each seed

@@ -11,7 +11,7 @@ job=(experiments/git10m_85.sh experiments/profile.sh)
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 export RUN="$work/run" WANDB_MODE=disabled MPLBACKEND=Agg PROFILE=mini
-export TILES=300 HOLDOUT=16 CLUSTERS=8 WHITEN=8 VAE_STEPS=10 STEPS=20 TUNE_STEPS=10
+export TILES=300 HOLDOUT=16 CLUSTERS=8 WHITEN=8 VAE=train VAE_STEPS=10 STEPS=20 TUNE_STEPS=10 SEGMENTER_STEPS=5
 unset GIT10M_ROOT REFERENCE_ROOT SECOND_ROOT OEM_ROOT
 
 fail() {

@@ -108,7 +108,9 @@ class TrainVaeConfig:
         if self.subset is not None and self.holdout is not None:
             raise UserError("--holdout goes with --scores; a subset index has left it out already")
         given = {"scores": self.scores, "holdout": self.holdout, "subset": self.subset}
-        inputs = {name: fingerprint(path) for name, path in given.items() if path is not None}
+        inputs: dict[str, str] = {
+            name: fingerprint(path) for name, path in given.items() if path is not None
+        }
         if self.init is not None:
             inputs["init"] = describe_vae(self.init).fingerprint
         params = {**science(self), **dataclasses.asdict(recipe)}

@@ -48,24 +48,26 @@ _DATES = {"both": ("im1", "im2"), "first": ("im1",)}
 def open_listing(task: TaskName, root: Path, dates: Dates, validation: float = 0.0) -> Listing:
     """The data set of a task, listed; nothing is decoded.
 
-    `validation` is the fraction of the training groups that make up a split 'validation', and are
-    in 'train' no longer. Raises UserError when a single group cannot be divided.
+    `validation` is the fraction of the training groups (of images, where there is one group) that
+    make up a split 'validation', and are in 'train' no longer. Raises UserError for one image.
     """
     listing = open_sr(root, _DATES[dates]) if task == "sr" else open_sis(root)
     if not validation:
         return listing
     items = listing.items("train")
+    of = {item.key: item.group for item in items}
+    if len(set(of.values())) == 1:
+        of = {item.key: item.key for item in items}
     # Another order than that of the test split, which has the smallest plain digests.
     groups = sorted(
-        {item.group for item in items},
-        key=lambda name: hashlib.sha256(f"validation {name}".encode()).digest(),
+        set(of.values()), key=lambda name: hashlib.sha256(f"validation {name}".encode()).digest()
     )
     if len(groups) < 2:
-        raise UserError(f"--validation {validation}: {root} has a single group to train on")
+        raise UserError(f"--validation {validation}: {root} has a single image to train on")
     out = set(groups[: min(len(groups) - 1, max(1, round(validation * len(groups))))])
-    listing.report.note(f"validation: {len(out):,} of {len(groups):,} training groups, by hash")
-    held = [item for item in items if item.group in out]
-    kept = [item for item in items if item.group not in out]
+    listing.report.note(f"validation: {len(out):,} of {len(groups):,} groups of train, by hash")
+    held = [item for item in items if of[item.key] in out]
+    kept = [item for item in items if of[item.key] not in out]
     splits = {**listing.splits, "train": kept, "validation": held}
     return dataclasses.replace(listing, splits=splits)
 

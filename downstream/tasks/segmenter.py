@@ -73,12 +73,10 @@ class Segmenter:
         unknown = ignored(self.palette)
         found = []
         for start in range(0, len(images), step):
-            x = _pixels(images[start : start + step], self.device)
-            x = pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
             with torch.inference_mode():
-                logits = self.network(x)[:, :, :height, :width]
-            logits[:, unknown] = -torch.inf
-            found.append(logits.argmax(dim=1).to(torch.uint8).cpu().numpy())
+                logits = _logits(self.network, images[start : start + step], self.device)
+                logits[:, unknown] = -torch.inf
+                found.append(logits.argmax(dim=1).to(torch.uint8).cpu().numpy())
         return np.concatenate(found)
 
 
@@ -186,7 +184,7 @@ def _train(
             images, ids = _augmented(pairs, plan)
             target = torch.from_numpy(ids).long().to(device)
             target[torch.isin(target, torch.tensor(unknown, device=device))] = _NONE
-            logits = network(_pixels(images, device))
+            logits = _logits(network, images, device)
             # Summed and divided: a batch of unknown pixels alone has no mean.
             known = (target != _NONE).sum().clamp(min=1)
             loss = cross_entropy(logits, target, ignore_index=_NONE, reduction="sum") / known
@@ -226,6 +224,10 @@ def _measure(segmenter: Segmenter, pairs: PairDataset) -> Confusion:
     return Confusion(np.concatenate(counts), segmenter.palette.names, ignored(segmenter.palette))
 
 
-def _pixels(images: np.ndarray, device: str) -> Tensor:
+def _logits(network: nn.Module, images: np.ndarray, device: str) -> Tensor:
+    """[n, classes, h, w] of images uint8 [n, h, w, 3] of any size."""
+    height, width = images.shape[1:3]
     batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return normalised(batch.to(device))
+    x = normalised(batch.to(device))
+    x = pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+    return network(x)[:, :, :height, :width]

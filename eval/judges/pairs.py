@@ -46,10 +46,10 @@ Distances = Callable[[Extractor, np.ndarray, np.ndarray], dict[str, Any]]
 def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> dict[str, Any]:
     """Compare the images of a finished downstream.evaluate with their targets.
 
-    Returns {"task", "extractor", "distance", "perceptual", "psnr", "ssim", "sampling"}, where
-    sampling["checkpoint_rule"] says how the checkpoint was chosen; for super-resolution "bicubic"
-    with the four comparisons of its own; where a segmenter was given to downstream.evaluate,
-    "adherence". Images may be of several sizes. Features are kept in config.cache_folder().
+    Returns {"task", "extractor", "distance", "perceptual", "psnr", "ssim", "checkpoint_rule",
+    "sampling" (with the rule, too)}; for super-resolution "bicubic" with the four comparisons of
+    its own; where a segmenter was given to downstream.evaluate, "adherence". Images may be of
+    several sizes. Features are kept in config.cache_folder().
     Raises UserError for images that are missing, broken, or too small for SSIM.
     """
     device = pick_device(config.device)
@@ -100,8 +100,8 @@ def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> d
         result["bicubic"] = compared("bicubic")
     if ADHERENCE in manifest["files"]:
         result["adherence"] = json.loads((folder / ADHERENCE).read_text(encoding="utf-8"))
-    rule = manifest["params"].get("checkpoint", "last")
-    result["sampling"] = {**manifest["params"], "checkpoint_rule": rule}
+    result["checkpoint_rule"] = manifest["params"].get("checkpoint", "last")
+    result["sampling"] = manifest["params"] | {"checkpoint_rule": result["checkpoint_rule"]}
     return result
 
 

@@ -54,7 +54,7 @@ JUDGES: dict[str, Judge] = {
         "OpenAI's CLIP ViT-L/14 at 336 px, image embedding of unit norm, 768-d: that of CMMD",
         "shorter side to 336, centre crop, bicubic",
         "timm/vit_large_patch14_clip_336.openai",
-        "MIT (of the code; the weights state none)",
+        "MIT (OpenAI's code)",
     ),
     "git-rsclip": Judge(
         "GitRSCLIP",

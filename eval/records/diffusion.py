@@ -75,13 +75,14 @@ def encode(
     """
     found = read_images(corpus, images, image_size, bands=vae.in_channels)
     with progress(total=len(images), name=label, unit="img") as bar:
-        parts = []
+        parts: list[Tensor] = []
+        start = 0
         for batch in in_background(batched(found, 32)):
             mean, std = (value.cpu() for value in vae.encode(to_unit(batch)))
-            start = bar.n
             slots = slots_of(images.keys[start : start + len(batch)])
             noise = slot_noise(seed, _POSTERIOR, 0, slots, mean.shape[1:])
             parts.append(vae.scale * (mean + std * noise))
+            start += len(batch)
             bar.update(len(batch))
     return torch.cat(parts)
 

@@ -89,17 +89,17 @@ def evaluate(config: LossConfig, stage: Stage) -> Result:
         "timesteps": {"bins": config.bins, "per_bin": config.per_bin},
         "seed": config.seed,
     }
-    for weights, each in found.items():
+    for kind, each in found.items():
         parts = {name: each.take(rows) for name, rows in sets.rows.items()}
         means = {name: part.loss.mean(axis=1) for name, part in parts.items()}
-        result[weights] = {name: summary(part, config.bins) for name, part in parts.items()}
+        result[kind] = {name: summary(part, config.bins) for name, part in parts.items()}
         for name in parts.keys() - {SUBSET}:
-            entry = result[weights][name]
+            entry = result[kind][name]
             if SUBSET in means:
                 entry["gap"] = _gap(means[name], means[SUBSET])
             if before is not None:
                 held = [keys[row] for row in sets.rows[name]]
-                entry["difference"] = before.difference(weights, held, means[name])
+                entry["difference"] = before.difference(kind, held, means[name])
     write_table(each_image(config.out), _table(sets, found))
     write_json(config.out, result)
     written = [config.out.name, each_image(config.out).name]
