@@ -222,10 +222,11 @@ class Measurer:
     def _real(self, image_size: int) -> np.ndarray:
         """Features [n, d] of the images of all hold-outs, kept in OUT/features."""
         images = self._held.images
+        content = [self._corpus.fingerprint(), images.places, images.digests, image_size]
         return features_of(
             self.extractor,
             read_images(self._corpus, images, image_size),
-            digest=digest_of([images.places, images.digests, image_size]),
+            digest=digest_of(content),
             cache=self.config.out / "features",
             label="hold-outs",
             total=len(images),
