@@ -97,7 +97,7 @@ def _bicubic(rows: Sequence[Row]) -> str:
 
 def _adherence(rows: Sequence[Row]) -> str:
     row = next((r for r in rows if r["task"] == "sis" and r["metric"].startswith("mIoU")), None)
-    if row is None:
+    if row is None or len(row["beside"]) < 2:
         return ""
     floor, ceiling = (row["beside"][name] for name in ("masks of other images", "real images"))
     cells = row["cells"]

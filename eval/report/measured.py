@@ -136,11 +136,12 @@ def _pairs(task: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
         row = _row(task, _TASKS[task], name, "higher")
         for method, result in found.items():
             adherence = result.get("adherence")
-            if adherence is None:
-                continue
+            if adherence is None or adherence[key]["value"] is None:
+                continue  # not asked for, or all pixels are of no class
             row["cells"][method] = dict(adherence[key])
-            row["beside"].setdefault("real images", adherence["real"][key]["value"])
-            row["beside"].setdefault("masks of other images", adherence["shuffled"][key]["value"])
+            for words, other in (("real images", "real"), ("masks of other images", "shuffled")):
+                if adherence[other][key]["value"] is not None:  # a lone image has no other mask
+                    row["beside"].setdefault(words, adherence[other][key]["value"])
         if row["cells"]:
             yield row
     row = _row(task, _TASKS[task], "", "lower")
