@@ -5,6 +5,8 @@ Every comparison has the same number of images on both sides. For each hold-out 
     distance       d(generated, H)
     subset floor   d(n real training images, H): what a perfect generator of its subset would reach
     VAE floor      d(H after the VAE, H): what no generator on its latents can be expected to beat
+    after the VAE  d(generated, H after the VAE), and its own subset floor: what is left when both
+                   sides carry the VAE's blur, which a small VAE makes the largest part
 
 and, where the classes of H are known, which of them are generated at all. The training images
 also say, in two spaces, whether the generated ones are copies of them.
@@ -126,8 +128,13 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
             given = training.features(extractor)[:n]
             entry["subset_floor"] = compare(given, real[: len(given)])
         if config.vae is not None:
-            rebuilt = held.after_vae(extractor, config.vae, config.stage().inputs["vae"])
-            entry["vae_floor"] = compare(rebuilt[:n], real[:n])
+            rebuilt = held.after_vae(extractor, config.vae, config.stage().inputs["vae"])[:n]
+            entry["vae_floor"] = compare(rebuilt, real[:n])
+            entry["after_vae"] = {"distance": compare(drawn[:n], rebuilt)}
+            if training is not None:
+                few = RealImages(corpus, training.rows.slice(0, n), config, "training images")
+                given = few.after_vae(extractor, config.vae, config.stage().inputs["vae"])
+                entry["after_vae"]["subset_floor"] = compare(given, rebuilt[: len(given)])
         classes = held.rows["class"].to_pylist()[:n]
         if all(classes) and len({*classes}) > 1:
             entry["classes"] = class_recall(drawn[:n], real[:n], classes)

@@ -56,23 +56,16 @@ def _row(task: str, what: str, metric: str, better: str, **more: Any) -> Row:
 def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
     """The lead distance to each hold-out with its floors; classes; authenticity."""
     there = [n for n in HOLDOUTS if any(n in r["holdouts"] for r in found.values())]
-    for holdout in there:
-        row = _row("generation", f"Generation, {holdout} hold-out", "", "lower", holdout=holdout)
-        vae: dict[str, float] = {}
-        for method, result in found.items():
-            entry = result["holdouts"].get(holdout)
-            if entry is None:
-                continue
-            row["metric"], row["cells"][method], row["scale"] = lead(entry["distance"])
-            if result.get("remarks"):
-                row["cells"][method]["remark"] = "the judge chose this subset"
-            if "subset_floor" in entry:
-                floor = lead(entry["subset_floor"])[1]["value"]
-                row["beside"].setdefault(f"real {name_of(method)} subset", floor)
-            if "vae_floor" in entry:
-                vae["VAE"] = lead(entry["vae_floor"])[1]["value"]
-        row["beside"] |= vae
-        yield row
+    for after in (False, True):
+        for holdout in there:
+            entries = {method: result["holdouts"].get(holdout) for method, result in found.items()}
+            if after:
+                entries = {m: (entry or {}).get("after_vae") for m, entry in entries.items()}
+            row = _distances({m: entry for m, entry in entries.items() if entry}, found)
+            what = f"{holdout} hold-out"
+            row["what"] = f"Both after the VAE, {what}" if after else f"Generation, {what}"
+            if row["cells"]:
+                yield {**row, "holdout": holdout}
     for holdout in there:
         row = _row("generation", "", "mean recall of classes", "higher", holdout=holdout)
         for method, result in found.items():
@@ -96,6 +89,25 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
                 row["cells"][method] = {k: share[k] for k in ("value", "interval_95")}
                 row["beside"].setdefault(f"real images for {name_of(method)}", share["real"])
         yield row
+
+
+def _distances(
+    entries: Mapping[str, dict[str, Any]], found: Mapping[str, dict[str, Any]]
+) -> Row:
+    """The lead distance of each method to one hold-out, with its floors."""
+    row = _row("generation", "", "", "lower")
+    vae: dict[str, float] = {}
+    for method, entry in entries.items():
+        row["metric"], row["cells"][method], row["scale"] = lead(entry["distance"])
+        if found[method].get("remarks"):
+            row["cells"][method]["remark"] = "the judge chose this subset"
+        if "subset_floor" in entry:
+            floor = lead(entry["subset_floor"])[1]["value"]
+            row["beside"].setdefault(f"real {name_of(method)} subset", floor)
+        if "vae_floor" in entry:
+            vae["VAE"] = lead(entry["vae_floor"])[1]["value"]
+    row["beside"] |= vae
+    return row
 
 
 def _loss(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:

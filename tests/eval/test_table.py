@@ -39,6 +39,7 @@ def write_metrics(
         held = {
             "distance": distance(value, name), "subset_floor": distance(value / 2, name),
             "vae_floor": distance(value / 4, name),
+            "after_vae": {"distance": distance(value / 5, name, 0.01)},
         }  # fmt: skip
         classes = {label: {"recall": recall} for label, recall in (("sea", 0.9), ("port", 0.1))}
         result["holdouts"] = {
@@ -117,6 +118,8 @@ def test_measured_rows_have_floors_and_intervals(tmp_path: Path, capsys) -> None
         assert cells[3:5] == ["**4.000** [3.900, 4.100]", "5.000 [4.900, 5.100]"]
         floors = "real RS-Prune subset 2.000; real Random subset 2.500; VAE 1.250"
         assert cells[5] == floors
+        (cells,) = lines_of(text, f"Both after the VAE, {holdout} hold-out")
+        assert cells[3:] == ["**0.800** [0.790, 0.810]", "1.000 [0.990, 1.010]", "-"]
     (cells,) = lines_of(text, "Scene classes generated, of 2 (balanced")
     assert cells[3] == "0.500" and "RS-Prune's lowest, port 0.100" in cells[5]
     (cells,) = lines_of(text, "Copies, in pixels")
@@ -129,7 +132,7 @@ def test_measured_rows_have_floors_and_intervals(tmp_path: Path, capsys) -> None
     synthesis = {cells[1]: cells for cells in lines_of(text, "Semantic image synthesis")}
     assert synthesis["mIoU with the mask"][5] == "real images 0.700; masks of other images 0.100"
     assert "SSIM" not in synthesis
-    assert "30 of 30 cells filled" in capsys.readouterr().out
+    assert "36 of 36 cells filled" in capsys.readouterr().out
 
 
 def test_the_words_under_the_table_follow_its_numbers(tmp_path: Path) -> None:
