@@ -61,11 +61,30 @@ def conclusion(rows: Sequence[Row], mini: bool) -> str:
 
 
 def _holdouts(rows: Sequence[Row]) -> str:
-    distances = [row for row in rows if row["what"].startswith("Generation")]
-    if not distances or max(len(row["cells"]) for row in distances) < 2:
+    """To which hold-outs each method is nearest, as they are and after the VAE."""
+    plain = [row for row in rows if row["what"].startswith("Generation")]
+    if not plain or max(len(row["cells"]) for row in plain) < 2:
         return ""
+    after = [row for row in rows if row["what"].startswith("Both after the VAE")]
+    text, differ = _nearest(plain)
+    text += "."
+    if after:
+        shares = [row["beside"]["VAE"] / cell["value"] for row in plain if "VAE" in row["beside"]
+                  for cell in row["cells"].values() if cell["value"] > 0]  # fmt: skip
+        said, differ = _nearest(after)
+        text += " With both sides after the VAE"
+        if shares and max(shares) > 0.5:
+            text += f", whose blur alone is up to {100 * max(shares):.0f} % as far"
+        text += f": {said}."
+    if differ:
+        text += " So the choice of hold-out decides which method looks better."
+    return text[0].upper() + text[1:]
+
+
+def _nearest(rows: Sequence[Row]) -> tuple[str, bool]:
+    """(which method is nearest to which hold-outs; whether several of them are to some)."""
     nearest: dict[str, list[str]] = {}
-    for row in distances:
+    for row in rows:
         winner = better_by_interval(row)
         nearest.setdefault(name_of(winner) if winner else "", []).append(row["holdout"])
     undecided = nearest.pop("", [])
@@ -73,11 +92,7 @@ def _holdouts(rows: Sequence[Row]) -> str:
     if undecided:
         does = "does" if len(undecided) == 1 else "do"
         parts.append(f"the {_holdout(undecided)} {does} not tell the methods apart")
-    text = _list(parts, "; ") + "."
-    text = text[0].upper() + text[1:]
-    if len(nearest) > 1:
-        text += " So the choice of hold-out decides which method looks better."
-    return text
+    return _list(parts, "; "), len(nearest) > 1
 
 
 def _bicubic(rows: Sequence[Row]) -> str:

@@ -27,9 +27,18 @@ def share(value: float, **more: object) -> dict:
 
 
 def write_metrics(
-    run: Path, method: str, task: str, value: float, name: str = "FD-judge", **changes: object
+    run: Path,
+    method: str,
+    task: str,
+    value: float,
+    name: str = "FD-judge",
+    after: float | None = None,
+    **changes: object,
 ) -> Path:
-    """A metrics file as eval.evaluate and eval.loss write it; every distance is `value`."""
+    """A metrics file as eval.evaluate and eval.loss write it; every distance is `value`.
+
+    `after`: that with both sides after the VAE.
+    """
     result: dict = {
         "task": task,
         "extractor": {"name": "judge"},
@@ -39,8 +48,9 @@ def write_metrics(
         held = {
             "distance": distance(value, name), "subset_floor": distance(value / 2, name),
             "vae_floor": distance(value / 4, name),
-            "after_vae": {"distance": distance(value / 5, name, 0.01)},
         }  # fmt: skip
+        if after is not None:
+            held["after_vae"] = {"distance": distance(after, name, 0.01)}
         classes = {label: {"recall": recall} for label, recall in (("sea", 0.9), ("port", 0.1))}
         result["holdouts"] = {
             "pool": held, "balanced": {**held, "classes": classes}, "informative": held,
@@ -109,7 +119,7 @@ def test_mini_values_never_stand_in_the_compared_column(tmp_path: Path) -> None:
 def test_measured_rows_have_floors_and_intervals(tmp_path: Path, capsys) -> None:
     for method, value in (("rsprune", 4.0), ("random", 5.0)):
         for task in ("generation", "sr", "sis", "loss"):
-            write_metrics(tmp_path, method, task, value)
+            write_metrics(tmp_path, method, task, value, after=value / 5)
     main(arguments(tmp_path, "mini"))
     text = (tmp_path / "table.md").read_text()
     for holdout in ("pool", "balanced", "informative"):
@@ -150,6 +160,17 @@ def test_the_words_under_the_table_follow_its_numbers(tmp_path: Path) -> None:
     assert text.startswith("Random is nearest to the pool, balanced and informative hold-outs.")
     text = words(("rsprune", "generation", 5.1), both[1])
     assert text.startswith("The pool, balanced and informative hold-outs do not tell the methods")
+
+    for method, value, after in (("rsprune", 5.0, 1.0), ("random", 4.0, 2.0)):
+        write_metrics(tmp_path, method, "generation", value, after=after)
+    assert words().startswith(
+        "Random is nearest to the pool, balanced and informative hold-outs. With both sides after "
+        "the VAE: RS-Prune is nearest to the pool, balanced and informative hold-outs."
+    )
+    result = json.loads((tmp_path / "metrics/rsprune-generation.json").read_text())
+    held = {**result["holdouts"]["pool"], "vae_floor": distance(4.5)}
+    write_metrics(tmp_path, "rsprune", "generation", 5.0, holdouts={"pool": held})
+    assert "after the VAE, whose blur alone is up to 112 % as far: " in words()
 
     result = json.loads(write_metrics(tmp_path, "rsprune", "generation", 4.0).read_text())
     result["holdouts"]["pool"]["distance"] = distance(9.0)
