@@ -105,7 +105,7 @@ def _distances(
             floor = lead(entry["subset_floor"])[1]["value"]
             row["beside"].setdefault(f"real {name_of(method)} subset", floor)
         if "vae_floor" in entry:
-            vae["VAE"] = lead(entry["vae_floor"])[1]["value"]
+            vae.setdefault("VAE", lead(entry["vae_floor"])[1]["value"])
     row["beside"] |= vae
     return row
 
