@@ -21,9 +21,9 @@ from core.errors import UserError
 from core.stage import sha256_file
 from data.images.decode import decode_rgb
 from eval.distances.frechet import fit, frechet_distance
-from eval.judges.evaluate import reconstruct
 from eval.judges.extractors import INCEPTION_FILE, load_extractor
 from eval.judges.features import features_of
+from eval.judges.generation import reconstructed
 from eval.judges.images import read_folder
 from tests.dit.tiny_vae import save_tiny_vae
 
@@ -164,6 +164,6 @@ def test_the_floor_is_what_the_vae_makes_of_its_own_latents(tmp_path: Path, scal
             for z in (mean, 2 * mean)
         )
     assert np.abs(doubled - pixels).mean() > 3  # another scale would show
-    floor = reconstruct(str(folder), images, "cpu")
+    floor = np.stack(list(reconstructed(str(folder), iter(images), "cpu")))
     assert floor.dtype == np.uint8 and floor.shape == images.shape
     assert np.abs(floor - pixels).max() < 1.1  # truncated

@@ -126,7 +126,7 @@ def test_measured_rows_have_floors_and_intervals(tmp_path: Path, capsys) -> None
         (cells,) = lines_of(text, f"Generation, {holdout} hold-out")
         assert cells[1] == "KD-judge x 1,000, n 256"
         assert cells[3:5] == ["**4.000** [3.900, 4.100]", "5.000 [4.900, 5.100]"]
-        floors = "real RS-Prune subset 2.000; real Random subset 2.500; VAE 1.250"
+        floors = "real RS-Prune subset 2.000; real Random subset 2.500; VAE 1.000"
         assert cells[5] == floors
         (cells,) = lines_of(text, f"Both after the VAE, {holdout} hold-out")
         assert cells[3:] == ["**0.800** [0.790, 0.810]", "1.000 [0.990, 1.010]", "-"]
