@@ -56,7 +56,7 @@ method() { # METHOD (or METHOD-seed1, a further training): from its subset to it
         --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" --image-size "$IMAGE_SIZE" "${JUDGE[@]}" \
         --out "$RUN/metrics/$METHOD-generation.json"
     python -m eval.loss --checkpoint "$RUN/dit/$METHOD" --corpus "$CORPUS" --holdout "$RUN/holdout.parquet" \
-        --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" --out "$RUN/metrics/$METHOD-loss.json"
+        --subset "$RUN/subsets/$METHOD.parquet" --vae "$VAE" "${LOSS[@]}" --out "$RUN/metrics/$METHOD-loss.json"
     for TASK in sr sis; do # super-resolution (SECOND-SR), semantic image synthesis (OpenEarthMap)
         launch downstream.train --task "$TASK" --init "$RUN/dit/$METHOD" --data "$(task_data "$TASK")" --vae "$VAE" \
             "${FINETUNE[@]}" --seed "$SEED" --out "$RUN/$TASK/$METHOD"

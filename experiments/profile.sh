@@ -17,15 +17,15 @@ case "$PROFILE" in
 mini) # everything small enough for two CPU cores; nothing faked
     # One variable for each thing that a curious user may want to turn.
     HOLDOUT="${HOLDOUT:-200}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" METHODS="${METHODS:-rsprune random}"
-    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-3000}" BATCH="${BATCH:-32}" CANDIDATES="${CANDIDATES:-5000}"
+    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-2400}" BATCH="${BATCH:-32}" CANDIDATES="${CANDIDATES:-5000}"
     # The hand-made descriptor needs whitening (K and D as in prune.judge); Git-RSCLIP is used as it is.
     ENCODER=(--encoder descriptor) WHITEN="${WHITEN:-32}"
     TRAINING=(--learning-rate 2e-3 --schedule cosine --warmup 100 --ema-decay 0.995 --log-every 100 --checkpoint-every 500)
-    SAMPLING=(--weights ema --sampler ddim --steps 50)
-    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-300}" --batch 16 --learning-rate 2e-3 --schedule cosine
+    SAMPLING=(--weights ema --sampler ddim --steps 25) LOSS=(--weights ema)
+    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-250}" --batch 16 --learning-rate 2e-3 --schedule cosine
         --warmup 30 --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
-    DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid)
-    SEGMENTER_TRAINING=(--image-size "$IMAGE_SIZE" --tile-size 128 --batch 8 --steps "${SEGMENTER_STEPS:-150}")
+    DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid --limit 120)
+    SEGMENTER_TRAINING=(--image-size "$IMAGE_SIZE" --tile-size 128 --batch 8 --steps "${SEGMENTER_STEPS:-100}")
     # The descriptor chooses here, so another network judges: one that comes in a package of its own.
     JUDGE=(--extractor efficientnet-lite0 --perceptual efficientnet-lite0)
     ;;
@@ -34,7 +34,7 @@ paper) # Sec. 4.1; what the paper leaves open is stated beside each flag in --he
     MODEL="${MODEL:-DiT-XL/2}" STEPS="${STEPS:-100000}" BATCH="${BATCH:-256}" CANDIDATES="${CANDIDATES:-200000}"
     ENCODER=(--encoder git-rsclip --weights "${GIT_RSCLIP:-lcybuaa/Git-RSCLIP}") WHITEN=0
     TRAINING=(--learning-rate 1e-4 --ema-decay 0.9999 --precision bf16 --log-every 100 --checkpoint-every 5000)
-    SAMPLING=(--weights ema --sampler ddpm --steps 250)
+    SAMPLING=(--weights ema --sampler ddpm --steps 250) LOSS=(--weights both)
     FINETUNE=(--image-size 256 --steps 5000 --batch 256 --learning-rate 1e-4 --ema-decay 0.9999 --precision bf16
         --log-every 50 --checkpoint-every 1000 --hr-size 512 --tile-size 1024 --factor 8)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddpm --steps 250)

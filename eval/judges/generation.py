@@ -115,31 +115,41 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
         places = draw(table["key"].to_pylist(), most, 0)
         training = RealImages(corpus, table.take(places), config, "training images")
 
+    # An image may be in several hold-outs: each is looked at once.
+    held = RealImages(corpus, read_holdout(config.holdout), config, "hold-outs")
+    place = {key: n for n, key in enumerate(held.rows["key"].to_pylist())}
+    every = held.features(extractor)
+    rebuilt_every, vae = None, config.stage().inputs.get("vae", "")
+    if config.vae is not None:
+        rebuilt_every = held.after_vae(extractor, config.vae, vae)
+
     holdouts: dict[str, Any] = {}
-    unseen = None
+    unseen: np.ndarray = np.arange(0)  # places of the pool hold-out, or of the first there is
     for name in holdout_names(config.holdout):
-        held = RealImages(corpus, read_holdout(config.holdout, name), config, f"hold-out {name}")
-        unseen = unseen or held
-        real = held.features(extractor)
-        n = min(len(real), len(drawn))
+        rows = read_holdout(config.holdout, name)
+        at = np.array([place[key] for key in rows["key"].to_pylist()])
+        unseen = unseen if len(unseen) else at
+        n = min(len(at), len(drawn))
+        real = every[at[:n]]
         compare = functools.partial(measure, extractor.space)
-        entry: dict[str, Any] = {"distance": compare(drawn[:n], real[:n])}
+        entry: dict[str, Any] = {"distance": compare(drawn[:n], real)}
+        few = None
         if training is not None:
-            given = training.features(extractor)[:n]
-            entry["subset_floor"] = compare(given, real[: len(given)])
-        if config.vae is not None:
-            rebuilt = held.after_vae(extractor, config.vae, config.stage().inputs["vae"])[:n]
-            entry["vae_floor"] = compare(rebuilt, real[:n])
+            few = RealImages(corpus, training.rows.slice(0, n), config, "training images")
+            given = training.features(extractor)[: len(few)]
+            entry["subset_floor"] = compare(given, real[: len(few)])
+        if config.vae is not None and rebuilt_every is not None:
+            rebuilt = rebuilt_every[at[:n]]
+            entry["vae_floor"] = compare(rebuilt, real)
             entry["after_vae"] = {"distance": compare(drawn[:n], rebuilt)}
-            if training is not None:
-                few = RealImages(corpus, training.rows.slice(0, n), config, "training images")
-                given = few.after_vae(extractor, config.vae, config.stage().inputs["vae"])
-                entry["after_vae"]["subset_floor"] = compare(given, rebuilt[: len(given)])
-        classes = held.rows["class"].to_pylist()[:n]
+            if few is not None:
+                given = few.after_vae(extractor, config.vae, vae)
+                entry["after_vae"]["subset_floor"] = compare(given, rebuilt[: len(few)])
+        classes = rows["class"].to_pylist()[:n]
         if all(classes) and len({*classes}) > 1:
-            entry["classes"] = class_recall(drawn[:n], real[:n], classes)
-        if len(real) != len(drawn):
-            entry["note"] = f"the first {n:,} of {len(drawn):,} generated, {len(real):,} real"
+            entry["classes"] = class_recall(drawn[:n], real, classes)
+        if len(at) != len(drawn):
+            entry["note"] = f"the first {n:,} of {len(drawn):,} generated, {len(at):,} real"
         holdouts[name] = entry
     if not holdouts:
         raise UserError(f"--holdout {config.holdout}: no images in it; make it with data.holdout")
@@ -154,11 +164,11 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
         result["chosen_by"] = chooser
     if labels:
         result["remarks"] = labels
-    if training is not None and unseen is not None:
-        # The pool hold-out where there is one: unseen, and drawn from all that could be seen.
+    if training is not None:
+        # Unseen, and drawn from all that could be seen.
         result["authenticity"] = {
             space.space: authenticity(
-                read(space), training.features(space), unseen.features(space)
+                read(space), training.features(space), held.features(space)[unseen]
             )
             for space in (extractor, PIXELS)
         }
