@@ -17,12 +17,12 @@ case "$PROFILE" in
 mini) # everything small enough for two CPU cores; nothing faked
     # One variable for each thing that a curious user may want to turn.
     HOLDOUT="${HOLDOUT:-200}" IMAGE_SIZE="${IMAGE_SIZE:-64}" CLUSTERS="${CLUSTERS:-48}" METHODS="${METHODS:-rsprune random}"
-    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-2400}" BATCH="${BATCH:-32}" CANDIDATES="${CANDIDATES:-5000}"
+    MODEL="${MODEL:-DiT-mini/2}" STEPS="${STEPS:-2000}" BATCH="${BATCH:-32}" CANDIDATES="${CANDIDATES:-5000}"
     # The hand-made descriptor needs whitening (K and D as in prune.judge); Git-RSCLIP is used as it is.
     ENCODER=(--encoder descriptor) WHITEN="${WHITEN:-32}"
     TRAINING=(--learning-rate 2e-3 --schedule cosine --warmup 100 --ema-decay 0.995 --log-every 100 --checkpoint-every 500)
     SAMPLING=(--weights ema --sampler ddim --steps 25) LOSS=(--weights ema)
-    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-250}" --batch 16 --learning-rate 2e-3 --schedule cosine
+    FINETUNE=(--image-size "$IMAGE_SIZE" --steps "${TUNE_STEPS:-200}" --batch 16 --learning-rate 2e-3 --schedule cosine
         --warmup 30 --ema-decay 0.98 --log-every 50 --checkpoint-every 100 --hr-size 128 --tile-size 128 --factor 4)
     DOWNSTREAM_SAMPLING=(--weights ema --sampler ddim --steps 20 --crops grid --limit 120)
     SEGMENTER_TRAINING=(--image-size "$IMAGE_SIZE" --tile-size 128 --batch 8 --steps "${SEGMENTER_STEPS:-100}")

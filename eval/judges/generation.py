@@ -148,6 +148,8 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
         classes = rows["class"].to_pylist()[:n]
         if all(classes) and len({*classes}) > 1:
             entry["classes"] = class_recall(drawn[:n], real, classes)
+            if "after_vae" in entry:
+                entry["after_vae"]["classes"] = class_recall(drawn[:n], rebuilt, classes)
         if len(at) != len(drawn):
             entry["note"] = f"the first {n:,} of {len(drawn):,} generated, {len(at):,} real"
         holdouts[name] = entry
