@@ -4,7 +4,7 @@ each_method() { # FUNCTION: call it with every method. mini: all at once, each o
     # starting Python is most of a small stage's time; the first in the terminal, the others in log files.
     local method seed i log methods=() processes=() status=0
     for method in $METHODS; do
-        for seed in $SEEDS; do
+        for seed in ${SEEDS:-0}; do
             if [ "$seed" = 0 ]; then methods+=("$method"); else methods+=("$method-seed$seed"); fi
         done
     done

@@ -99,7 +99,7 @@ def load_lite0(weights: Path | None = None) -> Any:
 
 
 def folded(model: Any) -> Any:
-    """The same function for inference alone, three times as fast on a CPU.
+    """The same function for inference alone, faster on a CPU.
 
     Each batch normalisation g (x - m) / sqrt(v + e) + b is an affine map of its convolution's
     channels once it is trained, and goes into that convolution's weights; channels come last in

@@ -69,6 +69,7 @@ def test_a_stop_ends_all_methods(tmp_path: Path) -> None:
     method = f"touch {tmp_path}/$1; sleep 300 & wait"
     process = subprocess.Popen(script(tmp_path, method), start_new_session=True)
     while not (tmp_path / "one").exists() or not (tmp_path / "two").exists():
+        assert process.poll() is None  # it has not ended before both began
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)  # SIGINT is ignored where tests run in the background
     assert process.wait(30) == 130
