@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/env.sh
 
-job=(experiments/git10m_85.sh experiments/profile.sh)
+job=(experiments/git10m_85.sh experiments/profile.sh experiments/stages.sh)
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 export RUN="$work/run" WANDB_MODE=disabled MPLBACKEND=Agg PROFILE=mini

@@ -33,7 +33,8 @@ def smoke(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         shutil.copy(ROOT / name, folder / name)
     (folder / "experiments").mkdir()
     (folder / "experiments" / "git10m_85.sh").write_text(JOB)
-    (folder / "experiments" / "profile.sh").write_text("")
+    for name in ("profile.sh", "stages.sh"):
+        (folder / "experiments" / name).write_text("")
     environment = {**os.environ, "RSPRUNE_PYTHON": sys.executable, **variables}
     return subprocess.run(
         ["bash", "scripts/smoke.sh"], cwd=folder, env=environment, capture_output=True, text=True
