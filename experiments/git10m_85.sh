@@ -6,7 +6,7 @@
 #                                                          paper: the real thing
 #   PROFILE=mini GIT10M_ROOT=... bash experiments/git10m_85.sh   small models on real images
 #
-# mini  : two CPU cores, about nine minutes, 200 MB. Its numbers show that the river flows, no more.
+# mini  : two CPU cores, about eight and a half minutes, 200 MB. Its numbers show that the river flows, no more.
 # paper : 10.5 M images (394 GB), 4 x H100. By arithmetic, not measured: Stage I 1 h on 4 cores, embedding
 #         of the 30 % that Stage I keeps 3 GPU-hours, selection minutes, latents of 1.57 M images (52 GB)
 #         12 GPU-hours, 100K steps of DiT-XL/2 at batch 256 3.4 hours, two fine-tunes 1 hour each.
