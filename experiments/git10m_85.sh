@@ -64,7 +64,8 @@ method() { # METHOD (or METHOD-seed1, a further training): from its subset to it
         if [ "$TASK" = sis ]; then SEGMENTER=(--segmenter "$RUN/segmenter"); fi # do images obey their masks?
         python -m downstream.evaluate --task "$TASK" --run "$RUN/$TASK/$METHOD" --data "$(task_data "$TASK")" \
             --vae "$VAE" "${DOWNSTREAM_SAMPLING[@]}" ${SEGMENTER[@]+"${SEGMENTER[@]}"} --out "$RUN/$TASK-eval/$METHOD"
-        python -m eval.evaluate --pairs "$RUN/$TASK-eval/$METHOD" "${JUDGE[@]}" --out "$RUN/metrics/$METHOD-$TASK.json"
+        python -m eval.evaluate --pairs "$RUN/$TASK-eval/$METHOD" --subset "$RUN/subsets/$METHOD.parquet" "${JUDGE[@]}" \
+            --out "$RUN/metrics/$METHOD-$TASK.json"
     done
 }
 each_method method # for each method and seed, one after the other; in mini side by side

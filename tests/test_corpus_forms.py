@@ -12,6 +12,7 @@ import pytest
 from core.errors import UserError
 from core.stage import read_manifest
 from data.corpus.specs import open_corpus
+from data.curation.holdout import read_holdout
 from data.formats.index import read_index
 from data.formats.tables import read_parts
 from data.holdout import main as holdout
@@ -20,7 +21,6 @@ from dit.encode import main as encode
 from dit.latents.store import LatentStore
 from dit.vae.images import read_images
 from dit.vae.listing import listing_of
-from eval.judges.images import read_holdout
 from prune.assign import main as assign
 from prune.centroids import main as centroids
 from prune.embed import main as embed
@@ -118,7 +118,8 @@ def test_encoded_and_compared_from_shards_as_from_a_folder(forms, form, tmp_path
         noise = np.zeros((len(order), *store.shape), np.float32)
         latents = store.read(order, np.zeros(len(order), bool), noise)
         stores.append((sorted(store.keys), np.asarray(latents)))
-        references.append(read_holdout(open_corpus(spec), made / "holdout.parquet", 32))
+        held = listing_of(read_holdout(made / "holdout.parquet", "pool"))
+        references.append(np.stack(list(read_images(open_corpus(spec), held, 32))))
     assert stores[0][0] == stores[1][0]
     np.testing.assert_allclose(stores[1][1], stores[0][1], atol=2e-2)  # other batches
     np.testing.assert_array_equal(references[0], references[1])
@@ -179,7 +180,8 @@ def test_a_vae_of_four_bands_gets_all_of_them(forms, naip, tmp_path):
     assert LatentStore(tmp_path / "latents").rows == table.num_rows
     images = np.stack(list(read_images(open_corpus(naip), listing_of(table), 32, bands=4)))
     assert images.shape == (table.num_rows, 32, 32, 4)
-    assert read_holdout(open_corpus(naip), made / "holdout.parquet", 32).shape == (12, 32, 32, 3)
+    held = listing_of(read_holdout(made / "holdout.parquet", "pool"))
+    assert np.stack(list(read_images(open_corpus(naip), held, 32))).shape == (12, 32, 32, 3)
     other = ("--corpus", SPECS["folder"].format(forms), "--vae", vae, "--image-size", 32)
     subset = forms / "runs" / "folder" / "entropy.parquet"
     with pytest.raises(UserError, match="needs a corpus of four-band chips"):

@@ -48,8 +48,8 @@ class EvaluateConfig:
     holdout: Path | None = None
     """Hold-out file (from data.holdout): pool, balanced, informative, as far as it has them."""
     subset: Path | None = None
-    """Subset index that the generator was trained on: real images of it give the floor of each
-    hold-out, and all of them say whether generated images are copies."""
+    """Subset index that the generator was trained on. A judge that chose it is refused; of
+    --generated, real images of it give the floors, and say whether generated ones are copies."""
     training_images: AtLeast0 = 50_000
     """Training images that copies are looked for in, drawn by a hash of their key; 0: all."""
     allow_chooser: bool = False
@@ -89,7 +89,8 @@ class EvaluateConfig:
         if self.pairs is not None:
             if self.generated or self.holdout:
                 raise UserError("give either --pairs, or --generated with --corpus and --holdout")
-            return {"pairs": fingerprint(self.pairs)}
+            given = {"pairs": self.pairs, "subset": self.subset}
+            return {name: fingerprint(path) for name, path in given.items() if path is not None}
         if not (self.generated and self.corpus and self.holdout):
             raise UserError("--generated needs --corpus and --holdout (or give --pairs FOLDER)")
         require_holdout(self.holdout)

@@ -25,11 +25,21 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         corpus = open_corpus(config.corpus)
         keep_apart(config.out.parent, corpus, config.corpus)
         check_holdout(corpus, config.holdout)
-    if config.subset is not None:  # by its name, before the output is begun
-        chooser = {str(config.subset): chosen_by(config.subset)}
-        check_judge({"name": config.extractor}, chooser, allow=config.allow_chooser)
+    choosers: dict[str, Any] = {}
+    if config.subset is not None:
+        choosers = {str(config.subset): chosen_by(config.subset)}
+    # By its name, before the output is begun; and by its weights, once they are known.
+    check_judge({"name": config.extractor}, choosers, allow=config.allow_chooser)
     stage.open()
-    result = judge_pairs(config, config.pairs, distances) if config.pairs else generation(config)
+    if config.pairs:
+        result = judge_pairs(config, config.pairs, distances)
+    else:
+        result = generation(config, stage.inputs.get("vae", ""))
+    labels = check_judge(result["extractor"], choosers, allow=config.allow_chooser)
+    if config.subset is not None:
+        result["chosen_by"] = choosers[str(config.subset)]
+    if labels:
+        result["remarks"] = labels
     write_json(config.out, result)
     return stage.finish({"result": result}, [config.out.name], _line(result))
 

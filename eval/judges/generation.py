@@ -38,7 +38,6 @@ from eval.judges.config import EvaluateConfig
 from eval.judges.extractors import Extractor, load_extractor
 from eval.judges.features import features_of
 from eval.judges.images import names_of, read_png
-from eval.judges.registry import check_judge, chosen_by
 
 PIXELS = Extractor(
     "pixels",
@@ -87,18 +86,15 @@ class RealImages:
         )  # fmt: skip
 
 
-def generation(config: EvaluateConfig) -> dict[str, Any]:
+def generation(config: EvaluateConfig, vae: str) -> dict[str, Any]:
     """The metrics of generated images: "holdouts", "authenticity", and what they depend on.
 
-    Raises UserError for generated images of another size, and for a judge that chose the subset.
+    `vae` is the fingerprint of config.vae, by which features after it are kept. Raises UserError
+    for generated images of another size.
     """
     assert config.generated and config.corpus and config.holdout
     device = pick_device(config.device)
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    chooser = None if config.subset is None else chosen_by(config.subset)
-    labels = check_judge(
-        extractor.fingerprint, {str(config.subset): chooser}, allow=config.allow_chooser
-    )
     corpus, names = open_corpus(config.corpus), names_of(config.generated)
     samples = read_manifest(config.generated)
     _require_size(config, names)
@@ -119,7 +115,7 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
     held = RealImages(corpus, read_holdout(config.holdout), config, "hold-outs")
     place = {key: n for n, key in enumerate(held.rows["key"].to_pylist())}
     every = held.features(extractor)
-    rebuilt_every, vae = None, config.stage().inputs.get("vae", "")
+    rebuilt_every = None
     if config.vae is not None:
         rebuilt_every = held.after_vae(extractor, config.vae, vae)
 
@@ -162,10 +158,6 @@ def generation(config: EvaluateConfig) -> dict[str, Any]:
         "holdouts": holdouts,
         "sampling": samples["params"],
     }
-    if config.subset is not None:
-        result["chosen_by"] = chooser
-    if labels:
-        result["remarks"] = labels
     if training is not None:
         # Unseen, and drawn from all that could be seen.
         result["authenticity"] = {

@@ -14,8 +14,6 @@ from data.corpus.base import Corpus
 from data.corpus.verified import check_corpus, images_of
 from data.curation import holdout as holdouts
 from data.images.decode import Reject, decode_rgb
-from dit.vae.images import read_images
-from dit.vae.listing import listing_of
 
 
 def names_of(stage: Path, part: str = "") -> list[str]:
@@ -66,20 +64,3 @@ def check_holdout(corpus: Corpus, holdout: Path) -> None:
     """Raise UserError for another corpus than the hold-out is from, before anything is written."""
     table = holdouts.read_holdout(holdout)
     check_corpus(corpus, table.num_rows, lambda rows: images_of(table.take(rows)))
-
-
-def read_holdout(
-    corpus: Corpus, holdout: Path, image_size: int, name: str = "pool"
-) -> np.ndarray:
-    """The images of the hold-out `name`, cropped as training images are.
-
-    uint8 [n, image_size, image_size, 3].
-
-    The real images of a Frechet distance take the training transform (resize, crop) and nothing
-    else, so that no difference in preparation is measured as a difference in content.
-
-    Raises UserError for an image that is gone, unreadable, or not the one that was held out.
-    """
-    table = holdouts.read_holdout(holdout, name)
-    images = read_images(corpus, listing_of(table), image_size)
-    return np.stack(list(progress(images, total=table.num_rows, name=f"read hold-out {name}")))

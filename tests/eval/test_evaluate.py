@@ -134,6 +134,11 @@ def test_the_floor_is_that_of_the_vaes_reconstructions(tmp_path: Path, flags: li
     floor = result["holdouts"]["pool"]["vae_floor"]
     assert floor["value"] == pytest.approx(expected) and expected > 0.01
     assert floor["n_generated"] == floor["n_real"] == 4
+    samples = [tmp_path / "samples" / f"{n:06d}.png" for n in range(4)]
+    drawn = extractor(np.stack([np.asarray(Image.open(path)) for path in samples]))
+    both = frechet_distance(fit(drawn), fit(extractor(rebuilt)))
+    after = result["holdouts"]["pool"]["after_vae"]["distance"]
+    assert after["value"] == pytest.approx(both) and both != pytest.approx(expected)
 
 
 def test_copies_of_training_images_show(tmp_path: Path, flags: list[str]) -> None:
@@ -157,6 +162,14 @@ def test_a_judge_does_not_judge_what_it_chose(tmp_path: Path, flags: list[str]) 
         metrics(flags, tmp_path / "m.json", *given)
     assert not (tmp_path / "m.json").exists()
     result = metrics(flags, tmp_path / "m.json", *given, "--allow-chooser")
+    assert result["chosen_by"]["name"] == "descriptor" and "chose" in result["remarks"][0]
+    names = [f"{part}/{n}.png" for part in ("generated", "target") for n in range(4)]
+    stage_of(tmp_path / "pairs", names, side=64)
+    paired = ["--pairs", str(tmp_path / "pairs"), "--perceptual", "efficientnet-lite0"]
+    paired += ["--extractor", "descriptor", "--device", "cpu", *given]
+    with pytest.raises(UserError, match="--extractor descriptor: its features chose the subset"):
+        metrics(paired, tmp_path / "p.json")
+    result = metrics(paired, tmp_path / "p.json", "--allow-chooser")
     assert result["chosen_by"]["name"] == "descriptor" and "chose" in result["remarks"][0]
     other = metrics(flags, tmp_path / "o.json", "--subset", str(tmp_path / "subset.parquet"))
     assert other["chosen_by"]["name"] == "sscd" and "remarks" not in other
