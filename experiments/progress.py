@@ -1,4 +1,4 @@
-"""What the terminal shows while jobs run: begun, done in how long, failed and why, and the time left."""
+"""What the terminal shows while jobs run: done in how long, failed and why, and the time left."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Progress:
             failed = len(self._failed)
             self._say(
                 f"{len(self._left)} of {self._all} stages are missing: {failed} failed, "
-                f"{len(self._left) - failed} were not tried (they need those, or the run was stopped)"
+                f"{len(self._left) - failed} not tried (they need those, or the run was stopped)"
             )
 
     def stop(self) -> None:
@@ -77,7 +77,11 @@ class Progress:
         if not self._left or not self._worked:
             return ""
         seconds = (now - self._start) * max(0.0, self._work / self._worked - 1)
-        return f", about {seconds / 60:.0f} min left" if seconds >= 60 else f", about {seconds:.0f} s left"
+        return (
+            f", about {seconds / 60:.0f} min left"
+            if seconds >= 60
+            else f", about {seconds:.0f} s left"
+        )
 
     def _say(self, line: str) -> None:
         print(line, flush=True, file=sys.stdout)
