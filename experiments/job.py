@@ -135,7 +135,8 @@ def _take_gpus(number: int, locks: list[IO[str]]) -> list[str]:
             for gpu in visible:
                 if gpu in taken or len(taken) == number:
                     continue
-                lock = open(f"{tempfile.gettempdir()}/rs-prune-{os.getuid()}-gpu{gpu}-{slot}.lock", "w")
+                name = f"rs-prune-{os.getuid()}-gpu{gpu}-{slot}.lock"
+                lock = open(Path(tempfile.gettempdir()) / name, "w")
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:

@@ -144,7 +144,8 @@ def write(planned: Planned) -> None:
         "paper_tables": list(experiment.paper_tables),
         "folder": str(planned.folder), "holdout": profile.settings["holdout"],
         "corpora": planned.corpora,
-        "command": command(experiment, profile), "settings": profile.settings, "root": str(Path.cwd()),
+        "command": command(experiment, profile), "settings": profile.settings,
+        "root": str(Path.cwd()),
         "cells": planned.cells, "jobs": jobs,
     })  # fmt: skip
 
@@ -196,7 +197,8 @@ def summary(planned: Planned) -> list[str]:
                 f"{stage:<28}{count:>8}{shared_here:>8}{gpu:>10.1f}{cpu:>10.1f}{disk:>10.1f}{note}"
             )
         jobs_left, shared_left = len(left), sum(len(job.cells) > 1 for job in left)
-        gpu, cpu, disk = (sum(row[n] for row in rows) for n in (3, 4, 5))
+        gpu = sum(row[3] for row in rows)
+        cpu, disk = sum(row[4] for row in rows), sum(row[5] for row in rows)
         total = f"{'total':<28}{jobs_left:>8}{shared_left:>8}{gpu:>10.1f}{cpu:>10.1f}{disk:>10.1f}"
         lines.append(total)
         lines.append("Hours are estimates (experiments/profiles.yaml, costs), not measurements.")

@@ -162,8 +162,8 @@ def prepare_run(folder: Path) -> None:
     from tests.dit.test_export import dit, save_run
     from tests.dit.tiny_vae import save_tiny_vae
 
-    run = folder / "runs" / "git10m_85-mini-world"
-    save_run(run / "dit" / "rsprune", save_tiny_vae(run / "vae"), dit())
+    run = folder / "runs" / "mini"
+    save_run(run / "dit" / "git10m-rsprune-85-D30-0", save_tiny_vae(run / "vaes" / "git10m-0"), dit())
 
 
 def prepare_assignments(folder: Path) -> None:

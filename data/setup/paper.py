@@ -43,14 +43,21 @@ def paper_needs(
     Raises UserError when there is no such corpus, reference set or weights.
     """
     known = {kind: {s.name: s for s in sources().values() if s.kind == kind} for kind in KINDS}
-    found = [_named(known["corpus"], name.partition("_")[0], "corpus") for name in corpora]
+    papers = {name: one for name, one in known["corpus"].items() if one.paper}
+    for name in corpora:
+        if name.partition("_")[0] not in papers:
+            raise UserError(
+                f"--experiment {name}: on which corpus? expected a name that begins with "
+                f"{', '.join(papers)}"
+            )
+    found = [papers[name.partition("_")[0]] for name in corpora]
     sets = [_named(known["reference"], name, "reference") for name in references if name != "main"]
     asked = [_named(known["weights"], name, "weights") for name in weights]
     asked += [s for s in known["weights"].values() if s.paper and s not in asked]
     reachable = hub_reachable()
     return [
         check_gpu(),
-        *(check(corpus, (corpus.paper or 10_000) + holdout) for corpus in found),
+        *(check(corpus, corpus.paper + holdout) for corpus in found),
         *([check_reference(REFERENCE)] if "main" in references else []),
         *(check(one, 100) for one in sets),
         *(check(s, s.paper) for s in known["downstream"].values() if s.paper and s.task in tasks),
