@@ -41,8 +41,8 @@ stage.open()
 if sys.argv[2:]:
     open(sys.argv[2], "w").write("x")
 stage.count(40)
-end = time.monotonic() + 0.6
-while time.monotonic() < end:
+end = time.process_time() + 0.6
+while time.process_time() < end:
     pass
 assert "torch" not in sys.modules and "ctypes" not in sys.modules
 print("ready", flush=True)
@@ -72,8 +72,8 @@ def test_a_killed_session_is_in_the_sum_and_in_nothing_else(tmp_path: Path, name
         one.finish({}, write(path), "")
     made = read_manifest(out)["made"]["cost"]
     assert (made["sessions"], made["images"]) == (2, 42)
-    assert 0.6 <= made["seconds"] < 20
-    assert 0.4 <= made["cpu_seconds"] < made["seconds"] + 1
+    assert 0.5 <= made["seconds"] < 20
+    assert 0.5 <= made["cpu_seconds"] < made["seconds"] + 1
     assert made["images_per_s"] == pytest.approx(42 / made["seconds"], rel=0.01)
     assert 0.005 < made["peak_memory_gb"] < 10
     assert (made["gpus"], made["gpu_hours"]) == (0, 0)
