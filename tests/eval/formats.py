@@ -1,4 +1,4 @@
-"""Metrics as eval.evaluate, eval.loss and eval.track write them, with values that a test chooses."""
+"""Metrics as eval.evaluate, eval.loss and eval.track write them, of values that a test chooses."""
 
 from __future__ import annotations
 
