@@ -70,7 +70,7 @@ def first_step(curve: Curve, target: float) -> int | None:
 
 
 def _curve(cell: Cell, records: Records) -> Curve:
-    """Distance by step of a family's first finished track, of the averaged weights if it has them."""
+    """Distance by step of a family's first finished track; of averaged weights if it has them."""
     for run in cell.runs:
         job = records.plan.job(run, "track")
         if job is None or records.states[job.id] != "done":

@@ -43,8 +43,8 @@ FIELDS = (
     "table", "corpus", "cell", "label", "method", "ratio", "task", "metric", "checkpoint",
     "profile", "state", "paper", "ours", "difference", "value", "measure", "comparable",
     "low", "high", "seeds_low", "seeds_high", "seeds", "n", "holdout", "training_images", "model",
-    "steps", "batch", "sampler", "sampling_steps", "weights", "checkpoint_step", "judge", "paper_steps",
-    "paper_checkpoint", "paper_remark", "remark", "command", "files",
+    "steps", "batch", "sampler", "sampling_steps", "weights", "checkpoint_step", "judge",
+    "paper_steps", "paper_checkpoint", "paper_remark", "remark", "command", "files",
 )  # fmt: skip
 """Of a line, in the order of table.csv."""
 

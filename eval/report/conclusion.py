@@ -19,7 +19,9 @@ def better_by_interval(row: Row) -> str | None:
         return None
     if "paired" in row:
         return _better_paired(row)
-    bounds = {method: cell.get("interval_95") for method, cell in cells.items()}
+    bounds = {
+        method: cell.get("over_seeds", cell).get("interval_95") for method, cell in cells.items()
+    }
     if len(bounds) < 2 or not all(bounds.values()):
         return None
     lower = row["better"] == "lower"
@@ -51,10 +53,13 @@ def conclusion(rows: Sequence[Row], mini: bool) -> str:
     if not said:
         return ""
     cells = [cell for row in rows for cell in row["cells"].values()]
-    trainings = [cell["over_seeds"]["n"] for cell in cells if "over_seeds" in cell]
+    trainings = {cell["over_seeds"]["n"] if "over_seeds" in cell else 1 for cell in cells}
+    least, most = min(trainings), max(trainings)
     limits = "One training run each: the intervals are over images, not over other trainings"
-    if trainings:
-        limits = f"{min(trainings)} trainings each, compared seed by seed"
+    if least < most:
+        limits = f"{least} to {most} trainings each, compared seed by seed where they have the same"
+    elif most > 1:
+        limits = f"{most} trainings each, compared seed by seed"
     if mini:
         limits += ", and models this small say nothing about the paper's"
     return " ".join([*said, f"{limits}."])
@@ -78,7 +83,7 @@ def _holdouts(rows: Sequence[Row]) -> str:
         text += f": {said}."
     if differ:
         text += " So the choice of hold-out decides which method looks better."
-    return text[0].upper() + text[1:]
+    return "T" + text[1:] if text.startswith("the ") else text
 
 
 def _nearest(rows: Sequence[Row]) -> tuple[str, bool]:

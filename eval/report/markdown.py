@@ -32,8 +32,10 @@ def markdown(table: dict[str, Any]) -> str:
     and in words; what is not filled, with the command that fills it.
     """
     lines = [f"# {table['title']}", "", *_head(table)]
+    ours = "ours" if table["profile"] == "paper" else table["profile"]
     for section in table["sections"]:
-        lines += [f"## {heading(section)}", "", *_layout(section), "", *_lines(section), ""]
+        lines += [f"## {heading(section)}", "", *_layout(section, ours), ""]
+        lines += _lines(section, ours)
         if section.absent:
             lines += [f"{section.absent} of the paper's cells here are no part of the plan.", ""]
     lines += [*_claims(table["claims"]), *_orderings(table)]
@@ -57,9 +59,9 @@ def _head(table: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def _layout(section: Section) -> list[str]:
+def _layout(section: Section, ours: str) -> list[str]:
     """The paper's layout: a row for each family and checkpoint rule."""
-    header = ["paper / ours", *(COLUMN_NAMES[column] for column in section.columns)]
+    header = [f"paper / {ours}", *(COLUMN_NAMES[column] for column in section.columns)]
     body = []
     for row in rows_of(section).values():
         cells = [row.get(column) for column in section.columns]
@@ -73,14 +75,12 @@ def _pair(line: Line) -> str:
     return f"{paper} / {our_value(line)}"
 
 
-def _lines(section: Section) -> list[str]:
-    """Each cell with its interval and budget, column by column."""
-    header = ["cell", "row", "paper", "ours", "difference", "interval", "n",
-              "images", "steps", "sampler", "weights", "seeds", "hold-out", "checkpoint", "measure"]  # fmt: skip
+def _lines(section: Section, ours: str) -> list[str]:
+    """Each filled cell with its interval and budget, column by column."""
     body = []
     for column in section.columns:
         for line in section.lines:
-            if (line["task"], line["metric"]) == column:
+            if (line["task"], line["metric"]) == column and line["value"] is not None:
                 checkpoint = line["checkpoint"]
                 if line["checkpoint_step"] is not None:
                     checkpoint += f" (step {line['checkpoint_step']:,})"
@@ -91,7 +91,9 @@ def _lines(section: Section) -> list[str]:
                     said(line["weights"]), said(line["seeds"]), said(line["holdout"]), checkpoint,
                     "; ".join(filter(None, (line["measure"], line["remark"]))) or "-",
                 ])  # fmt: skip
-    return _grid(header, body)
+    header = ["cell", "row", "paper", ours, "difference", "interval", "n", "images", "steps",
+              "sampler", "weights", "seeds", "hold-out", "checkpoint", "measure"]  # fmt: skip
+    return [*_grid(header, body), ""] if body else []
 
 
 def _claims(claims: Sequence[dict[str, Any]]) -> list[str]:

@@ -103,7 +103,7 @@ def _loss(found: Found) -> Iterator[Row]:
         row = _row("loss", f"Held-out loss, {holdout} hold-out", "mse of the noise", "lower",
                    holdout=holdout)  # fmt: skip
         for method, result in found.items():
-            losses = result.get("ema", result.get("raw", {}))
+            losses: dict[str, Any] = result.get("ema") or result.get("raw") or {}
             if holdout in losses:
                 row["cells"][method] = dict(losses[holdout]["mse"])
                 if "subset" in losses:

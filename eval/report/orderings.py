@@ -20,14 +20,15 @@ def orderings(sections: Sequence[Section]) -> list[Ordering]:
     """For each column and checkpoint rule: its pairs with their verdicts, and the counts of those.
 
     'holds' and 'reversed' are beyond the interval: over seeds, from the differences seed by seed,
-    where both rows have several; else the intervals over images lie apart. 'undecided' are ties
-    and overlaps. Pairs that are equal in the paper are not ordered by it.
+    where both rows have several; else their intervals lie apart. 'undecided' are ties and
+    overlaps. Pairs that are equal in the paper are not ordered by it.
     """
     found = []
     for section in sections:
         columns: dict[tuple[str, str, str], list[Line]] = {}
         for line in section.lines:
-            if line["metric"] in ORDERED and amount(line["paper"]) is not None:
+            known = amount(line["paper"]) is not None and line["state"] != "not planned"
+            if known and line["metric"] in ORDERED:
                 key = (line["task"], line["metric"], line["checkpoint"])
                 columns.setdefault(key, []).append(line)
         for (task, metric, checkpoint), lines in columns.items():
@@ -66,9 +67,16 @@ def _sign(a: Line, b: Line) -> int:
         return int(low > 0) - int(high < 0)
     if a["metric"] == "seconds":  # measured once: no interval, and nothing drawn at random
         return int(a["value"] > b["value"]) - int(a["value"] < b["value"])
-    if a["low"] is None or b["low"] is None:
+    bounds = [_bounds(a), _bounds(b)]
+    if None in bounds[0] or None in bounds[1]:
         return 0
-    return int(a["low"] > b["high"]) - int(a["high"] < b["low"])
+    return int(bounds[0][0] > bounds[1][1]) - int(bounds[0][1] < bounds[1][0])
+
+
+def _bounds(line: Line) -> tuple[Any, Any]:
+    """Its interval over seeds where there are several, else over images."""
+    seeds = line["seeds_low"], line["seeds_high"]
+    return (line["low"], line["high"]) if None in seeds else seeds
 
 
 def count(pairs: Iterable[dict[str, Any]]) -> dict[str, int]:

@@ -32,7 +32,10 @@ def paper_value(line: Line) -> str:
     """As the paper prints it."""
     if line["paper"] is None:
         return "not in the paper"
-    return f"{line['paper']:g}" if isinstance(line["paper"], float) else str(line["paper"])
+    if not isinstance(line["paper"], float):
+        return str(line["paper"])
+    digits = 4 if line["table"] in ("Table 2", "Table 3") else 2
+    return f"{line['paper']:.{ {'LPIPS': 4, 'seconds': 1}.get(line['metric'], digits) }f}"
 
 
 def our_value(line: Line) -> str:
