@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from core.errors import UserError
 from core.settings import settings
+from eval.programme.labels import labelled
 from eval.programme.plan import Plan, plan_file, read_plan
 
 
@@ -30,7 +32,8 @@ class ExperimentConfig:
                 raise UserError(
                     f"{path}: no such plan; there is one with --profile {' or '.join(others)}"
                 )
-        return read_plan(path)
+        plan = read_plan(path)
+        return dataclasses.replace(plan, cells=labelled(plan.cells))
 
 
 @settings
