@@ -47,8 +47,8 @@ class Place:
         name: shown for the run.
         group: the experiment; None: in none.
         job_type: the stage, for example 'dit.train'.
-        tags: 'corpus:git10m', 'method:rsprune', 'ratio:0.7', 'seed:0', ...; those of the form
-            'key:value' are settings of the run too, by which W&B groups and filters.
+        tags: 'corpus=git10m', 'method=rsprune', 'ratio=0.7', 'seed=0', ...; those of the form
+            'key=value' are settings of the run too, by which W&B groups and filters.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Place:
         """What the tags say, by key: a number where it is one, a list where a key has several."""
         found: dict[str, list[Any]] = {}
         for tag in self.tags:
-            key, colon, value = tag.partition(":")
-            if colon and key and value:
+            key, equals, value = tag.partition("=")
+            if equals and key and value:
                 found.setdefault(key, []).append(_number(value))
         return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
@@ -140,6 +140,7 @@ class WandbLogger(Logger):
         section: what the names of its values begin with.
         earlier: lines of sessions before; None: not known, so that what they wrote stays.
         identifier: the run's id where the folder has none yet.
+        live: whether this is the process that makes the record, see open_run.
     """
 
     def __init__(
@@ -152,9 +153,11 @@ class WandbLogger(Logger):
         section: str = "",
         earlier: Sequence[dict[str, Any]] | None = None,
         identifier: str | None = None,
+        live: bool = True,
     ) -> None:
         self._run: Any = None
         self._record = record
+        self.failure: Exception | None = None
         self._section, self._batch = section, config.get("batch")
         place = place or place_of(out, None)
         try:
@@ -165,7 +168,8 @@ class WandbLogger(Logger):
             older = offline_folders(out, identifier)
             while any(time.strftime("-%Y%m%d_%H%M%S-") in path.name for path in older):
                 time.sleep(0.05)  # W&B would write over the folder of a session of this second
-            self._run = open_run(place, identifier, mode, out, {**place.settings(), **config})
+            settings = {**place.settings(), **config}
+            self._run = open_run(place, identifier, mode, out, settings, live)
         except Exception as error:  # whatever it is, the run goes on
             self._fail(error)
         self._catch_up(out, earlier or ())
@@ -215,13 +219,19 @@ class WandbLogger(Logger):
         self.act(lambda run: run.log(named, step=step))
 
     def _fail(self, error: Exception) -> None:
-        self._run = None
+        self._run, self.failure = None, error
         message = f"W&B failed and is off for this run ({error}); {self._record} goes on"
         print(message, file=sys.stderr)
 
 
-def open_run(place: Place, identifier: str, mode: str, folder: Path, config: Any) -> Any:
-    """W&B's run of this id, new or, online, gone on with; its curves are over SEEN."""
+def open_run(
+    place: Place, identifier: str, mode: str, folder: Path, config: Any, live: bool = True
+) -> Any:
+    """W&B's run of this id, new or, online, gone on with; its curves are over SEEN.
+
+    With `live` it watches the machine and lists the packages: of what is told afterwards they would
+    be those of another process, and listing them takes ten times as long as all the rest.
+    """
     import wandb
 
     run = wandb.init(
@@ -238,6 +248,8 @@ def open_run(place: Place, identifier: str, mode: str, folder: Path, config: Any
             save_code=False,
             disable_git=True,
             init_timeout=30.0,
+            x_disable_stats=not live,
+            x_save_requirements=live,
         ),
     )
     run.define_metric(SEEN)
