@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from core.atomic import write_json
 from core.errors import UserError
@@ -47,8 +48,8 @@ class Place:
         name: shown for the run.
         group: the experiment; None: in none.
         job_type: the stage, for example 'dit.train'.
-        tags: 'corpus=git10m', 'method=rsprune', 'ratio=0.7', 'seed=0', ...; those of the form
-            'key=value' are settings of the run too, by which W&B groups and filters.
+        tags: 'corpus:git10m', 'method:rsprune', 'ratio:0.7', 'seed:0', ...; those of the form
+            'key:value' are settings of the run too, by which W&B groups and filters.
     """
 
     name: str
@@ -60,8 +61,8 @@ class Place:
         """What the tags say, by key: a number where it is one, a list where a key has several."""
         found: dict[str, list[Any]] = {}
         for tag in self.tags:
-            key, equals, value = tag.partition("=")
-            if equals and key and value:
+            key, colon, value = tag.partition(":")
+            if colon and key and value:
                 found.setdefault(key, []).append(_number(value))
         return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
@@ -170,6 +171,8 @@ class WandbLogger(Logger):
                 time.sleep(0.05)  # W&B would write over the folder of a session of this second
             settings = {**place.settings(), **config}
             self._run = open_run(place, identifier, mode, out, settings, live)
+            self._run.define_metric(SEEN)
+            self._run.define_metric("*", step_metric=SEEN)
         except Exception as error:  # whatever it is, the run goes on
             self._fail(error)
         self._catch_up(out, earlier or ())
@@ -227,14 +230,14 @@ class WandbLogger(Logger):
 def open_run(
     place: Place, identifier: str, mode: str, folder: Path, config: Any, live: bool = True
 ) -> Any:
-    """W&B's run of this id, new or, online, gone on with; its curves are over SEEN.
+    """W&B's run of this id, new or, online, gone on with.
 
     With `live` it watches the machine and lists the packages: of what is told afterwards they would
     be those of another process, and listing them takes ten times as long as all the rest.
     """
     import wandb
 
-    run = wandb.init(
+    return wandb.init(
         **place.init(),
         id=identifier,
         resume="allow" if mode == "online" else None,
@@ -252,9 +255,6 @@ def open_run(
             x_save_requirements=live,
         ),
     )
-    run.define_metric(SEEN)
-    run.define_metric("*", step_metric=SEEN)
-    return run
 
 
 def _wandb_id(out: Path, given: str | None) -> str:
@@ -299,8 +299,9 @@ def wandb_mode() -> str:
         return _MODES[given.lower()]
     if os.environ.get("WANDB_API_KEY"):
         return "online"
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname
     try:
-        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
+        return "online" if netrc.netrc().authenticators(host or "api.wandb.ai") else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
 

@@ -113,7 +113,7 @@ class Publisher:
             self.kept += 1
             return
         group = known.get("group") or self.plan.experiment
-        tags = clean_tags([*todo.tags, f"profile={self.plan.profile}", *experiments])
+        tags = clean_tags([*todo.tags, f"profile:{self.plan.profile}", *experiments])
         place = Place(name, group, todo.job_type, tags)
         try:
             record = todo.read()
@@ -273,8 +273,8 @@ def tags_of(plan: Plan, job: Job) -> tuple[str, ...]:
     for cell in plan.cells:
         for run in cell.runs:
             if job.id in run.jobs.values():
-                tags = [f"corpus={cell.corpus}", f"method={cell.method}",
-                        f"ratio={cell.ratio:g}", f"seed={run.seed}"]  # fmt: skip
+                tags = [f"corpus:{cell.corpus}", f"method:{cell.method}",
+                        f"ratio:{cell.ratio:g}", f"seed:{run.seed}"]  # fmt: skip
                 agreed = tags if agreed is None else [tag for tag in agreed if tag in tags]
     return tuple(agreed or ())
 

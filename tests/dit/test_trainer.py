@@ -248,7 +248,7 @@ def test_a_resumed_offline_run_is_one_run_to_sync(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "dryrun")
     monkeypatch.setenv("WANDB_RUN_GROUP", "table1")
-    monkeypatch.setenv("WANDB_TAGS", "corpus=git10m,method=rsprune,ratio=0.7,seed=3, mine")
+    monkeypatch.setenv("WANDB_TAGS", "corpus:git10m,method:rsprune,ratio:0.7,seed:3, mine")
     assert wandb_mode() == "offline"
     lines = [{"step": n, "loss": n / 8, "timing": {"seconds": 1.0}} for n in (1, 2, 3)]
     Image.new("RGB", (4, 4)).save(picture := tmp_path / "step-0000002.png")
@@ -275,7 +275,7 @@ def test_a_resumed_offline_run_is_one_run_to_sync(
     assert len(set(ids)) == 1 and ids[0] == json.loads((tmp_path / "wandb.json").read_text())["id"]
     assert run.axes == {"samples_seen": "", "*": "samples_seen"}
     assert (run.run.run_group, run.run.job_type) == ("table1", "dit.train")
-    tags = ["corpus=git10m", "method=rsprune", "ratio=0.7", "seed=3", "mine", "table1"]
+    tags = ["corpus:git10m", "method:rsprune", "ratio:0.7", "seed:3", "mine", "table1"]
     assert sorted(run.run.tags) == sorted(tags)
     assert [run.config[name] for name in ("corpus", "method", "ratio")] == [
         "git10m", "rsprune", 0.7,
