@@ -39,18 +39,23 @@ _LISTED = 100  # files whose digests stand in the artifact's metadata too
 
 
 def sources(plan: Plan, job: Job) -> list[Job]:
-    """The jobs whose artifacts a job was made from, in the order of the plan."""
-    found: set[str] = set()
-    ahead, seen = list(job.needs), set()
+    """The jobs whose artifacts a job was made from, in the order of the plan.
+
+    Through stages that leave none, the nearest of each type: a store of latents that holds what
+    other subsets have brought does not make a training depend on these.
+    """
+    found: dict[str, str] = {}  # id -> type
+    ahead, seen = list(job.needs), set(job.needs)
     while ahead:
-        if (name := ahead.pop()) in seen or name not in plan.jobs:
-            continue
-        seen.add(name)
-        need = plan.jobs[name]
-        if need.stage in TYPES:
-            found.add(name)
-        else:
-            ahead += need.needs
+        needs = [plan.jobs[name] for name in ahead if name in plan.jobs]
+        nearer = set(found.values())
+        found |= {
+            need.id: kind for need in needs
+            if (kind := TYPES.get(need.stage, "")) and kind not in nearer
+        }  # fmt: skip
+        behind = (name for need in needs if need.stage not in TYPES for name in need.needs)
+        ahead = [name for name in dict.fromkeys(behind) if name not in seen]
+        seen |= set(ahead)
     return [other for other in plan.jobs.values() if other.id in found]
 
 

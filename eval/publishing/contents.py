@@ -67,8 +67,8 @@ def contents_of_folder(folder: Path) -> Contents:
             width = len(columns)
             shown.tables[path.stem] = (columns, [(row + [""] * width)[:width] for row in rows])
     for name in ("figures", "pictures"):
-        if found := sorted((folder / name).glob("*.png")):
-            shown.pictures[name] = found
+        found = sorted((folder / name).glob("*.png"))
+        shown.pictures |= {f"{name}/{path.stem}": [path] for path in found}
     return shown
 
 

@@ -25,6 +25,7 @@ _TITLES = {
 }  # fmt: skip
 _SHOWN = ("distance/value", "perceptual/value", "psnr/value", "ssim/value", "loss/value")
 """Ends of the names of a metrics file's values that have a panel."""
+_ADHERENCE = ("evaluate/adherence/miou/value", "evaluate/adherence/accuracy/value")
 
 
 def save_dashboard(publisher: Publisher) -> None:
@@ -134,6 +135,9 @@ def _values(plan: Plan, task: str) -> list[str]:
         found = contents_of(job).values
         kinds = (f"{task}/", "loss/ema/") if task == "generation" else (f"{task}/",)
         names += [name for name in found if name.startswith(kinds) and name.endswith(_SHOWN)]
+    if task == "sis":  # how well images show their masks, where a segmenter has judged them
+        for job in _done(plan, ("downstream.evaluate",)):
+            names += [name for name in contents_of(job).values if name in _ADHERENCE]
     return list(dict.fromkeys(names))
 
 

@@ -271,11 +271,13 @@ def tags_of(plan: Plan, job: Job) -> tuple[str, ...]:
     """Corpus, method, ratio and seed of a job; of a shared one those that its runs agree on."""
     agreed: list[str] | None = None
     for cell in plan.cells:
-        for run in cell.runs:
-            if job.id in run.jobs.values():
-                tags = [f"corpus:{cell.corpus}", f"method:{cell.method}",
-                        f"ratio:{cell.ratio:g}", f"seed:{run.seed}"]  # fmt: skip
-                agreed = tags if agreed is None else [tag for tag in agreed if tag in tags]
+        if cell.name not in job.cells:
+            continue
+        own = [run for run in cell.runs if job.id in run.jobs.values()]
+        for run in own or cell.runs:
+            tags = [f"corpus:{cell.corpus}", f"method:{cell.method}",
+                    f"ratio:{cell.ratio:g}", f"seed:{run.seed}"]  # fmt: skip
+            agreed = tags if agreed is None else [tag for tag in agreed if tag in tags]
     return tuple(agreed or ())
 
 

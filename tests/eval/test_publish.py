@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -13,12 +15,15 @@ import pyarrow as pa
 import pytest
 
 from core.errors import UserError
+from core.stage import Stage
 from data.formats.tables import write_part
+from dit import train_vae
 from dit.model import transformer
 from dit.train import main as train
 from eval.programme.plan import Plan, read_plan
 from eval.publish import PublishConfig, main
 from eval.publishing import dashboard
+from eval.publishing.artifacts import artifact_of, sources, use_artifact
 from eval.publishing.publish import run_id
 from tests.dit.training import TINY, flags, latent_store
 from tests.eval.plans import PlanMaker
@@ -156,7 +161,7 @@ def test_values_histograms_tables_and_pictures_are_there(made: Plan) -> None:
     assert drawn["sample/pictures/count"] == 16 and "samples_seen" not in drawn
     whole = runs["mini/table1"]
     assert read_table(whole, "table")["data"] == [["RS-Prune", "4.0"], ["Random", ""]]
-    assert whole.history[-1]["figures/count"] == 1
+    assert whole.history[-1]["figures/fid/count"] == 1
     assert whole.summary["jobs/failed"] == 1
 
 
@@ -194,6 +199,45 @@ def test_lineage_goes_from_scores_to_the_table(made: Plan) -> None:
     assert {"manifest.json", f"{step}/ema.safetensors", f"{step}/state.json"} <= set(files)
     assert Path(files[f"{step}/ema.safetensors"].local_path).exists()
     assert all(path == "manifest.json" or path.startswith(step) for path in files)  # the last only
+
+
+def test_lineage_takes_the_nearest_of_each_type(made: Plan) -> None:
+    """A store of latents has images of several subsets; a training is of its own."""
+    mine, other = job_of(made, "subset"), job_of(made, "subset", 1)
+    encode = job_of(made, "encode")
+    first = dataclasses.replace(job_of(made, "encode", 1), needs=(other.id,))
+    second = dataclasses.replace(encode, needs=(mine.id, first.id))
+    plan = dataclasses.replace(made, jobs={**made.jobs, first.id: first, second.id: second})
+    assert [job.id for job in sources(plan, job_of(made, "train"))] == [mine.id]
+
+
+def test_a_vae_and_a_segmenter_are_told_with_their_curves(tmp_path: Path) -> None:
+    maker = PlanMaker(tmp_path)
+    maker.family("git10m/rsprune-70", "rsprune", tasks=(), stop={"subset": "missing"})
+    shutil.copytree(Path(train_vae.__file__).parent / "vae" / "shipped" / "mini-f8",
+                    vae := maker.runs / "vae")  # fmt: skip
+    stage = Stage(segmenter := maker.runs / "segmenter", "downstream.train_segmenter",
+                  {"batch": 4}, {})  # fmt: skip
+    stage.open()
+    (segmenter / "stats.jsonl").write_text('{"step": 5, "loss": 1.5}\n')
+    stage.finish({"val": {"miou": {"value": 0.3}}}, ["stats.jsonl"], "made")
+    for out, name in ((vae, "dit.train_vae"), (segmenter, "downstream.train_segmenter")):
+        maker.jobs[name] = {**next(iter(maker.jobs.values())), "id": name, "stage": name,
+                            "out": str(out), "target": str(out / "manifest.json")}  # fmt: skip
+    plan = read_plan(maker.write())
+    assert publish(plan) == 0
+    runs = told(plan)
+    row = runs["downstream.train_segmenter"].history[-1]
+    assert (row["segmenter/loss"], row["samples_seen"]) == (1.5, 20)
+    assert runs["downstream.train_segmenter"].summary["train_segmenter/val/miou/value"] == 0.3
+    shown = runs["dit.train_vae"]
+    lines = (vae / "training" / "stats.jsonl").read_text().splitlines()
+    rows = [row for row in shown.history if "vae/l1" in row]
+    assert [row["vae/l1"] for row in rows] == [json.loads(line)["l1"] for line in lines]
+    assert rows[0]["samples_seen"] == 8 * rows[0]["step"]
+    assert shown.history[-1]["train_vae/pictures/count"] == 1
+    assert shown.folder.parents[1] == vae / "training"
+    assert shown.logged["dit.train_vae"].type == "vae"
 
 
 def test_again_changes_nothing_and_a_shared_job_is_there_once(
@@ -241,8 +285,6 @@ def test_what_is_finished_later_is_added(
     [("reference", "reference"), ("none", "none"), ("auto", "reference"), ("files", "files")],
 )
 def test_large_checkpoints_are_sent_only_when_asked(made: Plan, flag: str, kept: str) -> None:
-    from eval.publishing.artifacts import artifact_of
-
     config = PublishConfig(experiment="table1", checkpoints=flag, upload_mb=0.01)
     job = job_of(made, "train")
     artifact = artifact_of(job, config)
@@ -255,6 +297,14 @@ def test_large_checkpoints_are_sent_only_when_asked(made: Plan, flag: str, kept:
         assert weights.size == artifact.metadata["files"][weights.path]["bytes"]
     assert artifact_of(job, config).digest == artifact.digest
     assert artifact_of(job_of(made, "subset"), config).metadata["kept"] == "files"
+
+
+def test_online_the_server_is_asked_to_note_a_use(made: Plan) -> None:
+    asked: list[Any] = []
+    online: Any = types.SimpleNamespace(offline=False, use_artifact=asked.append)
+    artifact = artifact_of(job_of(made, "subset"), PublishConfig(experiment="table1"))
+    use_artifact(online, artifact)
+    assert asked == [artifact]
 
 
 def test_damage_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
