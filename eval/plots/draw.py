@@ -221,7 +221,7 @@ def draw_cost(curves: list[Curve], folder: Path) -> list[str]:
     names = labels([curve.cell for curve in curves])
     unit = _unit(curves)
     costs = {curve.cell.name: _mean_cost(curve, unit) for curve in curves}
-    name, size = next(one for one in _TIMES if max(costs.values()) >= one[1] or one[1] == 1)
+    time, size = next(one for one in _TIMES if max(costs.values()) >= one[1] or one[1] == 1)
     for axis, (corpus, group) in zip(axes, groups.items(), strict=True):
         several = len({curve.cell.ratio for curve in curves if curve.cell.ratio}) > 1
         for curve in group:
@@ -232,8 +232,8 @@ def draw_cost(curves: list[Curve], folder: Path) -> list[str]:
             if several and curve.cell.ratio:
                 axis.annotate(f"{curve.cell.ratio:.0%}", (x, point.value), xytext=(4, 2),
                               textcoords="offset points", fontsize=6)  # fmt: skip
-        kind = f"GPU-{name}" if unit == "GPU" else f"{name} of wall time"
-        axis.set_xlabel(f"cost of selection and training, {kind}")
+        kind = f"GPU-{time}" if unit == "GPU" else f"{time} of wall time"
+        axis.set_xlabel(f"selection and training, {kind}")
         axis.set_xlim(0, 1.1 * max(costs[curve.cell.name] for curve in group) / size)
         _describe(axis, corpus, group)
     legend(figure, axes)

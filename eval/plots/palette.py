@@ -18,6 +18,7 @@ _METHODS = {
     "entropy-set": ("#009E73", "p"),
     "semdedup": ("#D55E00", "h"),
     "hierarchical": ("#56B4E9", "d"),
+    "random-survivors": ("#8C6D1F", "^"),
 }
 _OTHER = ("#6B6B6B", "*")
 _STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))

@@ -50,10 +50,10 @@ def fig3(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlanMaker, dict]:
         name = f"git10m/rsprune-{100 * ratio:.0f}"
         maker.family(name, "rsprune", ratio=ratio, tasks=TRACKED, value=value, seconds=2.0)
     maker.family("git10m/random-70", "random", ratio=0.7, tasks=TRACKED, value=4.0)
-    maker.family("git10m/random-85", "random", ratio=0.85, tasks=TRACKED, value=4.0, label="Drawn")
+    maker.family("git10m/random-85", "random", ratio=0.85, tasks=TRACKED, value=4.0)
     # The best of all, yet part of RS-Prune: a draw among Stage I's survivors is no competitor.
-    maker.family("git10m/within-85", "random", ratio=0.85, keep=0.3, paper=None, tasks=TRACKED,
-                 value=2.0, label="Random within Stage I")  # fmt: skip
+    maker.family("git10m/within-85", "random-survivors", ratio=0.85, paper=None, tasks=TRACKED,
+                 value=2.0)  # fmt: skip
     return maker, draw(maker)
 
 
@@ -69,7 +69,7 @@ def test_factors_are_steps_of_the_best_competitor_over_those_to_it(fig3) -> None
     assert high["factor"] == pytest.approx(1500 / 1200)
     assert high["baseline_best_step"] == 1500 and high["baseline_final"] == pytest.approx(4.0)
     assert {one["baseline"] for one in record["factors"]} == {
-        "Full", "Random, 70% pruned", "Drawn"
+        "Full", "Random, 70% pruned", "Random, 85% pruned"
     }  # fmt: skip
     assert {one["holdout"] for one in record["factors"]} == {"pool", "balanced", "informative"}
 

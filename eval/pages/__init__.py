@@ -1,0 +1,4 @@
+"""The local dashboard: what it shows of a plan and its records, and the HTML page of it.
+
+Imports core, eval.judges (names of folders), eval.plots and eval.programme; no command.
+"""
