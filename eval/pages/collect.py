@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.manifest import manifest_path, read_record
 from eval.pages.charts import Line, thinned
+from eval.paper.numbers import CORPUS_NAMES
 from eval.plots.palette import colour
-from eval.plots.read import Curve, labels, made, tracked
+from eval.plots.read import Curve, labels, tracked
 from eval.programme.plan import Cell, Job, Plan, Run, State
+from eval.records.costs import cost_of
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "missing")
 LOG_LINES = 12
@@ -32,8 +35,7 @@ def progress(plan: Plan, states: dict[str, State]) -> dict[str, Any]:
 
     gpu_hours and seconds are of what is recorded; `unknown` counts what is left without estimate.
     """
-    spent = [made(plan.jobs[name]) for name, state in states.items() if state == "done"]
-    costs = [how.get("cost") or {"seconds": how.get("seconds")} for how in spent]
+    costs = spent(plan.jobs[name] for name, state in states.items() if state == "done")
     left = [plan.jobs[name] for name, state in states.items() if state != "done"]
     return {
         "total": len(states),
@@ -48,6 +50,7 @@ def progress(plan: Plan, states: dict[str, State]) -> dict[str, Any]:
 
 def grid(plan: Plan, states: dict[str, State]) -> dict[str, Any]:
     """Cells by parts: the state of each job, with the seeds that it is of."""
+    names = labels(plan.cells)
     parts = list(dict.fromkeys(p for cell in plan.cells for run in cell.runs for p in run.jobs))
     rows = []
     for cell in plan.cells:
@@ -61,8 +64,8 @@ def grid(plan: Plan, states: dict[str, State]) -> dict[str, Any]:
                 {"state": states[job], "job": job, "seeds": ", ".join(map(str, of))}
                 for job, of in seeds.items()
             ])  # fmt: skip
-        rows.append({"label": cell.label, "name": cell.name, "command": cell.command,
-                     "fields": fields})  # fmt: skip
+        label = f"{names[cell.name]}, {CORPUS_NAMES.get(cell.corpus, cell.corpus)}"
+        rows.append({"label": label, "name": cell.name, "fields": fields})
     return {"parts": parts, "rows": rows}
 
 
@@ -109,13 +112,14 @@ def charts(plan: Plan) -> list[dict[str, Any]]:
             for cell in cells
             for run in cell.runs
         ]
-        found.append(_chart(f"{corpus}: training loss", "samples seen", "loss", lines, log_y=True))
+        title = f"{CORPUS_NAMES.get(corpus, corpus)}: training loss"
+        found.append(_chart(title, "samples seen", "loss", lines, log_y=True))
     curves = list(tracked(plan))
     for measure, corpus in dict.fromkeys((c.measure, c.cell.corpus) for c in curves):
         mine = [c for c in curves if c.measure == measure and c.cell.corpus == corpus]
         styles = _styles([curve.cell for curve in mine])
         lines = [line for curve in mine for line in _tracked(curve, names, styles)]
-        title = f"{corpus}: {measure.words()}, {measure.detail()}"
+        title = f"{CORPUS_NAMES.get(corpus, corpus)}: {measure.words()}, {measure.detail()}"
         found.append(_chart(title, "training steps", measure.words(), lines))
     return [chart for chart in found if chart["lines"]]
 
@@ -164,8 +168,8 @@ def costs(plan: Plan, states: dict[str, State]) -> list[dict[str, Any]]:
     rows = []
     for stage in dict.fromkeys(job.stage for job in plan.jobs.values()):
         jobs = [job for job in plan.jobs.values() if job.stage == stage]
-        done = [made(job) for job in jobs if states[job.id] == "done"]
-        found = [how.get("cost") or {"seconds": how.get("seconds")} for how in done]
+        done = [job for job in jobs if states[job.id] == "done"]
+        found = spent(done)
         left = [job for job in jobs if states[job.id] != "done"]
         seconds, images = _sum(found, "seconds"), _sum(found, "images")
         rows.append({
@@ -194,6 +198,16 @@ def columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def spent(jobs: Iterable[Job]) -> list[dict[str, Any]]:
+    """The costs of finished jobs; of those that write one place (a store of latents) once."""
+    places = {job.out: job for job in jobs}
+    found = []
+    for job in places.values():
+        with contextlib.suppress(UserError):  # damaged: whoever needs it will say so
+            found.append(cost_of(job))
+    return [cost for cost in found if cost is not None]
+
+
 def _known(found: list[dict[str, Any]], name: str) -> list[float]:
     return [cost[name] for cost in found if cost.get(name) is not None]
 
@@ -209,6 +223,7 @@ def _most(found: list[dict[str, Any]], name: str) -> float | None:
 
 def settings(plan: Plan) -> list[dict[str, Any]]:
     """Each cell's settings, what its training ran with, and the digests of its finished parts."""
+    names = labels(plan.cells)
     rows = []
     for cell in plan.cells:
         trained: dict[str, Any] = {}
@@ -230,7 +245,8 @@ def settings(plan: Plan) -> list[dict[str, Any]]:
             "seeds": ", ".join(str(run.seed) for run in cell.runs),
         }  # fmt: skip
         shown = {k: v for k, v in (chosen | trained).items() if v or k == "ratio"}
-        rows.append({"label": cell.label, "name": cell.name, "command": cell.command,
+        label = f"{names[cell.name]}, {CORPUS_NAMES.get(cell.corpus, cell.corpus)}"
+        rows.append({"label": label, "name": cell.name, "command": cell.command,
                      "settings": shown, "digests": digests})  # fmt: skip
     return rows
 

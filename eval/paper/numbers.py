@@ -16,7 +16,7 @@ METHOD_NAMES = {
     "rsprune": "RS-Prune", "random": "Random", "full": "Full", "entropy": "Stage I only",
     "moderate": "Moderate-DS", "cluster-nearest": "Cluster-nearest", "dinov2": "DINOv2",
     "a2mae": "A2-MAE-style", "full-set": "Full-set clustering",
-    "entropy-set": "Entropy-set clustering",
+    "entropy-set": "Entropy-set clustering", "random-survivors": "Random among survivors",
 }  # fmt: skip
 CORPUS_NAMES = {"git10m": "Git-10M", "rs5m": "RS5M", "usa1m": "USA-1m"}
 

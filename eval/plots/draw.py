@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from eval.distances.bootstrap import over_seeds
 from eval.distances.measure import LEAD_FROM
-from eval.plots.claims import paper_cells
+from eval.paper.numbers import CORPUS_NAMES, paper_cells
 from eval.plots.factors import Factor, against_best, mean_over_seeds
 from eval.plots.read import OWN, Curve, Point, Unit, labels, method_name
 from eval.plots.style import legend, look, note, panels, save, thousands
@@ -19,6 +19,11 @@ from eval.programme.plan import Cell
 Sweep = Literal["ratio", "clusters"]
 HEIGHT = 2.0
 """Of a panel, in inches."""
+
+
+def _said(table: str, **wanted: Any) -> list[dict[str, Any]]:
+    """The paper's cells of a figure or of its text that have these fields."""
+    return [cell for cell in paper_cells(table) if wanted.items() <= cell.items()]
 
 
 def by_corpus(curves: list[Curve]) -> dict[str, list[Curve]]:
@@ -53,7 +58,7 @@ def draw_steps(curves: list[Curve], found: list[Factor], folder: Path) -> list[s
         axis.set_xlabel("training steps")
         thousands(axis.xaxis)
         _describe(axis, corpus, group)
-    told = paper_cells(table="Figure 3")
+    told = _said("Figure 3")
     if told:
         note(axes[0], f"paper: as good as the best competitor after {told[0]['value']} of 100,000")
     more = {_bands(curves): Line2D([], [], linewidth=5, alpha=0.2, color="black")}
@@ -85,7 +90,7 @@ def draw_factors(found: list[Factor], folder: Path) -> list[str]:
     corpora = list(dict.fromkeys(one.own.cell.corpus for one in found))
     groups = [[one for one in found if one.own.cell.corpus == corpus] for corpus in corpora]
     figure, axes = panels([0.2 * len(group) + 0.85 for group in groups])
-    told = paper_cells(table="Figure 1c")
+    told = _said("Figure 1c")
     for axis, corpus, group in zip(axes, corpora, groups, strict=True):
         names = labels(list({one.own.cell.name: one.own.cell for one in group}.values()))
         several = len(names) > 1
@@ -128,7 +133,7 @@ def draw_share(curves: list[Curve], folder: Path) -> list[str]:
         axis.set_xlabel("images kept by entropy alone, % (100: full data)")
         axis.set_xlim(0, 104)
         _describe(axis, corpus, group)
-        told = paper_cells(table="Figure 4", corpus=corpus)
+        told = _said("Figure 4", corpus=corpus)
         kept = [(1 - cell["ratio"], cell["value"]) for cell in told]
         words = [f"{f'top {share:.0%}' if share < 1 else 'full'} {fid}" for share, fid in kept]
         if told:
@@ -143,14 +148,14 @@ def draw_share(curves: list[Curve], folder: Path) -> list[str]:
 
 def draw_ratios(curves: list[Curve], folder: Path) -> list[str]:
     """Table 3: the distance against the pruning ratio, a line a method."""
-    claim = paper_cells(table="Text", metric="best pruning ratio")
+    claim = _said("Text", metric="best pruning ratio")
     told = f"paper: best at {claim[0]['value']:.0%}" if claim else ""
     return _sweep(curves, folder, "ratio", "images pruned, %", told)
 
 
 def draw_clusters(curves: list[Curve], folder: Path) -> list[str]:
     """The distance against the number of clusters."""
-    claim = paper_cells(table="Text", metric="K")
+    claim = _said("Text", metric="K")
     told = f"paper: K = {claim[0]['value']}" if claim else ""
     return _sweep(curves, folder, "clusters", "clusters K", told)
 
@@ -353,6 +358,6 @@ def _describe(axis: Any, corpus: str, group: list[Curve]) -> None:
 
 
 def _title(axis: Any, corpus: str, curve: Curve) -> None:
-    text = f"{corpus}: {curve.measure.detail()}"
+    text = f"{CORPUS_NAMES.get(corpus, corpus)}: {curve.measure.detail()}"
     axis.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 10), fontsize=6.5,
                   textcoords="offset points")  # fmt: skip

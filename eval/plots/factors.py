@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from eval.paper.numbers import CORPUS_NAMES
 from eval.plots.read import OWN, Curve, Point, is_baseline, labels
 
 
@@ -94,17 +95,27 @@ def first_reached(points: list[Point], target: float) -> float | None:
 
 
 def factors(curves: list[Curve]) -> list[Factor]:
-    """RS-Prune at each ratio against each competitor of that ratio, and against the full data."""
+    """RS-Prune at each ratio against each competitor of its corpus.
+
+    Those of its own ratio, and the full data; where none was trained at that ratio, those of all
+    ratios, as the paper holds several ratios of RS-Prune against one best competitor.
+    """
     found = []
     for own in curves:
         if own.cell.method != OWN:
             continue
         mine = mean_over_seeds(own)
-        for rival in curves:
-            same = rival.measure == own.measure and rival.cell.corpus == own.cell.corpus
-            fair = rival.cell.method == "full" or rival.cell.ratio == own.cell.ratio
+        rivals = [
+            curve
+            for curve in curves
+            if is_baseline(curve.cell)
+            and (curve.measure, curve.cell.corpus) == (own.measure, own.cell.corpus)
+        ]
+        alike = [c for c in rivals if c.cell.method != "full" and c.cell.ratio == own.cell.ratio]
+        full = [curve for curve in rivals if curve.cell.method == "full"]
+        for rival in [*alike, *full] if alike else rivals:
             points = mean_over_seeds(rival)
-            if not (mine and points and same and fair and is_baseline(rival.cell)):
+            if not (mine and points):
                 continue
             best = min(points, key=lambda point: point.value)
             reached = first_reached(mine, best.value)
@@ -129,7 +140,8 @@ def describe(one: Factor) -> str:
     names = labels([one.own.cell, one.rival.cell])
     own, rival = names[one.own.cell.name], names[one.rival.cell.name]
     goal = f"{one.target:.4g} ({rival}'s best, step {one.target_step:,})"
-    where = f"{one.own.cell.corpus}, {one.own.measure.holdout}: {own} "
+    corpus = CORPUS_NAMES.get(one.own.cell.corpus, one.own.cell.corpus)
+    where = f"{corpus}, {one.own.measure.holdout}: {own} "
     if one.reached is None:
         return f"{where}has not reached {goal}"
     factor = "not defined" if one.factor is None else f"{one.factor:.2f}"

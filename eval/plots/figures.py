@@ -16,7 +16,7 @@ from core.stage import Result, Stage
 from eval.paper.numbers import PAPER
 from eval.plots.config import FiguresConfig
 from eval.plots.factors import Factor, against_best, factors
-from eval.plots.read import Curve, choose, final, labels, tracked
+from eval.plots.read import OWN, Curve, choose, final, is_baseline, labels, tracked
 from eval.programme.plan import Cell, Plan
 
 VERSION = 1  # of the drawing: figures are drawn again when it changes
@@ -113,8 +113,8 @@ def _wanted(plan: Plan) -> dict[str, tuple[bool, str]]:
     return {
         "steps": (bool(tracks), f"no tracks yet; {run}"),
         "factors": (
-            len(tracks) > 1,
-            f"needs tracks of RS-Prune and of a competitor at its ratio; {run}",
+            any(cell.method == OWN for cell in tracks) and any(map(is_baseline, tracks)),
+            f"needs tracks of RS-Prune and of a competitor; {run}",
         ),
         "share": (
             several(lambda cell: (cell.method, cell.ratio), ("entropy", "full"), 2)

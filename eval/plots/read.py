@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import UserError
-from core.manifest import manifest_path, read_record
+from core.manifest import read_manifest
 from eval.paper.numbers import METHOD_NAMES
 from eval.programme.plan import Cell, Job, Plan, Run
+from eval.records.costs import cost_of
 from eval.records.record import newest, read_lines
-from eval.report.measured import lead
+from eval.report.value import lead
 
 Unit = Literal["GPU", "wall"]
 OWN = "rsprune"
@@ -215,19 +216,12 @@ def upstream(plan: Plan, job: Job) -> list[Job]:
     return list(found.values())
 
 
-def made(job: Job) -> dict[str, Any]:
-    """What is recorded of how a finished job was made; empty where nothing is."""
-    try:
-        return dict(read_record(manifest_path(job.out)).get("made") or {})
-    except (OSError, UserError):
-        return {}
-
-
 def cost(plan: Plan, run: Run) -> tuple[float, Unit] | None:
     """(seconds, 'GPU' or 'wall') of a training with all that selected its images.
 
-    Scores, embeddings, clusters, subset, latents and the training, each in full also where other
-    methods share it. Wall time where no GPU took part. None where a part's cost is not recorded.
+    Scores, embeddings, clusters, subset and the training, each in full also where other methods
+    share it; of the latents, which one store holds for all, the share of its images. Wall time
+    where no GPU took part. None where a part's cost is not recorded.
     """
     train = plan.job(run, "train")
     if train is None:
@@ -236,14 +230,21 @@ def cost(plan: Plan, run: Run) -> tuple[float, Unit] | None:
     for job in upstream(plan, train):
         if not (job.stage.startswith("prune.") or job.stage in ("dit.encode", "dit.train")):
             continue
-        how = made(job) if job.state() == "done" else {}
-        recorded = how.get("cost") or {}
-        took = recorded.get("seconds") or how.get("seconds")
-        if took is None:
+        found = cost_of(job)
+        if found is None:
             return None
-        seconds += took
-        gpu += recorded.get("gpu_hours") or 0.0
-        unknown |= bool(job.gpus) and recorded.get("gpu_hours") is None
+        times = share_of_store(plan, run, job) if job.stage == "dit.encode" else 1.0
+        seconds += times * found["seconds"]
+        gpu += times * (found.get("gpu_hours") or 0.0)
+        unknown |= bool(job.gpus) and found.get("gpu_hours") is None
     if gpu:
         return None if unknown else (3600 * gpu, "GPU")
     return seconds, "wall"
+
+
+def share_of_store(plan: Plan, run: Run, encode: Job) -> float:
+    """The subset's images / the images of the store of latents; 1 where either is not recorded."""
+    subset = plan.record(run, "subset")
+    counts = read_manifest(subset)["summary"].get("counts", {}) if subset else {}
+    store = read_manifest(encode.out)["summary"].get("rows")
+    return min(1.0, counts["B"] / store) if store and counts.get("B") else 1.0

@@ -12,8 +12,8 @@ from PIL import Image
 from core.errors import UserError
 from eval.figures import main
 from eval.plots.draw import families
-from eval.plots.factors import Point, first_reached
-from eval.plots.read import cost, final, labels
+from eval.plots.factors import Point, factors, first_reached
+from eval.plots.read import cost, final, labels, tracked
 from eval.programme.plan import read_plan
 from tests.eval.plans import PlanMaker, small_plan
 
@@ -133,6 +133,18 @@ def test_shares_and_clusters_have_their_figures(tmp_path: Path, capsys) -> None:
     assert "entropy left out: measured by another judge" in capsys.readouterr().out
 
 
+def test_a_ratio_without_competitors_is_held_against_those_of_all_ratios(tmp_path: Path) -> None:
+    maker = PlanMaker(tmp_path, "fig3", kind="figure")
+    for ratio in (0.7, 0.9):
+        name = f"git10m/rsprune-{ratio}"
+        maker.family(name, "rsprune", ratio=ratio, tasks=("track",), value=3.0)
+    maker.family("git10m/random-70", "random", ratio=0.7, tasks=("track",))
+    maker.family("git10m/random-50", "random", ratio=0.5, tasks=("track",))
+    curves = [c for c in tracked(read_plan(maker.write())) if c.measure.holdout == "pool"]
+    pairs = [(f.own.cell.ratio, f.rival.cell.ratio) for f in factors(curves)]
+    assert pairs == [(0.7, 0.7), (0.9, 0.7), (0.9, 0.5)]
+
+
 def test_one_ratio_with_two_shares_of_stage_i_is_two_lines(tmp_path: Path) -> None:
     maker = PlanMaker(tmp_path)
     for ratio, keep in ((0.5, 0.7), (0.85, 0.3), (0.9, 0.3)):
@@ -151,6 +163,11 @@ def test_cost_is_of_selection_latents_and_training_alone(tmp_path: Path) -> None
     run = plan.cells[0].runs[0]
     # scores, reference, embeddings, centroids, assignments, subset, encode and train
     assert cost(plan, run) == (8 * 3.0, "wall")
+    store = plan.jobs[run.jobs["encode"]].target
+    latents = json.loads(store.read_text())
+    latents["summary"]["rows"] = 3 * 390  # for the subset's 390 images and those of other methods
+    store.write_text(json.dumps(latents))
+    assert cost(plan, run) == (7 * 3.0 + 1.0, "wall")
     manifest = plan.jobs[run.jobs["train"]].target
     found = json.loads(manifest.read_text())
     found["made"]["cost"]["gpu_hours"] = 2.0
