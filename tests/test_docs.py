@@ -163,7 +163,8 @@ def prepare_run(folder: Path) -> None:
     from tests.dit.tiny_vae import save_tiny_vae
 
     run = folder / "runs" / "mini"
-    save_run(run / "dit" / "git10m-rsprune-85-D30-0", save_tiny_vae(run / "vaes" / "git10m-0"), dit())
+    vae = save_tiny_vae(run / "vaes" / "git10m-0")
+    save_run(run / "dit" / "git10m-rsprune-85-D30-0", vae, dit())
 
 
 def prepare_assignments(folder: Path) -> None:

@@ -16,7 +16,9 @@ folder="$RUNS/mini/git10m_85"
 mkdir -p "$folder/pictures" "$RUNS/mini/scores" "$RUNS/mini/dit"
 target='{"id": "%s", "stage": "%s", "target": "'"$RUNS"'/mini/%s/manifest.json"}'
 printf '{"jobs": ['"$target, $target"']}' a prune.score scores b dit.train dit >"$folder/plan.json"
-for made in table.md table.tex table.csv costs.md dashboard.html pictures/samples.png; do echo x >"$folder/$made"; done
+for made in table.{md,tex,csv} costs.md dashboard.html pictures/samples.png; do
+    echo x >"$folder/$made"
+done
 if [ -e "$RUNS/mini/dit/manifest.json" ] && [ -z "${AGAIN:-}" ]; then
     if [ -z "${REDONE:-}" ]; then echo "2 stages: already done, nothing left to do"; fi
 else
