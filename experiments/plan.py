@@ -12,9 +12,10 @@ from typing import Any
 from core.atomic import write_json
 from core.errors import UserError
 from core.manifest import read_manifest
+from core.parallel import available_cpus
 from experiments.grid import Experiment
 from experiments.profiles import Profile
-from experiments.river import Job, River
+from experiments.river import ON_GPU, Job, River
 
 FORMAT = 1  # of plan.json, as eval.programme.plan reads it
 _DISK_GB = {  # what a stage leaves for an item (latents: mean and deviation, both flips, fp16)
@@ -32,7 +33,13 @@ SHARED = "shared"
 
 @dataclass(frozen=True)
 class Planned:
-    """An experiment with its jobs in the order in which they can be made."""
+    """An experiment with its jobs in the order in which they can be made.
+
+    Attributes:
+        jobs: of all cells.
+        chosen: names of the cells that are to be made, of all of them by default.
+        cells, corpora: as plan.json has them.
+    """
 
     experiment: Experiment
     profile: Profile
@@ -40,6 +47,12 @@ class Planned:
     jobs: list[Job]
     cells: list[dict[str, Any]]
     corpora: dict[str, str]
+    chosen: frozenset[str]
+
+    @property
+    def wanted(self) -> list[Job]:
+        """The jobs of the chosen cells."""
+        return [job for job in self.jobs if not self.chosen.isdisjoint(job.cells)]
 
     @property
     def file(self) -> Path:
@@ -78,7 +91,7 @@ class Planned:
     def damaged(self) -> list[Job]:
         """Finished jobs of which a file is missing, or no longer as long as it was written."""
         found = []
-        for job in self.jobs:
+        for job in self.wanted:
             if job.target.suffix != ".json" or not job.target.exists():
                 continue
             try:
@@ -94,8 +107,13 @@ class Planned:
         return found
 
 
-def plan(experiment: Experiment, profile: Profile, runs: Path) -> Planned:
-    """The jobs of an experiment's cells, each once, and which cells ask for it."""
+def plan(
+    experiment: Experiment, profile: Profile, runs: Path, chosen: Experiment | None = None
+) -> Planned:
+    """The jobs of an experiment's cells, each once, and which cells ask for it.
+
+    `chosen` is what `grid.only` leaves of it: what is to be made now.
+    """
     root = runs / profile.name
     river = River(profile, root)
     line = command(experiment, profile)
@@ -122,7 +140,10 @@ def plan(experiment: Experiment, profile: Profile, runs: Path) -> Planned:
         })  # fmt: skip
     _share_stores(river)
     corpora = {cell.corpus: _text(river.corpus(cell.corpus)) for cell in experiment.cells}
-    return Planned(experiment, profile, root / experiment.name, _ordered(river), cells, corpora)
+    wanted = frozenset(cell.name for cell in (chosen or experiment).cells)
+    jobs = _ordered(river)
+    _share_cores(jobs, len(wanted) * len(profile.settings["seeds"]))
+    return Planned(experiment, profile, root / experiment.name, jobs, cells, corpora, wanted)
 
 
 def write(planned: Planned) -> None:
@@ -160,7 +181,7 @@ def command(experiment: Experiment, profile: Profile) -> str:
 def describe(planned: Planned, commands: bool = True) -> str:
     """What would be made: the plain commands in order, what is shared, and what to expect."""
     lines = [planned.experiment.title, command(planned.experiment, planned.profile), ""]
-    for job in planned.jobs if commands else []:
+    for job in planned.wanted if commands else []:
         state = "done already" if job.target.exists() else _resources(planned, job)
         lines += [f"# {job.id}: {state}", " ".join(map(_quoted, job.argv))]
     lines += ["", *summary(planned)]
@@ -169,11 +190,12 @@ def describe(planned: Planned, commands: bool = True) -> str:
 
 def summary(planned: Planned) -> list[str]:
     """Counts, sharing, GPU-hours, disk."""
-    jobs, left = planned.jobs, [job for job in planned.jobs if not job.target.exists()]
+    jobs = planned.wanted
+    left = [job for job in jobs if not job.target.exists()]
     shared = [job for job in jobs if len(job.cells) > 1]
     uses = sum(max(1, len(job.cells)) for job in jobs)
     lines = [
-        f"{len(planned.cells)} cells, {len(jobs)} stages; without sharing it would be {uses}: "
+        f"{len(planned.chosen)} cells, {len(jobs)} stages; without sharing it would be {uses}: "
         f"{len(shared)} of them serve several cells",
         f"{len(jobs) - len(left)} are there already, {len(left)} to make",
     ]
@@ -228,6 +250,14 @@ def _share_stores(river: River) -> None:
         if (images := river.images(corpus)) is not None and total > images:
             for job in jobs:
                 job.items = (job.items or 0.0) * images / total
+
+
+def _share_cores(jobs: list[Job], trainings: int) -> None:
+    """Of a machine without GPUs, the cores that are left where few trainings go side by side."""
+    cores = max(1, available_cpus() // max(2, trainings))
+    for job in jobs:
+        if not job.gpus and job.stage in ON_GPU:
+            job.cpus = max(job.cpus, cores)
 
 
 def _text(place: Any) -> str:

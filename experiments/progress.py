@@ -19,8 +19,8 @@ class Progress:
 
     def __init__(self, planned: Planned) -> None:
         self._planned = planned
-        self._left = [job for job in planned.jobs if not job.target.exists()]
-        self._all = len(planned.jobs)
+        self._left = [job for job in planned.wanted if not job.target.exists()]
+        self._all = len(planned.wanted)
         self._begun: dict[str, float] = {}
         self._failed: set[str] = set()
         self._start = self._spoke = time.monotonic()

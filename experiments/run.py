@@ -11,6 +11,7 @@ stops only what needs it. Words after -- go to Snakemake.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from core.atomic import write_text
 from core.command import execute
@@ -28,6 +30,7 @@ from experiments.job import visible_gpus
 from experiments.plan import Planned, absolute, command, describe, plan, summary, write
 from experiments.profiles import load_profile
 from experiments.progress import Progress
+from experiments.river import Job
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # A target is written last and at once, so what there is of a killed job is its own to continue (the
@@ -95,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(words[:split])
     engine = words[split + 1 :]
     profile = load_profile(given.profile or "mini")
-    planned = plan(only(load(given.experiment, profile), given.only), profile, given.runs)
+    experiment = load(given.experiment, profile)
+    planned = plan(experiment, profile, given.runs, only(experiment, given.only))
     write(planned)
     if given.graph is not None:
         write_text(given.graph, draw(planned))
@@ -128,7 +132,7 @@ def _preflight(planned: Planned) -> int:
     about = planned.profile.references
     named = {cell.reference for cell in cells if cell.reference in about} | {"main"}
     references = sorted({one for name in named for one in about[name].get("of", [name])})
-    gigabytes = sum(planned.disk(job) for job in planned.jobs if not job.target.exists())
+    gigabytes = sum(planned.disk(job) for job in planned.wanted if not job.target.exists())
     words = ["--experiment", *planned.corpora, "--references", *references, "--tasks"]
     words += [task for task in planned.profile.tasks if any(task in cell.tasks for cell in cells)]
     words += ["--weights", *(["sscd"] if any(cell.method == "dinov2" for cell in cells) else [])]
@@ -164,10 +168,10 @@ def _execute(planned: Planned, given: argparse.Namespace, engine: list[str]) -> 
     damaged = planned.damaged()
     for job in damaged:
         print(f"{job.out}: a file is missing or truncated; making it again")
-    if not damaged and all(job.target.exists() for job in planned.jobs):
-        print(f"{len(planned.jobs)} stages: already done, nothing left to do")
+    if not damaged and all(job.target.exists() for job in planned.wanted):
+        print(f"{len(planned.wanted)} stages: already done, nothing left to do")
         return 0
-    for job in planned.jobs:
+    for job in planned.wanted:
         planned.log(job).with_suffix(".failed").unlink(missing_ok=True)
     root = planned.folder.parent
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *OPTIONS]
@@ -180,14 +184,20 @@ def _execute(planned: Planned, given: argparse.Namespace, engine: list[str]) -> 
         share = max(1, int(os.environ.get("GPU_SHARE", "1")))
         words += ["--cores", str(cores), "--resources", f"gpu={len(visible_gpus()) * share}"]
     if damaged:
-        words += ["--forcerun", *(job.id.replace("/", "__") for job in damaged)]
+        words += ["--forcerun", *map(_rule, damaged)]
+    words += engine
+    if len(planned.chosen) < len(planned.cells):
+        words += ["--", *map(_rule, planned.wanted)]
     log = planned.folder / "engine.log"
+    lock = _alone(planned)
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [*words, *engine], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            words, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )  # fmt: skip
+        lock.close()  # the engine holds it from here on, also when this process is killed
         code = _wait(process, Progress(planned))
-    failed = [job for job in planned.jobs if planned.log(job).with_suffix(".failed").exists()]
+    failed = [job for job in planned.wanted if planned.log(job).with_suffix(".failed").exists()]
     if code and not failed:
         print(log.read_text(encoding="utf-8")[-2000:], file=sys.stderr)
         print(
@@ -195,6 +205,32 @@ def _execute(planned: Planned, given: argparse.Namespace, engine: list[str]) -> 
             file=sys.stderr,
         )
     return 1 if code else 0
+
+
+def _rule(job: Job) -> str:
+    """The job's name in the Snakefile."""
+    return job.id.replace("/", "__")
+
+
+def _alone(planned: Planned) -> IO[str]:
+    """A lock on the experiment, once an engine of it that still runs has ended.
+
+    After a kill of this process the engine that it started goes on.
+    """
+    lock = (planned.folder / ".engine.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        print("an engine of this experiment is at work already; waiting for it", flush=True)
+        progress = Progress(planned)
+        while True:
+            progress.look()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(0.5)
+    return lock
 
 
 def _wait(process: subprocess.Popen[bytes], progress: Progress) -> int:
