@@ -26,6 +26,15 @@ def draw(planned: Planned) -> str:
             level[name] = 1 + max((depth(n) for n in needs[name]), default=-1)
         return level[name]
 
+    behind: dict[str, set[str]] = {}  # all that a stage rests on
+
+    def rests(name: str) -> set[str]:
+        if name not in behind:
+            behind[name] = set(needs[name]).union(*map(rests, needs[name]))
+        return behind[name]
+
+    for name, before in needs.items():  # an arrow that a longer way says as well is left out
+        needs[name] = {n for n in before if not any(n in rests(other) for other in before - {n})}
     rows: dict[int, list[str]] = {}
     for name in counts:
         rows.setdefault(depth(name), []).append(name)
@@ -65,10 +74,11 @@ def draw(planned: Planned) -> str:
 
 
 def _kind(stage: str, job: str) -> str:
-    """prune.embed of references and of pools are two boxes, else arrows would go round."""
+    """prune.embed of references, samples and pools are boxes of their own, or arrows went round."""
     label = job.rpartition("/")[2]
     if stage == "prune.embed":
-        return f"{stage} ({'reference' if label.startswith('reference') else 'pool'})"
+        of = "reference" if label.startswith("reference") else "pool"
+        return f"{stage} ({'sample' if '-candidates' in label else of})"
     if stage == "eval.evaluate":
         return f"{stage} ({'generation' if '-generation-' in label else 'pairs'})"
     return stage

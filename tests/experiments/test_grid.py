@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from core.errors import UserError
 from core.settings import parse
+from experiments.graph import draw
 from experiments.grid import GRID, load, names, only
 from experiments.plan import describe, plan, write
 from experiments.profiles import load_profile, profile_names
@@ -86,6 +88,17 @@ def test_a_dry_run_of_every_experiment_prints_its_commands_in_order(profile, tmp
         assert asking == {cell["name"] for cell in found.cells}
         write(found)
         assert found.file.is_file()
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_the_picture_has_a_box_for_each_kind_of_stage_and_counts_every_job(profile):
+    for name in ("table1", "table4", "rs5m_85"):
+        found = planned(name, profile)
+        drawn = ElementTree.fromstring(draw(found))
+        texts = [e.text for e in drawn.iter() if e.tag.endswith("text")]
+        counts = [int(text.split()[0]) for text in texts[1:] if text.endswith(" jobs")]
+        assert sum(counts) == len(found.jobs)
+        assert {text.split(" (")[0] for text in texts[1::2]} == {job.stage for job in found.jobs}
 
 
 def test_cells_of_several_tables_find_the_same_training():
