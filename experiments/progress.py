@@ -38,6 +38,8 @@ class Progress:
                 took = f" in {now - self._begun[job.id]:.0f} s" if job.id in self._begun else ""
                 done = self._all - len(self._left)
                 self._say(f"[{done}/{self._all}] {job.stage} {_short(job)}{took}{self._eta(now)}")
+                if made := _made(log, job.stage):
+                    self._say(f"    {made}")
             elif log.with_suffix(".failed").exists() and job.id not in self._failed:
                 self._failed.add(job.id)
                 self._say(f"FAILED {job.stage} {_short(job)}; its log: {log}")
@@ -90,6 +92,12 @@ class Progress:
 
 def _short(job: Job) -> str:
     return job.id.rpartition("/")[2].rpartition("-")[0]
+
+
+def _made(log: Path, stage: str) -> str:
+    """What the command said that it made: counts and figures."""
+    said = [line for line in _tail(log, 8) if line.startswith(f"[{stage}]") and " -> " in line]
+    return said[-1].partition("] ")[2].rpartition(" in ")[0] if said else ""
 
 
 def _tail(log: Path, number: int) -> list[str]:
