@@ -26,6 +26,8 @@ LAUNCHED = {
     "downstream.evaluate",
     "eval.evaluate", "eval.loss",
 }  # fmt: skip
+# Exit codes of a job that ended as asked: no failure. 75: a checkpoint is written, run me again.
+STOPPED = {0, 75, 130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1}
 COMPILED = {"dit.train", "downstream.train"}
 
 
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
     if code == 0 and Path(job["target"]).name.endswith(".txt"):
         Path(job["target"]).parent.mkdir(parents=True, exist_ok=True)
         Path(job["target"]).write_text(f"{job['id']}\n")
-    if code != 0:
+    if code not in STOPPED:
         failed.write_text(f"{code}\n")
     return code
 

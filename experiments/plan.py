@@ -118,8 +118,14 @@ def plan(
     river = River(profile, root)
     line = command(experiment, profile)
     cells = []
+    # Seed by seed, so that what is finished of an interrupted comparison is balanced.
+    made_of = {
+        (cell.name, seed): river.run(cell, seed)
+        for seed in profile.settings["seeds"]
+        for cell in experiment.cells
+    }
     for cell in experiment.cells:
-        runs_of = [(seed, river.run(cell, seed)) for seed in profile.settings["seeds"]]
+        runs_of = [(seed, made_of[cell.name, seed]) for seed in profile.settings["seeds"]]
         for seed, made in runs_of:
             tags = [cell.corpus, cell.method, f"ratio={cell.ratio:g}", f"seed={seed}", profile.name]
             for job in _with_needs(river, made.values()):

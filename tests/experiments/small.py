@@ -46,7 +46,9 @@ def engine(plan: Path, *words: str, path: str = "") -> subprocess.Popen[str]:
     """Snakemake on the plan, started as experiments.run starts it."""
     from experiments.run import OPTIONS, SNAKEFILE
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path + os.environ["PATH"]}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PATH": path + os.environ["PATH"]}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *OPTIONS]
     command += ["--directory", str(plan.parent), "--config", f"plan={plan}", *words]
     return subprocess.Popen(

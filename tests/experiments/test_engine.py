@@ -93,3 +93,19 @@ def test_slurm_is_asked_for_what_the_plan_says(tmp_path, monkeypatch):
     assert "--gpus=4" in train and "-t 210" in train  # 90 minutes an hour expected, and 30
     assert "--mem 2048" in table and "gpus" not in table
     assert began(tmp_path, "table") == 1 and (tmp_path / "logs" / "bad.failed").exists()
+
+
+def test_a_job_that_was_asked_to_stop_has_not_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    slow = job(tmp_path, "slow", seconds=20.0)
+    said = "write(__import__('os').environ['PYTHONPATH'])"
+    slow["argv"][2] = slow["argv"][2].replace("write('x')", said)
+    running = engine(write_plan(tmp_path, [slow]), "--cores", "1")
+    while not began(tmp_path, "slow"):
+        time.sleep(0.05)
+        assert running.poll() is None
+    _, pid = (tmp_path / "logs" / "slow.running").read_text().split()
+    os.kill(int(pid), signal.SIGTERM)
+    running.communicate()
+    assert running.returncode != 0 and not (tmp_path / "logs" / "slow.failed").exists()
+    assert str(tmp_path / "elsewhere") in (tmp_path / "slow" / "began").read_text()  # kept

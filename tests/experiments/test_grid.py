@@ -112,6 +112,17 @@ def test_cells_of_several_tables_find_the_same_training():
     assert len(trainings["table1"] & trainings["fig3"]) == 4  # full, random, dinov2, rsprune
 
 
+def test_several_seeds_go_seed_by_seed_and_find_the_first_ones_jobs(monkeypatch):
+    one = {job.id for job in planned("git10m_85").jobs}
+    monkeypatch.setenv("SEEDS", "0 1")
+    jobs = planned("git10m_85").jobs
+    assert one < {job.id for job in jobs}
+    trainings = [job.argv[job.argv.index("--seed") + 1] for job in jobs if job.stage == "dit.train"]
+    assert trainings == ["0", "0", "1", "1"]
+    drawn = [job for job in jobs if job.id not in one and job.stage == "prune.select"]
+    assert [job.out.name.partition("-85")[0] for job in drawn] == ["git10m-random"]  # drawn anew
+
+
 def test_what_changes_a_result_changes_its_name_and_machine_settings_do_not(monkeypatch):
     def ids(stage):
         return {job.id for job in planned("git10m_85").jobs if job.stage == stage}
