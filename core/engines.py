@@ -31,6 +31,7 @@ from core.stage import DoneElsewhere, Stage
 
 Engine = Literal["local", "ray"]
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 RETRIES = 10  # of a part whose worker was lost
 PACKAGES = ("core", "data", "world", "prune", "dit", "downstream", "eval")
@@ -72,7 +73,7 @@ class ProcessGroup:
         if not self.main:
             raise DoneElsewhere
 
-    def mine(self, parts: list[int]) -> list[int]:
+    def mine(self, parts: list[Value]) -> list[Value]:
         """This process's parts, of those that all processes know in the same order."""
         return parts[self.rank :: self.size]
 
@@ -80,12 +81,34 @@ class ProcessGroup:
         """Until every process of the group has come here. (One that fails ends the launch.)"""
         if self.size == 1:
             return
-        import torch.distributed as dist
+        _distributed().barrier()
 
-        if not dist.is_initialized():
-            # The work is not equally long: the first to finish may wait for hours.
-            dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-        dist.barrier()
+    def exchange(self, value: Value) -> list[Value]:
+        """Each process's value, in the order of ranks, in all of them; all must come here."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        _distributed().all_gather_object(found, value)
+        return found
+
+    def share(self, total: int, block: int) -> range:
+        """This process's run of 0..total-1: whole blocks, but for the last one of all, so that
+        what is made block by block is the same however many processes make it."""
+        blocks = -(-total // block)
+        first, end = (blocks * rank // self.size for rank in (self.rank, self.rank + 1))
+        return range(first * block, min(end * block, total))
+
+
+def _distributed() -> Any:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        # The work is not equally long: the first to finish may wait for hours.
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    return dist
+
+
+ALONE = ProcessGroup()
 
 
 def process_group() -> ProcessGroup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -19,8 +20,9 @@ def progress(
     unit: str = "img",
     disable: bool = False,
 ) -> tqdm[Any]:
-    """A bar on stderr; in a log file (no terminal) one line every ten seconds instead."""
-    closed = sys.stderr is None
+    """A bar on stderr; in a log file (no terminal) one line every ten seconds instead. Of the
+    processes of a launch the first one shows its own."""
+    closed = sys.stderr is None or os.environ.get("RANK", "0") != "0"
     terminal = not closed and sys.stderr.isatty()
     return tqdm(
         iterable,

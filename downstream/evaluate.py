@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from core.command import command, execute
+from core.engines import quiet_unless_main
 from core.stage import Result, Stage, run_stage
 from dit.training.checkpoint import pinned
 from downstream.tasks.config import EvaluateConfig
@@ -24,7 +25,8 @@ def run(config: EvaluateConfig) -> Result:
     and the crop's place, so a stopped run goes on where it was.
 
     --crops whole draws images of any size by overlapping windows of the training's size; the files
-    of a --segmenter are joined by OUT/adherence.json.
+    of a --segmenter are joined by OUT/adherence.json. Under `accelerate launch` the processes share
+    the images, each on its GPU; the files are the same.
     """
     if config.checkpoint == "last":
         config = pinned(config, "run")
@@ -34,6 +36,7 @@ def run(config: EvaluateConfig) -> Result:
 
         return evaluate(config, stage)
 
+    quiet_unless_main()
     return run_stage(config.stage(), make)
 
 

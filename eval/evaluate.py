@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from core.command import command, execute
+from core.engines import quiet_unless_main
 from core.stage import Result, Stage, run_stage
 from eval.judges.config import EvaluateConfig
 
@@ -17,7 +18,8 @@ def run(config: EvaluateConfig) -> Result:
     """Frechet distance, kernel distance and, for pairs, LPIPS; counts stated.
 
     Generated images are compared with the real ones of the hold-out, which take the training
-    transform and nothing else. Pairs are the images of downstream.evaluate.
+    transform and nothing else. Pairs are the images of downstream.evaluate. Under `accelerate
+    launch` the processes share the images, each on its GPU; the result is the same.
     """
 
     def make(stage: Stage) -> Result:
@@ -25,6 +27,7 @@ def run(config: EvaluateConfig) -> Result:
 
         return evaluate(config, stage)
 
+    quiet_unless_main()
     return run_stage(config.stage(), make)
 
 

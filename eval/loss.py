@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from core.command import command, execute
+from core.engines import quiet_unless_main
 from core.stage import Result, Stage, run_stage
 from dit.training.checkpoint import pinned
 from eval.records.config import LossConfig
@@ -19,7 +20,8 @@ def run(config: LossConfig) -> Result:
     Loss, mse and vb of each hold-out, and of images of the training subset to set beside them, for
     averaged and raw weights and by timestep, with intervals. It needs neither samples nor an
     encoder. Timesteps and noise are functions of the seed and the image's key, so that values of
-    two models differ by the models alone: --baseline compares them image by image.
+    two models differ by the models alone: --baseline compares them image by image. Under
+    `accelerate launch` the processes share the images, each on its GPU; the result is the same.
     """
     config = pinned(config, "checkpoint")
 
@@ -28,6 +30,7 @@ def run(config: LossConfig) -> Result:
 
         return evaluate(config, stage)
 
+    quiet_unless_main()
     return run_stage(config.stage(), make)
 
 

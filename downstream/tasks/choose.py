@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.engines import ALONE, ProcessGroup
 from core.errors import UserError
 from core.progress import progress
 from data.pairs.listing import Listing
@@ -49,9 +50,11 @@ def choose(
     weights: Weights,
     batch: int,
     reading: dict[str, Any],
+    group: ProcessGroup = ALONE,
 ) -> tuple[Path, dict[str, Any]]:
     """The checkpoint of the least held-out loss on `split` (of equal ones the later), and a record:
-    split, pairs, timesteps, and each candidate's step and loss.
+    split, pairs, timesteps, and each candidate's step and loss. The processes of a group measure
+    some of the candidates each, and come to the same.
 
     Raises UserError for a damaged checkpoint and where no loss is finite.
     """
@@ -68,9 +71,8 @@ def choose(
         slots = [slot_of(pairs.keys[crop.index], crop) for crop in part]
         given.append((x0, pairs.condition(companions, vae), slots))
 
-    measured = []
-    bar = progress(candidates, name=f"loss on {split}", unit="checkpoint")
-    for checkpoint in bar:
+    own: dict[int, float] = {}
+    for checkpoint in progress(group.mine(candidates), name=f"loss on {split}", unit="checkpoint"):
         model, _ = load_model(checkpoint, weights)
         model = model.to(vae.model.device)
         losses = []
@@ -81,7 +83,9 @@ def choose(
                 with torch.inference_mode():
                     terms = Diffusion().training_losses(model, x0, at, noise, condition=condition)
                 losses.append(terms["mse"].double().cpu())
-        measured.append({"step": step_of(checkpoint), "loss": float(torch.cat(losses).mean())})
+        own[step_of(checkpoint)] = float(torch.cat(losses).mean())
+    found = {step: loss for each in group.exchange(own) for step, loss in each.items()}
+    measured = [{"step": step_of(one), "loss": found[step_of(one)]} for one in candidates]
     finite = [n for n, one in enumerate(measured) if np.isfinite(one["loss"])]
     if not finite:
         raise UserError(f"{candidates[0].parent}: no checkpoint has a finite loss on '{split}'")

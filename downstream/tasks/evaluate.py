@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from core.atomic import write_json
+from core.engines import process_group
 from core.errors import UserError
-from core.progress import progress
+from core.parts import Tick, make_parts
 from core.stage import Result, Stage, digest_of, discard_damaged
 from data.pairs.listing import file_names
 from dit.diffusion.gaussian import Model
@@ -35,9 +36,12 @@ Pictures = tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
-    """Draw what is missing of the split's images, and write FOLDERS and grid.png."""
-    stage.open()
-    discard_damaged(stage)
+    """Draw what is missing of the split's images, and write FOLDERS and grid.png. The processes of
+    a launch share the images; all but the main one end when they are drawn (DoneElsewhere)."""
+    group = process_group()
+    group.open(stage)
+    if group.main:
+        discard_damaged(stage)
     task, split = stage.params["task"], stage.params["split"]
     settings = read_state(resolve(config.run))["downstream"]
     listing = listing_of(settings, config.data)
@@ -59,6 +63,7 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
             weights=config.weights,
             batch=config.batch,
             reading=reading,
+            group=group,
         )
         print(f"[{stage.name}] {config.checkpoint}: step {choice['step']:,}", flush=True)
     # Its class was made known to load_model by downstream.conditioning.model, imported above.
@@ -73,31 +78,43 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         crops = [Crop(index, 0, 0) for index in range(len(pairs))]
     bare, crops = file_names(pairs.keys), crops[: config.limit or None]
     names = [bare[c.index] + (f"_{c.top}_{c.left}" * (config.crops == "grid")) for c in crops]
-    former = config.out / "reference"  # what version 0.1 called target/
-    if former.is_dir() and not (config.out / "target").exists():
-        former.rename(config.out / "target")
-    for folder in FOLDERS:
-        (config.out / folder).mkdir(exist_ok=True)
-        _remove_others(config.out / folder, names)
+    if group.main:
+        _tidy(config.out, names)
+    group.wait()
 
     painter = _Painter(config, conditioned(model, config.guidance), pairs, vae)
     # Whole batches are made again, not single images: the batch a sample is in touches its
     # last bits, and a stopped run must end as an unbroken one does.
     size = 1 if config.crops == "whole" else config.batch
-    with progress(total=len(crops), name=f"{task} {split}") as bar:
-        for start in range(0, len(crops), size):
-            part = slice(start, start + size)
-            bar.update(len(crops[part]))
-            paths = [[config.out / f / f"{name}.png" for name in names[part]] for f in FOLDERS]
-            if all(path.exists() for places in paths for path in places):
-                continue
-            if config.crops == "whole":
-                drawn = painter.whole(crops[start])
-            else:
-                drawn = painter.tiles(crops[part])
-            for places, pictures in zip(paths, drawn, strict=True):  # as in FOLDERS
-                for path, picture in zip(places, pictures, strict=True):
-                    save_png(path, picture)
+    batches = [slice(start, start + size) for start in range(0, len(crops), size)]
+
+    def paths(index: int) -> list[list[Path]]:  # as in FOLDERS
+        return [[config.out / f / f"{n}.png" for n in names[batches[index]]] for f in FOLDERS]
+
+    def finished(index: int) -> bool | None:
+        return all(path.exists() for places in paths(index) for path in places) or None
+
+    def make(left: list[int], tick: Tick) -> Iterator[tuple[int, Pictures]]:
+        for index in left:
+            part = crops[batches[index]]
+            yield index, painter.whole(*part) if config.crops == "whole" else painter.tiles(part)
+            tick(len(part))
+
+    def write(index: int, drawn: Pictures) -> bool:
+        for places, pictures in zip(paths(index), drawn, strict=True):
+            for path, picture in zip(places, pictures, strict=True):
+                save_png(path, picture)
+        return True
+
+    make_parts(
+        [len(crops[part]) for part in batches],
+        finished,
+        make,
+        write,
+        name=f"{task} {split}",
+        group=group,
+        stage=stage,
+    )
     save_png(config.out / "grid.png", _grid(config.out, names, pairs.image_size))
 
     summary = {
@@ -202,6 +219,16 @@ def _grid(out: Path, names: Sequence[str], side: int) -> np.ndarray:
     return rows_of(
         *([padded(load_png(out / f / f"{name}.png"), side) for name in chosen] for f in FOLDERS)
     )
+
+
+def _tidy(out: Path, names: Sequence[str]) -> None:
+    """The folders, without what this evaluation will not write."""
+    former = out / "reference"  # what version 0.1 called target/
+    if former.is_dir() and not (out / "target").exists():
+        former.rename(out / "target")
+    for folder in FOLDERS:
+        (out / folder).mkdir(exist_ok=True)
+        _remove_others(out / folder, names)
 
 
 def _remove_others(folder: Path, names: Sequence[str]) -> None:

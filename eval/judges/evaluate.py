@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from core.atomic import write_json
+from core.engines import process_group
 from core.stage import Result, Stage
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
@@ -20,8 +21,9 @@ from eval.judges.registry import check_judge, chosen_by
 
 
 def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
-    """Write the metrics file."""
-    if config.corpus is not None and config.holdout is not None:
+    """Write the metrics file. The processes of a launch share the features of the images."""
+    group = process_group()
+    if group.main and config.corpus is not None and config.holdout is not None:
         corpus = open_corpus(config.corpus)
         keep_apart(config.out.parent, corpus, config.corpus)
         check_holdout(corpus, config.holdout)
@@ -30,11 +32,11 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         choosers = {str(config.subset): chosen_by(config.subset)}
     # By its name, before the output is begun; and by its weights, once they are known.
     check_judge({"name": config.extractor}, choosers, allow=config.allow_chooser)
-    stage.open()
+    group.open(stage)
     if config.pairs:
-        result = judge_pairs(config, config.pairs, distances)
+        result = judge_pairs(config, config.pairs, distances, group, stage)
     else:
-        result = generation(config, stage.inputs.get("vae", ""))
+        result = generation(config, stage.inputs.get("vae", ""), group, stage)
     labels = check_judge(result["extractor"], choosers, allow=config.allow_chooser)
     if config.subset is not None:
         result["chosen_by"] = choosers[str(config.subset)]

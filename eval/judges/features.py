@@ -6,6 +6,7 @@ memory holds two batches of images and the features, however many images there a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import zipfile
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.atomic import atomic_path, remove_stale
+from core.engines import ProcessGroup
 from core.errors import UserError
 from core.parallel import available_cpus
 from core.progress import progress
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from eval.judges.extractors import Extractor
 
 T = TypeVar("T")
+_BLOCK = 64  # images of which a process takes all: every batch, an extractor's or a VAE's, is whole
 
 
 def features_of(
@@ -57,20 +60,70 @@ def features_of(
     """
     if cache is None:
         return extractor(images, label=label, decode=decode, total=total)
-    made_of = json.dumps({"images": digest, "extractor": extractor.fingerprint}, sort_keys=True)
-    path = cache / f"{extractor.name}-{digest_of(json.loads(made_of))[:32]}.npz"
+    path, made_of = _kept(extractor, digest, cache)
     stored = _read(path, made_of)
     if stored is not None:
         return stored.astype(np.float64)
     features = extractor(images, label=label, decode=decode, total=total)
+    _keep(path, features, made_of)
+    return features.astype(np.float32).astype(np.float64)  # as when they are read again
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images of which features are made.
+
+    Attributes:
+        label: what they are, for the progress bar.
+        digest: of their content and order; see `features_of`.
+        total: how many.
+        read: (places) -> items at a run of places in 0..total-1, one by one.
+        decode: as of `features_of`.
+    """
+
+    label: str
+    digest: str
+    total: int
+    read: Callable[[range], Iterable[Any]]
+    decode: Callable[[Any], NDArray[np.uint8]] | None = None
+
+    def features(self, extractor: Extractor, cache: Path | None) -> NDArray[np.float64]:
+        """See `features_of`."""
+        return features_of(
+            extractor, self.read(range(self.total)), digest=self.digest, cache=cache,
+            label=self.label, decode=self.decode, total=self.total,
+        )  # fmt: skip
+
+    def make_together(self, extractor: Extractor, cache: Path, group: ProcessGroup) -> None:
+        """Have the processes of a launch make the features, each those of its share of the images,
+        where the main one finds none kept. They are kept, and the same as one process makes."""
+        path, made_of = _kept(extractor, self.digest, cache)
+        if group.exchange(_read(path, made_of) is not None)[0]:
+            return
+        mine, made = group.share(self.total, _BLOCK), None
+        if mine:
+            made = extractor(
+                self.read(mine), label=self.label, decode=self.decode, total=len(mine)
+            ).astype(np.float32)
+        shares = [share for share in group.exchange(made) if share is not None]
+        if group.main:
+            _keep(path, np.concatenate(shares), made_of)
+
+
+def _kept(extractor: Extractor, digest: str, cache: Path) -> tuple[Path, str]:
+    """The file of features, and what they are made of."""
+    made_of = json.dumps({"images": digest, "extractor": extractor.fingerprint}, sort_keys=True)
+    return cache / f"{extractor.name}-{digest_of(json.loads(made_of))[:32]}.npz", made_of
+
+
+def _keep(path: Path, features: NDArray[Any], made_of: str) -> None:
     try:
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             # Networks compute in float32, so that nothing is lost.
             np.savez(stream, features=features.astype(np.float32), made_of=np.array(made_of))
-        remove_stale(cache)
+        remove_stale(path.parent)
     except OSError as error:
-        raise UserError(f"{cache}: features cannot be kept there ({error})") from None
-    return features
+        raise UserError(f"{path.parent}: features cannot be kept there ({error})") from None
 
 
 def _read(path: Path, made_of: str) -> NDArray[np.float32] | None:

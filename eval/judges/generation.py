@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from core.engines import ProcessGroup
 from core.errors import UserError
-from core.stage import digest_of, read_manifest
-from data.corpus.base import Corpus
+from core.stage import Stage, digest_of, read_manifest
 from data.corpus.specs import open_corpus
 from data.curation.holdout import draw, holdout_names, read_holdout
 from data.formats.index import read_index
@@ -36,7 +36,7 @@ from eval.distances.manifold import class_recall
 from eval.distances.measure import measure
 from eval.judges.config import EvaluateConfig
 from eval.judges.extractors import Extractor, load_extractor
-from eval.judges.features import features_of
+from eval.judges.features import ImageSet
 from eval.judges.images import names_of, read_png
 
 PIXELS = Extractor(
@@ -49,98 +49,131 @@ PIXELS = Extractor(
 """Small pictures as features: the space in which copies of pixels are near."""
 
 
-class RealImages:
-    """The images of a table's rows in a corpus, and their features in a space, made once."""
+class Sets:
+    """The images of a comparison, and in which spaces their features are wanted.
 
-    def __init__(
-        self, corpus: Corpus, rows: pa.Table, config: EvaluateConfig, name: str
-    ) -> None:
-        self.rows, self.name, self._config, self._corpus = rows, name, config, corpus
-        listing = listing_of(rows)  # places too: tables of version 0.1 have no digests
-        content = [corpus.fingerprint(), listing.places, listing.digests, config.image_size]
-        self.digest = digest_of(content)
+    Attributes:
+        drawn: the generated images.
+        rows: all held-out images, each once; an image may be in several hold-outs.
+        holdouts: name -> the rows of a hold-out, and their places in `rows`, int64.
+        training: rows of the training images, of which the first few give the floors; None without.
+    """
 
-    def __len__(self) -> int:
-        return self.rows.num_rows
+    def __init__(self, config: EvaluateConfig, vae: str) -> None:
+        assert config.generated and config.corpus and config.holdout
+        self.config, self._vae = config, vae
+        self._corpus, names = open_corpus(config.corpus), names_of(config.generated)
+        self.generated, files = config.generated, read_manifest(config.generated)["files"]
+        _require_size(config, names)
+        self.drawn = ImageSet(
+            "generated", digest_of([files[name]["sha256"] for name in names]), len(names),
+            lambda places: [self.generated / names[place] for place in places], read_png,
+        )  # fmt: skip
+        self.training: pa.Table | None = None
+        if config.subset is not None:
+            table, _ = read_index(config.subset)
+            most = config.training_images or table.num_rows
+            self.training = table.take(draw(table["key"].to_pylist(), most, 0))
+        self.rows = read_holdout(config.holdout)
+        place = {key: n for n, key in enumerate(self.rows["key"].to_pylist())}
+        self.holdouts: dict[str, tuple[pa.Table, np.ndarray]] = {}
+        for name in holdout_names(config.holdout):
+            rows = read_holdout(config.holdout, name)
+            at = np.array([place[key] for key in rows["key"].to_pylist()])
+            self.holdouts[name] = rows, at
+        if not self.holdouts:
+            raise UserError(
+                f"--holdout {config.holdout}: no images in it; make it with data.holdout"
+            )
 
-    def images(self) -> Iterator[np.ndarray]:
-        """Cropped as training images are, one by one, uint8 [S, S, 3].
+    def count(self, at: np.ndarray) -> int:
+        """Images on each side of the comparison with a hold-out."""
+        return min(len(at), self.drawn.total)
 
-        The training transform (resize, crop) and nothing else, so that no difference in
+    def few(self, n: int) -> pa.Table:
+        """The n training images that give a floor."""
+        assert self.training is not None
+        return self.training.slice(0, n)
+
+    def real(self, rows: pa.Table, *, after_vae: bool = False) -> ImageSet:
+        """The images of a table's rows in the corpus, or what the VAE's mean latent leaves of them.
+
+        Cropped as training images are (uint8 [S, S, 3]), and nothing else, so that no difference in
         preparation is measured as a difference in content.
         """
-        return read_images(self._corpus, listing_of(self.rows), self._config.image_size)
+        config, listing = self.config, listing_of(rows)
+        # Places too: tables of version 0.1 have no digests.
+        content = [self._corpus.fingerprint(), listing.places, listing.digests, config.image_size]
+        label = "hold-outs" if rows is self.rows else "training images"
 
-    def features(self, extractor: Extractor) -> np.ndarray:
-        return features_of(
-            extractor, self.images(), digest=self.digest, cache=self._config.cache_folder(),
-            label=self.name, total=len(self),
+        def read(places: range) -> Iterator[np.ndarray]:
+            return read_images(self._corpus, listing.take(places), config.image_size)
+
+        if not after_vae:
+            return ImageSet(label, digest_of(content), len(listing), read)
+        vae, device = str(config.vae), pick_device(config.device)
+        return ImageSet(
+            f"{label} after the VAE", digest_of([digest_of(content), self._vae]), len(listing),
+            lambda places: reconstructed(vae, read(places), device),
         )  # fmt: skip
 
-    def after_vae(self, extractor: Extractor, vae: str, fingerprint: str) -> np.ndarray:
-        """Features of what is left of the images after the VAE's mean latent."""
-        return features_of(
-            extractor, reconstructed(vae, self.images(), pick_device(self._config.device)),
-            digest=digest_of([self.digest, fingerprint]), cache=self._config.cache_folder(),
-            label=f"{self.name} after the VAE", total=len(self),
-        )  # fmt: skip
+    def wanted(self, extractor: Extractor) -> Iterator[tuple[ImageSet, Extractor]]:
+        """Everything that `generation` asks the features of, each once."""
+        yield self.drawn, extractor
+        yield self.real(self.rows), extractor
+        counts = sorted({self.count(at) for _, at in self.holdouts.values()})
+        if self.config.vae is not None:
+            yield self.real(self.rows, after_vae=True), extractor
+        if self.training is not None:
+            for n in counts:
+                yield self.real(self.few(n)), extractor
+                if self.config.vae is not None:
+                    yield self.real(self.few(n), after_vae=True), extractor
+            yield self.real(self.training), extractor
+            for images in (self.drawn, self.real(self.training), self.real(self.rows)):
+                yield images, PIXELS
 
 
-def generation(config: EvaluateConfig, vae: str) -> dict[str, Any]:
+def generation(
+    config: EvaluateConfig, vae: str, group: ProcessGroup, stage: Stage
+) -> dict[str, Any]:
     """The metrics of generated images: "holdouts", "authenticity", and what they depend on.
 
-    `vae` is the fingerprint of config.vae, by which features after it are kept. Raises UserError
-    for generated images of another size.
+    `vae` is the fingerprint of config.vae, by which features after it are kept. The processes of a
+    launch share the features; all but the main one end here (DoneElsewhere). Raises UserError for
+    generated images of another size.
     """
-    assert config.generated and config.corpus and config.holdout
-    device = pick_device(config.device)
+    device, cache = pick_device(config.device), config.cache_folder()
     extractor = load_extractor(config.extractor, weights=config.weights, device=device)
-    corpus, names = open_corpus(config.corpus), names_of(config.generated)
-    samples = read_manifest(config.generated)
-    _require_size(config, names)
-    read = functools.partial(
-        features_of, images=[config.generated / name for name in names], decode=read_png,
-        digest=digest_of([samples["files"][name]["sha256"] for name in names]),
-        cache=config.cache_folder(), label="generated",
-    )  # fmt: skip
-    drawn = read(extractor)
-    training = None
-    if config.subset is not None:
-        table, _ = read_index(config.subset)
-        most = config.training_images or table.num_rows
-        places = draw(table["key"].to_pylist(), most, 0)
-        training = RealImages(corpus, table.take(places), config, "training images")
-
-    # An image may be in several hold-outs: each is looked at once.
-    held = RealImages(corpus, read_holdout(config.holdout), config, "hold-outs")
-    place = {key: n for n, key in enumerate(held.rows["key"].to_pylist())}
-    every = held.features(extractor)
+    sets = Sets(config, vae)
+    if group.size > 1:
+        for images, space in sets.wanted(extractor):
+            images.make_together(space, cache, group)
+    group.gather(stage)
+    stage.count(sets.drawn.total)
+    drawn = sets.drawn.features(extractor, cache)
+    every = sets.real(sets.rows).features(extractor, cache)
     rebuilt_every = None
     if config.vae is not None:
-        rebuilt_every = held.after_vae(extractor, config.vae, vae)
+        rebuilt_every = sets.real(sets.rows, after_vae=True).features(extractor, cache)
 
     holdouts: dict[str, Any] = {}
-    unseen: np.ndarray = np.arange(0)  # places of the pool hold-out, or of the first there is
-    for name in holdout_names(config.holdout):
-        rows = read_holdout(config.holdout, name)
-        at = np.array([place[key] for key in rows["key"].to_pylist()])
-        unseen = unseen if len(unseen) else at
-        n = min(len(at), len(drawn))
+    for name, (rows, at) in sets.holdouts.items():
+        n = sets.count(at)
         real = every[at[:n]]
         compare = functools.partial(measure, extractor.space)
         entry: dict[str, Any] = {"distance": compare(drawn[:n], real)}
-        few = None
-        if training is not None:
-            few = RealImages(corpus, training.rows.slice(0, n), config, "training images")
-            given = training.features(extractor)[: len(few)]
-            entry["subset_floor"] = compare(given, real[: len(few)])
-        if config.vae is not None and rebuilt_every is not None:
+        few = None if sets.training is None else sets.few(n)
+        if few is not None:
+            given = sets.real(few).features(extractor, cache)
+            entry["subset_floor"] = compare(given, real[: len(given)])
+        if rebuilt_every is not None:
             rebuilt = rebuilt_every[at[:n]]
             entry["vae_floor"] = compare(rebuilt, real)
             entry["after_vae"] = {"distance": compare(drawn[:n], rebuilt)}
             if few is not None:
-                given = few.after_vae(extractor, config.vae, vae)
-                entry["after_vae"]["subset_floor"] = compare(given, rebuilt[: len(few)])
+                given = sets.real(few, after_vae=True).features(extractor, cache)
+                entry["after_vae"]["subset_floor"] = compare(given, rebuilt[: len(given)])
         classes = rows["class"].to_pylist()[:n]
         if all(classes) and len({*classes}) > 1:
             entry["classes"] = class_recall(drawn[:n], real, classes)
@@ -149,20 +182,21 @@ def generation(config: EvaluateConfig, vae: str) -> dict[str, Any]:
         if len(at) != len(drawn):
             entry["note"] = f"the first {n:,} of {len(drawn):,} generated, {len(at):,} real"
         holdouts[name] = entry
-    if not holdouts:
-        raise UserError(f"--holdout {config.holdout}: no images in it; make it with data.holdout")
 
     result: dict[str, Any] = {
         "task": "generation",
         "extractor": extractor.fingerprint,
         "holdouts": holdouts,
-        "sampling": samples["params"],
+        "sampling": read_manifest(sets.generated)["params"],
     }
-    if training is not None:
-        # Unseen, and drawn from all that could be seen.
+    if sets.training is not None:
+        # Unseen, and drawn from all that could be seen: the pool hold-out, or the first there is.
+        unseen = next(at for _, at in sets.holdouts.values() if len(at))
         result["authenticity"] = {
             space.space: authenticity(
-                read(space), training.features(space), held.features(space)[unseen]
+                sets.drawn.features(space, cache),
+                sets.real(sets.training).features(space, cache),
+                sets.real(sets.rows).features(space, cache)[unseen],
             )
             for space in (extractor, PIXELS)
         }

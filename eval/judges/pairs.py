@@ -23,14 +23,15 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from core.engines import ProcessGroup
 from core.errors import UserError
 from core.progress import progress
-from core.stage import digest_of, read_manifest
+from core.stage import Stage, digest_of, read_manifest
 from dit.model.device import pick_device
 from eval.distances.bootstrap import bootstrap_interval
 from eval.judges.config import EvaluateConfig, target_folder
 from eval.judges.extractors import Extractor, load_extractor
-from eval.judges.features import features_of
+from eval.judges.features import ImageSet
 from eval.judges.images import names_of, read_png
 from eval.judges.perceptual import load_perceptual, perceptual_pairs
 
@@ -43,13 +44,16 @@ _SSIM_BATCH = 2**22  # values at a time through SSIM's five convolutions
 Distances = Callable[[Extractor, np.ndarray, np.ndarray], dict[str, Any]]
 
 
-def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> dict[str, Any]:
+def judge_pairs(
+    config: EvaluateConfig, folder: Path, distances: Distances, group: ProcessGroup, stage: Stage
+) -> dict[str, Any]:
     """Compare the images of a finished downstream.evaluate with their targets.
 
     Returns {"task", "extractor", "distance", "perceptual", "psnr", "ssim", "checkpoint_rule",
     "sampling" (with the rule, too)}; for super-resolution "bicubic" with the four comparisons of
     its own; where a segmenter was given to downstream.evaluate, "adherence". Images may be of
-    several sizes. Features are kept in config.cache_folder().
+    several sizes. Features are kept in config.cache_folder(). The processes of a launch share the
+    work; all but the main one end here (DoneElsewhere).
     Raises UserError for images that are missing, broken, or too small for SSIM.
     """
     device = pick_device(config.device)
@@ -63,35 +67,43 @@ def judge_pairs(config: EvaluateConfig, folder: Path, distances: Distances) -> d
     network = load_perceptual(config.perceptual, device, weights=local)
     names = names_of(folder, "generated")
 
-    def features(part: str) -> np.ndarray:
+    def images_of(part: str) -> ImageSet:
         place = parts[part]
-        entries = [manifest["files"][f"{place.name}/{name}"]["sha256"] for name in names]
-        return features_of(
-            extractor,
-            [place / name for name in names],
-            digest=digest_of(entries),
-            cache=config.cache_folder(),
-            label=part,
-            decode=read_png,
+        digest = digest_of([manifest["files"][f"{place.name}/{n}"]["sha256"] for n in names])
+        return ImageSet(
+            part, digest, len(names), lambda at: [place / names[i] for i in at], read_png
         )
 
-    values: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    def features(part: str) -> np.ndarray:
+        return images_of(part).features(extractor, config.cache_folder())
+
+    # Of each chunk by its number, as each process finds those that are its own.
+    mine: dict[int, dict[tuple[str, str], np.ndarray]] = {}
     with progress(total=len(names), name=f"judge {folder.name}", unit="pair") as bar:
-        for images in _chunks(names, parts):
+        for number, images in enumerate(_chunks(names, parts)):
             target = images.pop("target")
-            for part, pictures in images.items():
-                found = perceptual_pairs(network, pictures, target, device)
-                values[part, "perceptual"].append(found)
-                values[part, "psnr"].append(psnr(pictures, target))
-                values[part, "ssim"].append(ssim(pictures, target))
+            if number % group.size == group.rank:
+                stage.count(len(target))
+                found = mine[number] = {}
+                for part, pictures in images.items():
+                    found[part, "perceptual"] = perceptual_pairs(network, pictures, target, device)
+                    found[part, "psnr"] = psnr(pictures, target)
+                    found[part, "ssim"] = ssim(pictures, target)
             bar.update(len(target))
+    chunks = {number: found for each in group.exchange(mine) for number, found in each.items()}
+    if group.size > 1:
+        for part in parts:
+            images_of(part).make_together(extractor, config.cache_folder(), group)
+    group.gather(stage)
     called = {"perceptual": network.name, "psnr": "PSNR (dB)", "ssim": "SSIM"}
     real = features("target")
 
     def compared(part: str) -> dict[str, Any]:
         own = {"distance": distances(extractor, features(part), real)}
         return own | {
-            kind: _summary(name, np.concatenate(values[part, kind]))
+            kind: _summary(
+                name, np.concatenate([chunks[number][part, kind] for number in sorted(chunks)])
+            )
             for kind, name in called.items()
         }
 

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.engines import ALONE, ProcessGroup
 from core.errors import UserError
 from core.progress import progress
 from data.corpus.base import Corpus
@@ -35,6 +36,7 @@ from eval.distances.bootstrap import bootstrap_interval
 
 _TIMES, _POSTERIOR, _NOISE = 24, 25, 26  # streams; those of training and sampling are below
 TERMS = ("loss", "mse", "vb")
+_ENCODED = 32  # images at a time through the VAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,25 +68,33 @@ class Losses:
 
 
 def encode(
-    vae: Vae, corpus: Corpus, images: Listing, image_size: int, seed: int, label: str = "latents"
+    vae: Vae,
+    corpus: Corpus,
+    images: Listing,
+    image_size: int,
+    seed: int,
+    label: str = "latents",
+    group: ProcessGroup = ALONE,
 ) -> Tensor:
     """Scaled posterior samples of the images, float32 [n, C, h, w] on the CPU, never mirrored.
 
     z = scale (mean + std * noise) as in training, with a noise that is fixed for each (seed, key).
+    The processes of a group encode a share each, and all of them have all latents.
     Raises UserError for an image that is gone, unreadable or no longer the one that was listed.
     """
-    found = read_images(corpus, images, image_size, bands=vae.in_channels)
-    with progress(total=len(images), name=label, unit="img") as bar:
+    mine = group.share(len(images), _ENCODED)
+    found = read_images(corpus, images.take(mine), image_size, bands=vae.in_channels)
+    with progress(total=len(mine), name=label, unit="img") as bar:
         parts: list[Tensor] = []
-        start = 0
-        for batch in in_background(batched(found, 32)):
+        start = mine.start
+        for batch in in_background(batched(found, _ENCODED)):
             mean, std = (value.cpu() for value in vae.encode(to_unit(batch)))
             slots = slots_of(images.keys[start : start + len(batch)])
             noise = slot_noise(seed, _POSTERIOR, 0, slots, mean.shape[1:])
             parts.append(vae.scale * (mean + std * noise))
             start += len(batch)
             bar.update(len(batch))
-    return torch.cat(parts)
+    return torch.cat([part for each in group.exchange(parts) for part in each])
 
 
 def slots_of(keys: Sequence[str]) -> list[int]:
@@ -118,6 +128,7 @@ def losses(
     precision: str = "tf32",
     label: str = "loss",
     on_batch: Callable[[], None] | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Losses:
     """The training loss of latents [n, C, h, w] with these keys, at `draws` timesteps each.
 
@@ -127,6 +138,7 @@ def losses(
         batch: latents at a time through the model; changes rounding only.
         precision: 'bf16' runs the network under autocast; losses are float32 all the same.
         on_batch: called before each batch.
+        group: its processes take a share of the batches each, and all of them have all losses.
 
     Raises UserError for a model of classes without a null class, or without learned variance.
     """
@@ -144,23 +156,29 @@ def losses(
     times = timesteps(keys, seed, draws, len(diffusion))
     found = {name: np.empty(times.shape) for name in ("mse", "vb")}
     kind, half = torch.device(device).type, precision == "bf16"
-    bar = progress(total=times.size, name=label, unit="loss")
+    batches = [(draw, start) for draw in range(draws) for start in range(0, len(keys), batch)]
+    mine = group.mine(batches)
+    bar = progress(total=times.size // group.size, name=label, unit="loss")
     with bar, torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=half):
-        for draw in range(draws):
-            for start in range(0, len(keys), batch):
-                if on_batch is not None:
-                    on_batch()
+        for draw, start in mine:
+            if on_batch is not None:
+                on_batch()
+            rows = slice(start, start + batch)
+            x0 = latents[rows].to(device)
+            noise = noise_of(keys[rows], seed, draw, x0.shape[1:]).to(device)
+            extra = {}
+            if model.num_classes > 1:
+                extra["y"] = torch.full((len(x0),), model.null_class, device=device)
+            t = torch.from_numpy(times[rows, draw]).to(device)
+            terms = diffusion.training_losses(model, x0, t, noise, **extra)
+            for name, values in found.items():
+                values[rows, draw] = terms[name].double().cpu().numpy()
+            bar.update(len(x0))
+    for rank, theirs in enumerate(group.exchange(found)):
+        for draw, start in dataclasses.replace(group, rank=rank).mine(batches):
+            for name, values in found.items():
                 rows = slice(start, start + batch)
-                x0 = latents[rows].to(device)
-                noise = noise_of(keys[rows], seed, draw, x0.shape[1:]).to(device)
-                extra = {}
-                if model.num_classes > 1:
-                    extra["y"] = torch.full((len(x0),), model.null_class, device=device)
-                t = torch.from_numpy(times[rows, draw]).to(device)
-                terms = diffusion.training_losses(model, x0, t, noise, **extra)
-                for name, values in found.items():
-                    values[rows, draw] = terms[name].double().cpu().numpy()
-                bar.update(len(x0))
+                values[rows, draw] = theirs[name][rows, draw]
     return Losses(times, found["mse"], found["vb"])
 
 

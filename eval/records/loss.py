@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.atomic import write_json
+from core.engines import process_group
 from core.errors import UserError
 from core.stage import Result, Stage, read_manifest
 from data.corpus.base import keep_apart
@@ -46,11 +47,14 @@ class Sets:
 
 
 def evaluate(config: LossConfig, stage: Stage) -> Result:
-    """Write the metrics file, and beside it what each image lost."""
+    """Write the metrics file, and beside it what each image lost. The processes of a launch share
+    the work."""
+    group = process_group()
     sets = read_sets(config.holdout, config.subset, config.n, config.seed)
     corpus = open_corpus(config.corpus)
-    keep_apart(config.out.parent, corpus, config.corpus)
-    check_corpus(corpus, len(sets.images), sets.images.images)
+    if group.main:
+        keep_apart(config.out.parent, corpus, config.corpus)
+        check_corpus(corpus, len(sets.images), sets.images.images)
     device = pick_device(config.device, config.precision)
     vae = load_vae(config.vae, device)
     models = {}
@@ -60,9 +64,9 @@ def evaluate(config: LossConfig, stage: Stage) -> Result:
         models[weights] = model.eval()
     image_size = model.input_size * vae.factor
     before = None if config.baseline is None else Baseline(config.baseline, stage)
-    stage.open()
+    group.open(stage)
 
-    latents = encode(vae, corpus, sets.images, image_size, config.seed)
+    latents = encode(vae, corpus, sets.images, image_size, config.seed, group=group)
     keys = sets.images.keys
     found: dict[str, Losses] = {}
     for weights, model in models.items():
@@ -76,6 +80,7 @@ def evaluate(config: LossConfig, stage: Stage) -> Result:
             device=device,
             precision=config.precision,
             label=f"loss, {weights}",
+            group=group,
         )
         model.to("cpu")
         if not found[weights].finite():
@@ -83,6 +88,8 @@ def evaluate(config: LossConfig, stage: Stage) -> Result:
                 f"{config.checkpoint}: the {weights} weights give a loss that is not finite; the "
                 "training has diverged (try --weights raw or an earlier checkpoint)"
             )
+    group.gather(stage)
+    stage.count(len(keys))
     result: dict[str, Any] = {
         "task": "loss",
         "image_size": image_size,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -25,6 +24,7 @@ from core.errors import UserError
 from core.stage import DoneElsewhere, Stage, read_manifest
 from prune import embed, score, select
 from prune.encoders import embed as embedding
+from tests.core.launch import launch
 from tests.dit.tiny_vae import save_tiny_vae
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,23 +187,35 @@ def test_two_processes_write_the_same_files(
     assert spent["sessions"] == 1
 
 
-def launch(words: list[str]) -> list[str]:
-    """Standard output of two processes, started as torchrun and accelerate launch start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in ("0", "1")
-    ]  # fmt: skip
-    outputs = [process.communicate() for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs
-    return [output for output, _ in outputs]
+FAILING = """
+import sys
+from core.command import execute
+from core.engines import process_group
+from core.errors import UserError
+from core.stage import Stage, run_stage
+
+def make(stage):
+    group = process_group()
+    group.open(stage)
+    if not group.main:
+        raise UserError("part-7: cannot be read")
+    group.exchange(1)
+    return stage.finish({}, [], "made")
+
+execute(lambda: run_stage(Stage(sys.argv[1], "x", {}, {}), make).exit_code)
+"""
+
+
+def test_a_process_that_fails_ends_the_launch(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(FAILING)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(tmp_path / "run.py"), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "error: part-7: cannot be read" in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def _open(group: ProcessGroup, met: list[int], out: Path) -> None:
