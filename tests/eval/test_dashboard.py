@@ -189,7 +189,10 @@ def test_progress_and_costs_are_sums_of_the_records(tmp_path: Path) -> None:
     rows = {row["stage"]: row for row in costs(plan, states)}
     assert rows["dit.train"]["done"] == 2 and rows["dit.train"]["seconds"] == 3600
     assert rows["prune.score"]["shared"] == 1 and rows["dit.sample"]["done"] == 1
-    assert [len(field) for field in grid(plan, states)["rows"][0]["fields"]] == [1] * 8
+    shown = grid(plan, states)
+    assert [len(field) for field in shown["rows"][0]["fields"]] == [1] * 8
+    assert shown["parts"] == ["scores", "reference", "holdout", "subset", "encode", "train",
+                              "samples", "generation"]  # fmt: skip
 
 
 def test_ticks_and_lines_are_within_the_chart() -> None:
