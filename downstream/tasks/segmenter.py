@@ -118,7 +118,7 @@ def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
     if stage.inputs["weights"] != "random":
         _start_pretrained(network)
     network = _on(network, device)
-    losses = _train(config, network, pairs, ignored(palette), device)
+    losses = _train(config, network, pairs, ignored(palette), device, stage)
 
     record = {
         **{name: value for name, value in settings.items() if name != "task"},
@@ -172,7 +172,12 @@ def _start_pretrained(network: Any) -> None:
 
 
 def _train(
-    config: SegmenterConfig, network: nn.Module, pairs: PairDataset, unknown: list[int], device: str
+    config: SegmenterConfig,
+    network: nn.Module,
+    pairs: PairDataset,
+    unknown: list[int],
+    device: str,
+    stage: Stage,
 ) -> list[dict[str, float]]:
     """AdamW, cosine rate; crops, mirrors and quarter turns by (seed, step, slot)."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
@@ -196,6 +201,7 @@ def _train(
             optimizer.step()
             total += float(loss.detach())
             bar.update()
+            stage.count(config.batch)
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                 count = (step % config.log_every) + 1
                 lines.append({"step": step + 1, "loss": total / count})
