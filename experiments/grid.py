@@ -1,4 +1,4 @@
-"""The cells of an experiment, read from grid/*.yaml: what is trained, keyed like the paper's cells."""
+"""The cells of an experiment, read from grid/*.yaml and keyed like the paper's cells."""
 
 from __future__ import annotations
 
@@ -17,12 +17,22 @@ from experiments.profiles import Profile
 GRID = Path(__file__).with_name("grid")
 RATIOS = "ratio"  # the file for every CORPUS_PERCENT
 TASKS = ("clustering", "generation", "loss", "track", "sr", "sis")
-_ROW = {"corpus", "method", "ratio", "keep", "reference", "clusters", "reduced", "paper", "profiles"}
+_ROW = {
+    "corpus",
+    "method",
+    "ratio",
+    "keep",
+    "reference",
+    "clusters",
+    "reduced",
+    "paper",
+    "profiles",
+}
 _LISTS = ("corpus", "method", "ratio", "keep", "reference", "clusters")
 _FILE = {"title", "kind", "paper_tables", "tasks", "pictures", "rows"}
 
-# What Stage I keeps where a table does not say: D30 from 85 % on (Tables 2 and 3, the paper's best); below, a share
-# that leaves Stage II something to choose (D30 at 70 % would be the whole subset already).
+# What Stage I keeps where a table does not say: D30 from 85 % on (the paper's best);
+# below, a share that leaves Stage II something to choose (D30 at 70 % would be the whole subset).
 _KEEP = ((0.85, 0.30), (0.70, 0.50), (0.50, 0.70), (0.30, 0.85), (0.0, 1.0))
 WITH_STAGE_ONE = ("rsprune", "entropy-set", "random-survivors")
 
@@ -93,7 +103,7 @@ def names() -> list[str]:
 
 
 def load(name: str, profile: Profile) -> Experiment:
-    """The experiment of this name. Raises UserError for an unknown one and for a wrong grid file."""
+    """The experiment of this name. Raises UserError for an unknown one or a wrong grid file."""
     values: dict[str, Any] = {}
     path = GRID / f"{name}.yaml"
     if match := re.fullmatch(r"([a-z0-9]+)_(\d+(?:\.\d+)?)", name):
@@ -206,7 +216,7 @@ WITHOUT_CLUSTERS = ("full", "random", "random-survivors", "entropy")
 
 
 def _listed(value: Any, values: dict[str, Any], profile: str) -> list[Any]:
-    """A field's alternatives: of a text in braces what it stands for, of a mapping the profile's."""
+    """A field's alternatives: a text in braces stands for its value, a mapping is by profile."""
     if isinstance(value, dict):
         value = value[profile]
     if isinstance(value, str) and value.startswith("{"):

@@ -1,4 +1,4 @@
-"""Execute one job of a plan: its command with the GPUs that are free, its log, and what became of it.
+"""Execute one job of a plan: its command with the GPUs that are free, its log, what became of it.
 
     python -m experiments.job PLAN ID [CORES]
 
@@ -15,13 +15,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any
 
 # These share their work out over the processes of a launch, one to a GPU.
 LAUNCHED = {
-    "prune.embed", "dit.encode", "dit.train", "dit.sample", "downstream.train", "downstream.evaluate",
+    "prune.embed", "dit.encode", "dit.train", "dit.sample", "downstream.train",
+    "downstream.evaluate",
     "eval.evaluate", "eval.loss",
 }  # fmt: skip
 COMPILED = {"dit.train", "downstream.train"}
@@ -60,20 +62,24 @@ def main(argv: list[str]) -> int:
 def _command(job: dict[str, Any], gpus: list[str]) -> list[str]:
     """The plain command, or the same under accelerate on several GPUs."""
     command = [sys.executable, *job["argv"][1:]]
-    if gpus and job["stage"] in COMPILED and os.environ.get("COMPILE", "yes") == "yes":
-        if shutil.which(os.environ.get("CC", "gcc")):  # torch.compile needs a C compiler
-            command.append("--compile")
+    wanted = gpus and job["stage"] in COMPILED and os.environ.get("COMPILE", "yes") == "yes"
+    if wanted and shutil.which(os.environ.get("CC", "gcc")):  # torch.compile needs a C compiler
+        command.append("--compile")
     if len(gpus) < 2 or job["stage"] not in LAUNCHED:
         return command
     # The trainer sets precision and compilation itself.
     launch = [
-        "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(len(gpus)),
-        "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes",
+        str(len(gpus)),
+        "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port",
+        "0",
     ]  # fmt: skip
     return [sys.executable, *launch, *command[1:]]
 
 
-def _environment(plan: dict[str, Any], job: dict[str, Any], gpus: list[str], cores: int) -> dict[str, str]:
+def _environment(
+    plan: dict[str, Any], job: dict[str, Any], gpus: list[str], cores: int
+) -> dict[str, str]:
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(cores))
     if gpus:
@@ -124,12 +130,13 @@ def _take_gpus(number: int, locks: list[IO[str]]) -> list[str]:
         return visible[:number]
     share = max(1, int(os.environ.get("GPU_SHARE", "1")))
     while True:
-        taken = []
+        taken: list[str] = []
         for slot in range(share):
             for gpu in visible:
                 if gpu in taken or len(taken) == number:
                     continue
-                lock = open(f"/tmp/rs-prune-{os.getuid()}-gpu-{gpu}-{slot}.lock", "w")  # noqa: S108
+                name = f"rs-prune-{os.getuid()}-gpu{gpu}-{slot}.lock"
+                lock = open(Path(tempfile.gettempdir()) / name, "w")
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
@@ -139,8 +146,8 @@ def _take_gpus(number: int, locks: list[IO[str]]) -> list[str]:
                 taken.append(gpu)
         if len(taken) == number:
             return taken
-        for lock in locks:  # two jobs that each hold a part would wait for each other
-            lock.close()
+        for held in locks:  # two jobs that each hold a part would wait for each other
+            held.close()
         locks.clear()
         time.sleep(0.2)
 

@@ -1,4 +1,4 @@
-"""What the terminal shows while jobs run: begun, done in how long, failed and why, and the time left."""
+"""What the terminal shows while jobs run: done in how long, failed and why, and the time left."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Progress:
 
     def __init__(self, planned: Planned) -> None:
         self._planned = planned
-        self._left = [job for job in planned.jobs if not job.target.exists()]
-        self._all = len(planned.jobs)
+        self._left = [job for job in planned.wanted if not job.target.exists()]
+        self._all = len(planned.wanted)
         self._begun: dict[str, float] = {}
         self._failed: set[str] = set()
         self._start = self._spoke = time.monotonic()
@@ -38,6 +38,8 @@ class Progress:
                 took = f" in {now - self._begun[job.id]:.0f} s" if job.id in self._begun else ""
                 done = self._all - len(self._left)
                 self._say(f"[{done}/{self._all}] {job.stage} {_short(job)}{took}{self._eta(now)}")
+                if made := _made(log, job.stage):
+                    self._say(f"    {made}")
             elif log.with_suffix(".failed").exists() and job.id not in self._failed:
                 self._failed.add(job.id)
                 self._say(f"FAILED {job.stage} {_short(job)}; its log: {log}")
@@ -56,7 +58,7 @@ class Progress:
             failed = len(self._failed)
             self._say(
                 f"{len(self._left)} of {self._all} stages are missing: {failed} failed, "
-                f"{len(self._left) - failed} were not tried (they need those, or the run was stopped)"
+                f"{len(self._left) - failed} not tried (they need those, or the run was stopped)"
             )
 
     def stop(self) -> None:
@@ -77,7 +79,11 @@ class Progress:
         if not self._left or not self._worked:
             return ""
         seconds = (now - self._start) * max(0.0, self._work / self._worked - 1)
-        return f", about {seconds / 60:.0f} min left" if seconds >= 60 else f", about {seconds:.0f} s left"
+        return (
+            f", about {seconds / 60:.0f} min left"
+            if seconds >= 60
+            else f", about {seconds:.0f} s left"
+        )
 
     def _say(self, line: str) -> None:
         print(line, flush=True, file=sys.stdout)
@@ -86,6 +92,12 @@ class Progress:
 
 def _short(job: Job) -> str:
     return job.id.rpartition("/")[2].rpartition("-")[0]
+
+
+def _made(log: Path, stage: str) -> str:
+    """What the command said that it made: counts and figures."""
+    said = [line for line in _tail(log, 8) if line.startswith(f"[{stage}]") and " -> " in line]
+    return said[-1].partition("] ")[2].rpartition(" in ")[0] if said else ""
 
 
 def _tail(log: Path, number: int) -> list[str]:

@@ -1,7 +1,7 @@
 """The pipeline, written down once: from a cell to its jobs, their inputs, and where each writes.
 
-A job's folder is named after what it is and a fingerprint of its command and of all before it, so cells
-of any experiment that share a stage find the same folder. Machine settings are no part of the name.
+A job's folder is named after what it is and a fingerprint of its command and of all before it, so
+cells of any experiment that share a stage find the same folder. Machine settings are no part of it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,29 @@ from experiments.grid import OWN, Cell, percent
 from experiments.profiles import Profile
 
 ON_GPU = {
-    "prune.embed", "dit.train_vae", "dit.encode", "dit.train", "dit.sample", "eval.evaluate", "eval.loss",
+    "prune.embed", "dit.train_vae", "dit.encode", "dit.train", "dit.sample", "eval.evaluate",
+    "eval.loss",
     "eval.track", "downstream.train_segmenter", "downstream.train", "downstream.evaluate",
 }  # fmt: skip
-ALL_CORES = {"world.build", "prune.score", "prune.embed", "dit.encode", "dit.train_vae", "downstream.train_segmenter"}
+ALL_CORES = {
+    "world.build",
+    "prune.score",
+    "prune.embed",
+    "dit.encode",
+    "dit.train_vae",
+    "downstream.train_segmenter",
+}
 DRAWN = ("random", "random-survivors")  # drawn anew for each seed of a training
-EMBEDDED = 0.30  # embeddings of so many survivors serve all cells that need no more; else the pool's
+EMBEDDED = (
+    0.30  # embeddings of so many survivors serve all cells that need no more; else the pool's
+)
 ROOMS = {
-    "world.build": "worlds", "prune.score": "scores", "data.filter": "scores", "data.holdout": "holdouts",
+    "world.build": "worlds", "prune.score": "scores", "data.filter": "scores",
+    "data.holdout": "holdouts",
     "prune.embed": "embeddings", "prune.centroids": "centroids", "prune.assign": "assignments",
     "prune.select": "subsets", "dit.train_vae": "vaes", "dit.encode": "latents", "dit.train": "dit",
-    "dit.sample": "samples", "eval.evaluate": "metrics", "eval.loss": "metrics", "eval.track": "tracks",
+    "dit.sample": "samples", "eval.evaluate": "metrics", "eval.loss": "metrics",
+    "eval.track": "tracks",
     "downstream.train_segmenter": "segmenters", "downstream.train": "downstream",
     "downstream.evaluate": "downstream-images",
 }  # fmt: skip
@@ -92,8 +104,8 @@ class River:
         about = self.profile.references[name]
         if "of" in about:
             return [job for part in about["of"] for job in self.reference(part)]
-        place = self.profile.place("references", name)
-        place = place or self._world("references", name, "reference")
+        given = self.profile.place("references", name)
+        place = given or self._world("references", name, "reference")
         flags = {"reference": place}
         return [self._job("prune.embed", f"reference-{name}", flags, items=about["images"])]
 
@@ -103,7 +115,12 @@ class River:
         if isinstance(spec, tuple):  # the miniature world knows its classes
             classes: Flags = {"labels": (spec[0], "truth.parquet")}
         else:
-            flags = {"corpus": spec, "scores": scores, "keep": 1, "sample": self.settings["candidates"]}
+            flags = {
+                "corpus": spec,
+                "scores": scores,
+                "keep": 1,
+                "sample": self.settings["candidates"],
+            }
             sample = self._job(
                 "prune.embed", f"{corpus}-candidates", flags, items=self.settings["candidates"]
             )
@@ -115,7 +132,8 @@ class River:
         """Embeddings of the pool, or of enough survivors of Stage I."""
         keep = EMBEDDED if keep <= EMBEDDED else 1.0
         flags = {
-            "corpus": self.corpus(corpus), "scores": self.scores(corpus), "holdout": self.holdout(corpus),
+            "corpus": self.corpus(corpus), "scores": self.scores(corpus),
+            "holdout": self.holdout(corpus),
             "keep": keep,
         }  # fmt: skip
         label = f"{corpus}-{part or 'pool'}" + ("" if keep == 1 else f"-D{percent(keep)}")
@@ -177,7 +195,8 @@ class River:
         if self.settings["vae"] != "train":
             return str(self.settings["vae"])
         flags = {
-            "corpus": self.corpus(corpus), "scores": self.scores(corpus), "holdout": self.holdout(corpus),
+            "corpus": self.corpus(corpus), "scores": self.scores(corpus),
+            "holdout": self.holdout(corpus),
             "image-size": self.settings["image_size"], "steps": self.settings["vae_steps"],
         }  # fmt: skip
         return self._job("dit.train_vae", corpus, flags)
@@ -212,7 +231,8 @@ class River:
         made["encode"] = self.encode(cell, subset)
         steps = self.steps(cell)
         train = made["train"] = self._job("dit.train", label, {
-            "latents": made["encode"], "subset": subset, "model": self.settings["model"], "steps": steps,
+            "latents": made["encode"], "subset": subset, "model": self.settings["model"],
+            "steps": steps,
             "batch": self.settings["batch"], "seed": seed,
         }, items=steps * self.settings["batch"])  # fmt: skip
         of_corpus = {"corpus": self.corpus(cell.corpus), "holdout": holdout}
@@ -356,7 +376,8 @@ class River:
         if profile.name == "paper":
             cores = 8 * max(1, gpus) if gpus or stage in ALL_CORES else 4
         job = Job(
-            identity, stage, place, target, argv, sorted({j.id for j in _jobs_in(science.values())}),
+            identity, stage, place, target, argv,
+            sorted({j.id for j in _jobs_in(science.values())}),
             cores, gpus, memory, items,
         )  # fmt: skip
         self.jobs[identity] = job

@@ -214,7 +214,8 @@ def test_no_command_writes_among_the_images(forms, form, tmp_path):
 
 
 COMMANDS = ("prune.score", "prune.embed", "prune.judge", "prune.compare", "prune.stability",
-            "prune.index", "dit.encode", "dit.train_vae", "eval.evaluate", "eval.track")  # fmt: skip
+            "prune.index", "dit.encode", "dit.train_vae", "eval.evaluate",
+            "eval.track")  # fmt: skip
 
 
 def test_every_command_keeps_a_specification_as_it_is_written():

@@ -41,8 +41,9 @@ from dit.training.meter import Meter, Speed, log_line
 from dit.training.network import Network, prepare
 from dit.training.order import BatchPlan, Source, batch_indices, plan_batch
 from dit.training.processes import RUN_AGAIN, stop_signals
-from dit.training.runlog import RunLog, wandb_mode
+from dit.training.runlog import RunLog
 from dit.training.stage import check_total, earlier_totals, run_of
+from dit.training.tracking import wandb_mode
 
 PATIENCE = 10  # non-finite steps in a row that end a run
 _LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
@@ -139,7 +140,7 @@ def train(
             "micro_batch": micro,
             "sharded": network.shared_by_all,
         }
-        log = RunLog(out, dataclasses.asdict(config), start, session)
+        log = RunLog(out, dataclasses.asdict(config), start, session, stage)
     before = log.last.get("timing", {}).get("seconds", 0.0) if log else 0.0
     speed = Speed(config, extra_state["model"], device, precision, processes, before, start)
     bar = progress(total=config.steps, initial=start, name="train", unit="step", disable=not main)

@@ -27,7 +27,8 @@ from data.formats.tables import read_parts
 from dit.model.device import pick_device
 from dit.training.order import plan_batch
 from dit.training.processes import RUN_AGAIN
-from dit.training.runlog import RunLog, wandb_mode
+from dit.training.runlog import RunLog
+from dit.training.tracking import wandb_mode
 from dit.vae.autoencoder import WEIGHTS as WEIGHTS_FILES
 from dit.vae.autoencoder import load_vae
 from dit.vae.config import TrainVaeConfig
@@ -78,7 +79,7 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
         print(f"[{stage.name}] continuing at step {trainer.step:,} of {recipe.steps:,}")
     settings = {**dataclasses.asdict(config), **dataclasses.asdict(recipe)}
     session = {"device": device, "precision": config.precision}
-    log = RunLog(record, settings, trainer.step, session, name=config.out.name)
+    log = RunLog(record, settings, trainer.step, session, stage)
     batches = _counted(source.batches(trainer.step, recipe), stage)
     finished = trainer.train(batches, validation, log, config.checkpoint_every)
     log.close(0 if finished else RUN_AGAIN)

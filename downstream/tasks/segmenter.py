@@ -30,6 +30,7 @@ from data.pairs.palettes import Palette, from_dict, load_palette
 from dit.model.device import pick_device
 from dit.training.config import schedule_factor
 from dit.training.order import BatchPlan, plan_batch
+from dit.training.tracking import Logger, open_logger, wandb_mode
 from downstream.tasks.adherence import Confusion, confusions
 from downstream.tasks.config import SegmenterConfig, open_listing
 from downstream.tasks.dataset import PairDataset, choose_palette, fixed_crops
@@ -92,6 +93,7 @@ def load_segmenter(folder: Path, device: str) -> Segmenter:
 
 def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
     """Train, measure on the real images of val, write."""
+    wandb_mode()  # a mode that there is not is refused before anything is written
     listing = open_listing("sis", config.data, "both")
     items = listing.items("train")
     palette = (
@@ -118,7 +120,9 @@ def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
     if stage.inputs["weights"] != "random":
         _start_pretrained(network)
     network = _on(network, device)
-    losses = _train(config, network, pairs, ignored(palette), device, stage)
+    logger = open_logger(config.out, stage.params, stage=stage, earlier=())
+    losses = _train(config, network, pairs, ignored(palette), device, stage, logger)
+    logger.close(0)
 
     record = {
         **{name: value for name, value in settings.items() if name != "task"},
@@ -178,6 +182,7 @@ def _train(
     unknown: list[int],
     device: str,
     stage: Stage,
+    logger: Logger,
 ) -> list[dict[str, float]]:
     """AdamW, cosine rate; crops, mirrors and quarter turns by (seed, step, slot)."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
@@ -205,6 +210,7 @@ def _train(
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                 count = (step % config.log_every) + 1
                 lines.append({"step": step + 1, "loss": total / count})
+                logger.log(lines[-1])
                 bar.set_postfix(loss=f"{total / count:.3f}")
                 total = 0.0
     if not np.isfinite(lines[-1]["loss"]):

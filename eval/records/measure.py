@@ -25,7 +25,7 @@ from dit.model.transformer import DiT
 from dit.sampling.config import DrawConfig, SampleConfig, identifying
 from dit.sampling.sample import draw_latents, load_checked
 from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
-from dit.training.runlog import open_logger, wandb_mode
+from dit.training.tracking import open_logger, wandb_mode
 from dit.vae.autoencoder import load_vae
 from dit.vae.images import read_images
 from eval.judges.evaluate import distances
@@ -34,7 +34,7 @@ from eval.judges.features import features_of
 from eval.records.config import TrackConfig
 from eval.records.diffusion import TERMS, encode, losses
 from eval.records.loss import Sets, read_sets
-from eval.records.record import Job, Line, Stopped
+from eval.records.record import Job, Line, Stopped, as_logged
 
 _DRAWS = 10  # timesteps of each image at which the loss is measured
 
@@ -140,7 +140,7 @@ class Measurer:
 
     def log(self, line: Line) -> None:
         """The line to W&B, by the names of its distances and weights."""
-        self._logger.log(_for_wandb(line))
+        self._logger.log(as_logged(line))
 
     def close(self, code: int) -> None:
         """End what was opened; `code` is the command's exit code."""
@@ -150,8 +150,8 @@ class Measurer:
     @functools.cached_property
     def _logger(self) -> Any:
         config = {**self._stage.params, "run": str(self.config.run)}
-        earlier = [_for_wandb(line) for line in self._before]
-        return open_logger(self.config.out, config, "track.jsonl", earlier=earlier)
+        earlier = [as_logged(line) for line in self._before]
+        return open_logger(self.config.out, config, "track.jsonl", self._stage, earlier)
 
     def _draw(
         self, settings: SampleConfig, model: DiT, label: str, asked: threading.Event
@@ -231,17 +231,3 @@ class Measurer:
             label="hold-outs",
             total=len(images),
         )
-
-
-def _for_wandb(line: Line) -> dict[str, Any]:
-    """A line by the names of its distances, losses and weights."""
-    distance, kind = line["distance"] or {}, line["weights"]
-    values = {f"{kind}/seconds": line["seconds"], "samples": line["samples"]}
-    for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
-        if distance:
-            values[f"{kind}/{distance[name]}"] = distance[value]
-        for held, other in (line.get("distances") or {}).items():
-            values[f"{kind}/{held}/{other[name]}"] = other[value]
-    for held, terms in (line.get("loss") or {}).items():
-        values |= {f"{kind}/{held}/{term}": terms[term] for term in TERMS}
-    return {"step": line["step"], **values, "timing": {}}

@@ -96,3 +96,17 @@ def newest(lines: list[Line]) -> dict[tuple[str, int], Line]:
     """(weights, step) -> its last line, by step. A checkpoint trained anew is measured anew."""
     last = {(line["weights"], line["step"]): line for line in lines}
     return dict(sorted(last.items()))
+
+
+def as_logged(line: Line) -> dict[str, Any]:
+    """A line as W&B gets it, by the names of its distances, losses and weights."""
+    distance, kind = line["distance"] or {}, line["weights"]
+    values = {f"{kind}/seconds": line["seconds"]}
+    for name, value in (("name", "value"), ("kernel_name", "kernel_value")):
+        if distance:
+            values[f"{kind}/{distance[name]}"] = distance[value]
+        for held, other in (line.get("distances") or {}).items():
+            values[f"{kind}/{held}/{other[name]}"] = other[value]
+    for held, terms in (line.get("loss") or {}).items():
+        values |= {f"{kind}/{held}/{term}": terms[term] for term in terms if term != "n"}
+    return {"step": line["step"], "samples": line["samples"], **values}

@@ -7,7 +7,7 @@ both are apart, and at which budget. It is flat, as a line of table.csv.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from core.errors import UserError
@@ -15,9 +15,9 @@ from eval.paper.numbers import Cell as PaperCell
 from eval.paper.numbers import amount, paper_cell, paper_cells
 from eval.programme.plan import Cell, Plan
 from eval.records.costs import clustering_seconds
+from eval.records.value import RULE_NAMES, value_of
 from eval.report.records import Key, Records
 from eval.report.seeds import mean_of
-from eval.report.value import RULE_NAMES, value_of
 
 Line = dict[str, Any]
 Column = tuple[str, str]
@@ -75,13 +75,15 @@ def sections(plan: Plan, records: Records) -> list[Section]:
 
     Raises UserError where several families claim one cell of the paper, or one fits several.
     """
-    tables = plan.paper_tables or ((FIGURES[plan.experiment],) * (plan.experiment in FIGURES))
+    figure = FIGURES.get(plan.experiment)
+    tables = plan.paper_tables or ((figure,) if figure else ())
     placed: dict[str, set[str]] = {}  # family -> its tables
     cells = {table: paper_cells(table) for table in tables}
     for table in tables:
         for family in _claims(table, cells[table], plan.cells):
             placed.setdefault(family, set()).add(table)
-    found, further = [], {cell.name for cell in plan.cells} - set(placed)
+    found: list[Section] = []
+    further = {cell.name for cell in plan.cells} - set(placed)
     for table in tables or ("",):
         for corpus in dict.fromkeys(cell.corpus for cell in plan.cells):
             here = [cell for cell in plan.cells if cell.corpus == corpus]
@@ -93,7 +95,8 @@ def sections(plan: Plan, records: Records) -> list[Section]:
             further -= {c.name for c in extra}
             if rows:
                 paper = [cell for cell in cells.get(table, ()) if cell.get("corpus") == corpus]
-                found.append(_section(table, corpus, rows, paper, records))
+                before = {line["cell"] for section in found for line in section.lines}
+                found.append(_section(table, corpus, rows, paper, records, before))
     return found
 
 
@@ -120,8 +123,14 @@ def _claims(
 
 
 def _section(
-    table: str, corpus: str, rows: Sequence[Cell], paper: Sequence[PaperCell], records: Records
+    table: str,
+    corpus: str,
+    rows: Sequence[Cell],
+    paper: Sequence[PaperCell],
+    records: Records,
+    before: Collection[str],
 ) -> Section:
+    """`before`: families that an earlier section has; here, only what the paper has of them."""
     lines: list[Line] = []
     used = 0
     for family in rows:
@@ -130,7 +139,7 @@ def _section(
             theirs = paper_cell(paper, family.paper, task, metric)
             used += theirs is not None
             planned = task in family.tasks
-            if theirs is not None or planned:
+            if theirs is not None or (planned and family.name not in before):
                 rules = (records.rules(family, task) if planned else []) or ["last"]
                 lines += [
                     _line(table, family, (task, metric), rule, theirs, records, budget)

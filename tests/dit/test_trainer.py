@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from core.errors import UserError
 from core.settings import science
+from core.stage import Stage
 from dit.model.ema import Ema
 from dit.model.transformer import MODELS, DiT
 from dit.training import checkpoint
@@ -22,9 +22,11 @@ from dit.training.config import TrainConfig
 from dit.training.loop import train
 from dit.training.meter import flops_per_sample, log_line
 from dit.training.order import BatchPlan, batch_indices
-from dit.training.runlog import RunLog, WandbLogger, wandb_mode
+from dit.training.runlog import RunLog
 from dit.training.stage import TrainingStage
+from dit.training.tracking import WandbLogger, place_of, wandb_mode
 from tests.dit.training import ENV, TINY
+from tests.wandb_files import read_runs
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +224,9 @@ def test_wandb_may_fail(
     tmp_path: Path, breaks: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Broken:
+        def define_metric(self, *_: Any, **__: Any) -> None:
+            pass
+
         def log(self, *_: Any, **__: Any) -> None:
             raise OSError("no route to host")
 
@@ -238,70 +243,71 @@ def test_wandb_may_fail(
     assert capfd.readouterr().err.count("no route to host") == 1
 
 
-def wandb_records(file: Path) -> list[Any]:
-    """The records of a .wandb file: blocks of 32 KiB as LevelDB's log has them, of protobuf."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, found, whole, at = file.read_bytes(), [], b"", 7  # after W&B's own header
-    assert data[:4] == b":W&B"
-    while at + 7 <= len(data):
-        if (left := 2**15 - at % 2**15) < 7:
-            at += left
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        if at + 7 + length > len(data):
-            break  # being written
-        whole += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # complete, or its last part
-            found.append(Record.FromString(whole))
-            whole = b""
-    return found
-
-
-def logged(out: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The id and the history of a run's only offline folder."""
-    (file,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
-    records, until = wandb_records(file), time.monotonic() + 30
-    while records[-1:] == [] or records[-1].WhichOneof("record_type") != "exit":
-        assert time.monotonic() < until, "W&B does not finish its file"
-        time.sleep(0.05)  # another process of W&B's writes it
-        records = wandb_records(file)
-    (identifier,) = {r.run.run_id for r in records if r.WhichOneof("record_type") == "run"}
-    history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
-    rows = []
-    for entry in history:
-        items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in entry.item}
-        rows.append({**items, "at": entry.step.num})
-    return identifier, rows
-
-
 def test_a_resumed_offline_run_is_one_run_to_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "dryrun")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "table1")
+    monkeypatch.setenv("WANDB_TAGS", "corpus:git10m,method:rsprune,ratio:0.7,seed:3, mine")
     assert wandb_mode() == "offline"
     lines = [{"step": n, "loss": n / 8, "timing": {"seconds": 1.0}} for n in (1, 2, 3)]
     Image.new("RGB", (4, 4)).save(picture := tmp_path / "step-0000002.png")
     (tmp_path / "samples").mkdir()
+    stage = Stage(tmp_path, "dit.train", {}, {})
     ids = []
     for done in range(3):  # within a second, perhaps: nothing is written over
-        log = RunLog(tmp_path, {"seed": 0}, done, {})
+        log = RunLog(tmp_path, {"seed": 0, "batch": 8}, done, {}, stage)
         log.write(lines[done])
         if done == 1:
             picture.rename(kept := tmp_path / "samples" / picture.name)
             log.logger.image(kept, 2)
         log.close(0)
-        identifier, rows = logged(tmp_path)
-        ids.append(identifier)
-        assert [(row["at"], row["step"], row["loss"]) for row in rows] == [
+        (run,) = read_runs(tmp_path)
+        ids.append(run.run.run_id)
+        losses = [row for row in run.history if "generation/loss" in row]
+        assert [(row["at"], row["step"], row["generation/loss"]) for row in losses] == [
             (line["step"], line["step"], line["loss"]) for line in lines[: done + 1]
         ]
-        assert [row["at"] for row in rows if "samples/_type" in row or "samples" in row] == (
-            [2] if done else []
-        )
-        assert rows[-1]["timing/seconds"] == 1.0
+        assert [row["at"] for row in run.history if any("samples/_type" in name for name in row)
+                or "generation/samples" in row] == ([2] if done else [])  # fmt: skip
+        assert all(row["samples_seen"] == 8 * row["at"] for row in run.history)
+        assert losses[-1]["generation/timing/seconds"] == 1.0
     assert len(set(ids)) == 1 and ids[0] == json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert run.axes == {"samples_seen": "", "*": "samples_seen"}
+    assert (run.run.run_group, run.run.job_type) == ("table1", "dit.train")
+    tags = ["corpus:git10m", "method:rsprune", "ratio:0.7", "seed:3", "mine", "table1"]
+    assert sorted(run.run.tags) == sorted(tags)
+    assert [run.config[name] for name in ("corpus", "method", "ratio")] == [
+        "git10m", "rsprune", 0.7,
+    ]  # fmt: skip
+    assert run.config["seed"] == 0  # the run's own settings are not written over
+
+
+def test_a_run_begun_anew_replaces_what_was_logged_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before its first checkpoint it starts at step 0; with its record lost, all stays."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for step, folders in ((0, 1), (0, 1), (5, 2)):
+        log = RunLog(tmp_path, {"batch": 8}, step, {})
+        log.close(0)
+        (tmp_path / "stats.jsonl").unlink()
+        assert len(read_runs(tmp_path)) == folders
+
+
+def test_runs_of_one_experiment_are_told_apart_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    kinds = ("dit", "sr", "sis")
+    outs = [Path("runs/mine") / kind / method for kind in kinds for method in ("rsprune", "random")]
+    assert len({place_of(out, "dit.train").name for out in outs}) == 6
+    assert place_of(outs[0], "dit.train").name == "mine/dit/rsprune"
+    assert place_of(outs[0], "dit.train").job_type == "dit.train"
+    monkeypatch.setenv("WANDB_JOB_TYPE", "mine")
+    assert place_of(outs[0], "dit.train").job_type == "mine"
 
 
 def test_sessions_of_one_second_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -318,7 +324,8 @@ def test_online_only_what_is_lacking_is_logged_again(
 ) -> None:
     given: list[tuple[int, Any]] = []
     asked: dict[str, Any] = {}
-    run = types.SimpleNamespace(log=lambda values, step: given.append((step, values)), step=2)
+    log = lambda values, step: given.append((step, values))  # noqa: E731
+    run = types.SimpleNamespace(log=log, step=2, define_metric=lambda *_, **__: None)
     init = lambda **how: asked.update(how) or run  # noqa: E731
     fake = types.SimpleNamespace(init=init, Settings=lambda **_: None)
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]

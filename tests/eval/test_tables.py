@@ -15,6 +15,7 @@ import pytest
 
 from core.errors import UserError
 from eval.paper.numbers import amount, paper_cell, paper_cells
+from eval.programme.labels import labelled
 from eval.programme.plan import read_plan
 from eval.report.latex import escape
 from eval.tables import main
@@ -237,12 +238,15 @@ def test_figures_have_the_papers_claim_beside_ours(tmp_path: Path) -> None:
     maker.family("git10m/rsprune-70", "rsprune", label="Ours", tasks=tasks, value=2.0, paper=None)
     maker.family("git10m/random-70", "random", label="Random", tasks=tasks, value=4.0, paper=None)
     table = make(maker)
-    # Random's best is 3.6, at step 1,500; ours has 4.0 at step 500 and 2.8 at step 1,000.
+    # Random's best is 3.6, at step 1,500; ours has 4.0 at step 500 and 2.8 at step 1,000: a third
+    # of the way between them.
     claims = {claim["figure"]: claim for claim in table["claims"]}
-    assert claims["Figure 3"]["ours"] == 1000 and claims["Figure 3"]["paper"] == "about 50000"
-    assert claims["Figure 1c"]["ours"] == 1.5 and claims["Figure 1c"]["paper"] == "1.9 to 2.1"
+    assert claims["Figure 3"]["ours"] == pytest.approx(500 + 500 / 3)
+    assert claims["Figure 3"]["paper"] == "about 50000"
+    assert claims["Figure 1c"]["ours"] == pytest.approx(2.25)
+    assert claims["Figure 1c"]["paper"] == "1.9 to 2.1"
     text = (folder(maker) / "table.md").read_text()
-    assert "| about 50000 | 1,000 (mini) | as near as Random's best (step 1,500) at step" in text
+    assert "| about 50000 | 666.67 (mini) | as near as Random's best (3.6, step 1,500) at" in text
 
     maker = PlanMaker(tmp_path, "fig4", "paper", kind="figure", paper_tables=())
     for method, ratio, value in (("full", 0.0, 70.0), ("entropy", 0.7, 40.0)):
@@ -254,20 +258,48 @@ def test_figures_have_the_papers_claim_beside_ours(tmp_path: Path) -> None:
     assert table["orderings"][0]["counts"]["holds"] == 1
 
 
+def test_an_experiment_that_the_paper_has_no_table_of(tmp_path: Path) -> None:
+    maker = PlanMaker(tmp_path, "ksweep", kind="figure", paper_tables=())
+    for k in (12, 48):
+        maker.family(f"git10m/K{k}", "rsprune", clusters=k, paper=None, tasks=("clustering",))
+    table = make(maker)
+    (section,) = table["sections"]
+    assert section["table"] == "" and (table["filled"], table["planned"]) == (8, 8)
+    values = [line["value"] for line in lines_of(table, metric="cluster_numbers")]
+    assert values == [12, 48] and not table["orderings"] and not table["claims"]
+
+
 def test_each_corpus_and_each_table_has_its_section(tmp_path: Path) -> None:
     corpora = {"git10m": "a", "rs5m": "b"}
     maker = PlanMaker(tmp_path, "git10m_85", paper_tables=("Table 2", "Table 3"), corpora=corpora)
     for corpus in corpora:
         keys = {"corpus": corpus, "method": "rsprune", "ratio": 0.85, "subset": "D30"}
-        maker.family(f"{corpus}/rsprune-85", "rsprune", corpus=corpus, paper=keys, **GENERATION)
+        how = {"corpus": corpus, "paper": keys, "tasks": ("generation", "sr")}
+        maker.family(f"{corpus}/rsprune-85", "rsprune", **how)
         maker.family(f"{corpus}/random-85", "random", corpus=corpus, paper=None, **GENERATION)
     table = make(maker)
     sections = [(s["table"], s["corpus"], len({line["cell"] for line in s["lines"]}))
                 for s in table["sections"]]  # fmt: skip
     assert sections == [("Table 2", "git10m", 2), ("Table 2", "rs5m", 2),
                         ("Table 3", "git10m", 1), ("Table 3", "rs5m", 1)]  # fmt: skip
+    # In Table 3 only what the paper has there: neither SR nor Random again.
+    assert table["planned"] == 2 * (3 + 1) + 2 * 1
     assert [part["corpus"] for part in table["measured"]] == ["git10m", "rs5m"]
     assert "## Measured, RS5M" in (folder(maker) / "table.md").read_text()
+
+
+def test_rows_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
+    maker = PlanMaker(tmp_path, "table4", paper_tables=("Table 4",))
+    how = {"tasks": (), "stop": {"scores": "missing"}}
+    for name, classes in (("ucm", "single, 21 classes"), ("nwpu", "single, 45 classes")):
+        keys = {"corpus": "git10m", "method": "rsprune", "reference": classes}
+        maker.family(f"git10m/{name}", "rsprune", label=name, paper=keys, **how)
+    maker.family("git10m/a", "random", label="a", ratio=0.7, paper=None, **how)
+    maker.family("git10m/b", "random", label="b", ratio=0.85, paper=None, **how)
+    maker.family("git10m/full", "full", label="All of it", paper=None, **how)
+    labels = [cell.label for cell in labelled(read_plan(maker.write()).cells)]
+    assert labels == ["RS-Prune, single, 21 classes", "RS-Prune, single, 45 classes",
+                      "Random, 70 %", "Random, 85 %", "All of it"]  # fmt: skip
 
 
 def test_a_damaged_record_is_named_and_the_rest_of_the_table_made(tmp_path: Path, capsys) -> None:

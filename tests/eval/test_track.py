@@ -423,7 +423,9 @@ def test_wandb_repeats_the_lines_and_may_fail(
     fake = types.ModuleType("wandb")
     fake.Settings = lambda **_: None  # type: ignore[attr-defined]
     fake.init = lambda **_: types.SimpleNamespace(  # type: ignore[attr-defined]
-        log=lambda values, step: logged.append((step, values)), finish=lambda exit_code: None
+        log=lambda values, step: logged.append((step, values)),
+        finish=lambda exit_code: None,
+        define_metric=lambda *_, **__: None,
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -431,7 +433,8 @@ def test_wandb_repeats_the_lines_and_may_fail(
     main(flags(made, training, out, "--every", "4"))
     assert [step for step, _ in logged] == [4, 4]
     for (_, values), line in zip(logged, lines(out), strict=True):
-        assert values[f"{line['weights']}/FD-descriptor"] == line["distance"]["value"]
+        assert values["samples_seen"] == line["samples"]
+        assert values[f"track/{line['weights']}/FD-descriptor"] == line["distance"]["value"]
     fake.init = lambda **_: 1 / 0  # type: ignore[attr-defined]
     assert main(flags(made, training, out)) == 0
     assert len(lines(out)) == 4
