@@ -22,6 +22,15 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "missing")
 LOG_LINES = 12
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 _LISTED = (".md", ".tex", ".csv", ".json", ".png", ".pdf", ".jpg", ".svg")
+_ORDER = {
+    part: number
+    for number, part in enumerate((
+        "scores", "reference", "holdout", "embeddings", "centroids", "assignments", "subset",
+        "encode", "train", "samples", "generation", "loss", "track",
+        "sr-train", "sr-images", "sr", "sis-train", "sis-images", "sis",
+    ))
+}  # fmt: skip
+"""Of the columns, as the work goes; what is not named comes last."""
 _SETTINGS = ("model", "steps", "batch", "learning_rate", "ema_decay", "seed")
 
 
@@ -51,7 +60,8 @@ def progress(plan: Plan, states: dict[str, State]) -> dict[str, Any]:
 def grid(plan: Plan, states: dict[str, State]) -> dict[str, Any]:
     """Cells by parts: the state of each job, with the seeds that it is of."""
     names = labels(plan.cells)
-    parts = list(dict.fromkeys(p for cell in plan.cells for run in cell.runs for p in run.jobs))
+    found = dict.fromkeys(part for cell in plan.cells for run in cell.runs for part in run.jobs)
+    parts = sorted(found, key=lambda part: _ORDER.get(part.partition(":")[0], len(_ORDER)))
     rows = []
     for cell in plan.cells:
         fields = []
@@ -193,7 +203,7 @@ def columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     }  # fmt: skip
     return [
         {"key": key, "title": title, "places": places,
-         "known": any(row[key] is not None for row in rows)}
+         "known": any(row[key] for row in rows)}
         for key, (title, places) in titles.items()
     ]  # fmt: skip
 

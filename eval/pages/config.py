@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.settings import NonNegative, machine, settings
-from eval.report.config import ExperimentConfig
+from eval.programme.config import ExperimentConfig
 
 
 @settings

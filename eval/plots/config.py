@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.settings import settings
-from eval.report.config import ExperimentConfig
+from eval.programme.config import ExperimentConfig
 
 
 @settings

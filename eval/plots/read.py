@@ -14,7 +14,7 @@ from eval.paper.numbers import METHOD_NAMES
 from eval.programme.plan import Cell, Job, Plan, Run
 from eval.records.costs import cost_of
 from eval.records.record import newest, read_lines
-from eval.report.value import lead
+from eval.records.value import lead
 
 Unit = Literal["GPU", "wall"]
 OWN = "rsprune"

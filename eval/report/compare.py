@@ -15,9 +15,9 @@ from eval.paper.numbers import Cell as PaperCell
 from eval.paper.numbers import amount, paper_cell, paper_cells
 from eval.programme.plan import Cell, Plan
 from eval.records.costs import clustering_seconds
+from eval.records.value import RULE_NAMES, value_of
 from eval.report.records import Key, Records
 from eval.report.seeds import mean_of
-from eval.report.value import RULE_NAMES, value_of
 
 Line = dict[str, Any]
 Column = tuple[str, str]

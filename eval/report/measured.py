@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.curation.config import HOLDOUTS
-from eval.report.value import Result, lead
+from eval.records.value import Result, lead
 
 Row = dict[str, Any]
 Training = tuple[str, int]

@@ -13,9 +13,9 @@ from core.manifest import read_manifest, sha256_file, verify_file
 from eval.judges.registry import check_judge
 from eval.programme.plan import Cell, Job, Plan, Run
 from eval.records.record import newest, read_lines
+from eval.records.value import RULES, Result, value_of
 from eval.report.log import last_line
 from eval.report.measured import measured_rows
-from eval.report.value import RULES, Result, value_of
 
 TASKS = ("generation", "loss", "sr", "sis")
 BEST = "best-test"  # on the hold-out itself, as the paper reports; of a track, for generation

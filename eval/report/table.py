@@ -8,6 +8,7 @@ import io
 from typing import Any
 
 from core.atomic import write_json, write_text
+from core.errors import UserError
 from core.stage import Result, Stage, digest_of, require_folder, sha256_file
 from eval.paper.numbers import PAPER, budget_defaults
 from eval.programme.plan import Plan
@@ -80,7 +81,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         "filled": sum(line["value"] is not None for line in planned),
         "sections": found,
         "orderings": orderings(found),
-        "claims": [{**claim, "mark": mark} for claim in claims(plan, records)],
+        "claims": [{**claim, "mark": mark} for claim in _claims(plan, records)],
         "measured": _measured(plan, records),
         "failed": [
             {"id": name, "log": str(job.log), "last_line": last_line(job.log),
@@ -89,6 +90,15 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         ],
         "damaged": {str(path): problem for path, problem in records.damaged.items()},
     }  # fmt: skip
+
+
+def _claims(plan: Plan, records: Records) -> list[dict[str, Any]]:
+    try:
+        return claims(plan)
+    except (UserError, KeyError, TypeError) as error:
+        if not records.damaged:  # which names the track
+            records.note(plan.file, UserError(f"the tracks of {plan.experiment}: {error}"))
+        return []
 
 
 def _measured(plan: Plan, records: Records) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from eval.paper.numbers import CORPUS_NAMES
+from eval.records.value import RULE_NAMES
 from eval.report.compare import Line, Section
-from eval.report.value import RULE_NAMES
 
 STATES = {
     "missing": "not run", "failed": "failed", "running": "running", "damaged": "damaged record",

@@ -105,7 +105,10 @@ def test_the_page_asks_for_nothing_and_names_what_it_shows(made) -> None:
     path, text = made
     page = Page(text)
     assert not re.search(r"https?://|@import|url\(", text)
-    assert all(image["src"].startswith("data:image/") and image["alt"] for image in page.all("img"))
+    fetched = [attributes.get(name) for _, attributes in page.found for name in ("src", "srcset")]
+    fetched += [link["href"] for link in page.all("link")]
+    assert all(address.startswith("data:") for address in fetched if address is not None)
+    assert all(image["alt"] for image in page.all("img"))
     assert len(page.all("img")) == 6  # samples, SR and SIS of two methods
     ids = {attributes["id"] for _, attributes in page.found if "id" in attributes}
     for link in page.all("a"):
@@ -114,6 +117,17 @@ def test_the_page_asks_for_nothing_and_names_what_it_shows(made) -> None:
     assert "pruning report.html" in {a["href"].replace("%20", " ") for a in page.all("a")}
     assert "http-equiv" not in text and "undefined" not in text.lower()
     assert path.stat().st_size < 1_000_000
+
+
+def test_pictures_beyond_the_pages_size_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_plan(tmp_path).folder
+    monkeypatch.setattr("eval.pages.images.MOST_BYTES", 3000)
+    assert main(arguments(tmp_path / "runs")) == 0
+    text = (folder / "dashboard.html").read_text()
+    shown = len(Page(text).all("img"))
+    assert 0 < shown < 6 and f"{6 - shown} more are in their folders" in text
 
 
 def test_what_has_no_records_is_not_shown(tmp_path: Path) -> None:
@@ -175,7 +189,10 @@ def test_progress_and_costs_are_sums_of_the_records(tmp_path: Path) -> None:
     rows = {row["stage"]: row for row in costs(plan, states)}
     assert rows["dit.train"]["done"] == 2 and rows["dit.train"]["seconds"] == 3600
     assert rows["prune.score"]["shared"] == 1 and rows["dit.sample"]["done"] == 1
-    assert [len(field) for field in grid(plan, states)["rows"][0]["fields"]] == [1] * 8
+    shown = grid(plan, states)
+    assert [len(field) for field in shown["rows"][0]["fields"]] == [1] * 8
+    assert shown["parts"] == ["scores", "reference", "holdout", "subset", "encode", "train",
+                              "samples", "generation"]  # fmt: skip
 
 
 def test_ticks_and_lines_are_within_the_chart() -> None:

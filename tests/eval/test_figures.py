@@ -12,7 +12,7 @@ from PIL import Image
 from core.errors import UserError
 from eval.figures import main
 from eval.plots.draw import families
-from eval.plots.factors import Point, factors, first_reached
+from eval.plots.factors import Point, against_best, factors, first_reached
 from eval.plots.read import cost, final, labels, tracked
 from eval.programme.plan import read_plan
 from tests.eval.plans import PlanMaker, small_plan
@@ -39,6 +39,7 @@ def test_the_step_that_reaches_a_value_is_interpolated() -> None:
     assert first_reached(points, 10.0) == 100
     assert first_reached(points, 0.5) is None
     assert first_reached([], 1.0) is None
+    assert first_reached([point(100, 9.0), point(200, 5.0)], 5.0) == 200
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +140,10 @@ def test_a_ratio_without_competitors_is_held_against_those_of_all_ratios(tmp_pat
         name = f"git10m/rsprune-{ratio}"
         maker.family(name, "rsprune", ratio=ratio, tasks=("track",), value=3.0)
     maker.family("git10m/random-70", "random", ratio=0.7, tasks=("track",))
-    maker.family("git10m/random-50", "random", ratio=0.5, tasks=("track",))
+    maker.family("git10m/random-50", "random", ratio=0.5, tasks=("track",), value=3.5)
     curves = [c for c in tracked(read_plan(maker.write())) if c.measure.holdout == "pool"]
+    best = [f.rival.cell.ratio for f in against_best(factors(curves)) if f.own.cell.ratio == 0.9]
+    assert best == [0.5]  # the better one, though it comes later
     pairs = [(f.own.cell.ratio, f.rival.cell.ratio) for f in factors(curves)]
     assert pairs == [(0.7, 0.7), (0.9, 0.7), (0.9, 0.5)]
 

@@ -238,12 +238,15 @@ def test_figures_have_the_papers_claim_beside_ours(tmp_path: Path) -> None:
     maker.family("git10m/rsprune-70", "rsprune", label="Ours", tasks=tasks, value=2.0, paper=None)
     maker.family("git10m/random-70", "random", label="Random", tasks=tasks, value=4.0, paper=None)
     table = make(maker)
-    # Random's best is 3.6, at step 1,500; ours has 4.0 at step 500 and 2.8 at step 1,000.
+    # Random's best is 3.6, at step 1,500; ours has 4.0 at step 500 and 2.8 at step 1,000: a third
+    # of the way between them.
     claims = {claim["figure"]: claim for claim in table["claims"]}
-    assert claims["Figure 3"]["ours"] == 1000 and claims["Figure 3"]["paper"] == "about 50000"
-    assert claims["Figure 1c"]["ours"] == 1.5 and claims["Figure 1c"]["paper"] == "1.9 to 2.1"
+    assert claims["Figure 3"]["ours"] == pytest.approx(500 + 500 / 3)
+    assert claims["Figure 3"]["paper"] == "about 50000"
+    assert claims["Figure 1c"]["ours"] == pytest.approx(2.25)
+    assert claims["Figure 1c"]["paper"] == "1.9 to 2.1"
     text = (folder(maker) / "table.md").read_text()
-    assert "| about 50000 | 1,000 (mini) | as near as Random's best (step 1,500) at step" in text
+    assert "| about 50000 | 666.67 (mini) | as near as Random's best (3.6, step 1,500) at" in text
 
     maker = PlanMaker(tmp_path, "fig4", "paper", kind="figure", paper_tables=())
     for method, ratio, value in (("full", 0.0, 70.0), ("entropy", 0.7, 40.0)):
@@ -271,14 +274,16 @@ def test_each_corpus_and_each_table_has_its_section(tmp_path: Path) -> None:
     maker = PlanMaker(tmp_path, "git10m_85", paper_tables=("Table 2", "Table 3"), corpora=corpora)
     for corpus in corpora:
         keys = {"corpus": corpus, "method": "rsprune", "ratio": 0.85, "subset": "D30"}
-        maker.family(f"{corpus}/rsprune-85", "rsprune", corpus=corpus, paper=keys, **GENERATION)
+        how = {"corpus": corpus, "paper": keys, "tasks": ("generation", "sr")}
+        maker.family(f"{corpus}/rsprune-85", "rsprune", **how)
         maker.family(f"{corpus}/random-85", "random", corpus=corpus, paper=None, **GENERATION)
     table = make(maker)
     sections = [(s["table"], s["corpus"], len({line["cell"] for line in s["lines"]}))
                 for s in table["sections"]]  # fmt: skip
     assert sections == [("Table 2", "git10m", 2), ("Table 2", "rs5m", 2),
                         ("Table 3", "git10m", 1), ("Table 3", "rs5m", 1)]  # fmt: skip
-    assert table["planned"] == 4 + 2  # in Table 3, what the paper has: not Random again
+    # In Table 3 only what the paper has there: neither SR nor Random again.
+    assert table["planned"] == 2 * (3 + 1) + 2 * 1
     assert [part["corpus"] for part in table["measured"]] == ["git10m", "rs5m"]
     assert "## Measured, RS5M" in (folder(maker) / "table.md").read_text()
 
