@@ -451,7 +451,9 @@ def test_status_says_how_far_and_writes_nothing(tmp_path: Path, capsys) -> None:
     assert "try again: PROFILE=mini bash experiments/table1.sh --only git10m/full\n" in text
     left = [job for job in plan.jobs.values() if job.state() != "done"]
     gpu = sum(job.gpu_hours for job in left)
-    assert f"Left, estimated: {gpu:.3g} GPU-hours" in text and f"in {len(left)} jobs" in text
+    cpu = sum(job.cpu_hours for job in left if not job.gpus)
+    assert f"Left, estimated: {gpu:.3g} GPU-hours, {cpu:.3g} CPU-hours" in text
+    assert f"in {len(left)} jobs" in text
     # encode 0.5, train 8, sr-train 2, sr-images 0.5, sr 0.25, one after another
     assert "at least 11.2 side by side" in text or "at least 11.3 side by side" in text
     assert sorted(path for path in tmp_path.rglob("*")) == before
