@@ -64,8 +64,10 @@ class ProcessGroup:
         if not self.main:
             stage.join()
 
-    def gather(self) -> None:
+    def gather(self, stage: Stage | None = None) -> None:
         """Wait for all; then all but the main process, which ends the stage, leave."""
+        if stage is not None and not self.main:
+            stage.close()  # the main process sums what each has written of its costs
         self.wait()
         if not self.main:
             raise DoneElsewhere

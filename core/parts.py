@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from core.engines import ProcessGroup
 from core.progress import progress
+from core.stage import Stage
 
 Made = TypeVar("Made")
 Found = TypeVar("Found")
@@ -21,11 +22,15 @@ Found = TypeVar("Found")
 class Tick:
     """The progress of a pass: call it with what was done, in units of the progress bar."""
 
-    def __init__(self, bar: tqdm[Any], sizes: Sequence[int | None]) -> None:
-        self._bar, self._sizes = bar, list(sizes)
+    def __init__(
+        self, bar: tqdm[Any], sizes: Sequence[int | None], stage: Stage | None = None
+    ) -> None:
+        self._bar, self._sizes, self._stage = bar, list(sizes), stage
 
     def __call__(self, count: int) -> None:
         self._bar.update(count)
+        if self._stage is not None:
+            self._stage.count(count)
 
     def expect(self, index: int, size: int) -> None:
         """Say the size of a part that was not known; the total is estimated from those known."""
@@ -47,6 +52,7 @@ def make_parts(
     name: str,
     unit: str = "img",
     group: ProcessGroup | None = None,
+    stage: Stage | None = None,
 ) -> list[Found]:
     """Make the parts that are left. Returns what is known of every part, in order.
 
@@ -59,6 +65,7 @@ def make_parts(
         name, unit: of the progress bar.
         group: processes that share the parts; the stage is open in its main one. Each makes its
             own; all but the main one end here (DoneElsewhere).
+        stage: where the units of the progress bar are images, whose ledger counts them.
     """
     group = group or ProcessGroup()
     found = [finished(index) for index in range(len(sizes))]
@@ -68,9 +75,9 @@ def make_parts(
     with progress(
         total=_total(sizes), initial=done, name=name, unit=unit, disable=not group.main
     ) as bar:
-        for index, made in make(left, Tick(bar, sizes)):
+        for index, made in make(left, Tick(bar, sizes, stage)):
             found[index] = write(index, made)
-    group.gather()
+    group.gather(stage)
     complete: list[Found] = []
     for index, known in enumerate(found):
         known = finished(index) if known is None else known  # made by another of the group

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import cost
 from core.atomic import remove_stale, write_json
 from core.errors import UserError
 from core.manifest import (
@@ -139,6 +141,7 @@ class Stage:
         self.started = self.manifest.with_name(self.manifest.name.replace("manifest", "stage"))
         self._replace = replace
         self._lock: Any = None
+        self._ledger: cost.Ledger | None = None
         self._clock = time.monotonic()
 
     def done(self) -> bool:
@@ -203,12 +206,31 @@ class Stage:
         else:
             write_json(self.started, self._describe())
         self._clock = time.monotonic()
+        self.keep_ledger()
 
     def join(self) -> None:
         """Beside a process that has opened the stage. Raises UserError where inputs differ."""
         if self.manifest.exists() and not self.started.exists():
             raise DoneElsewhere
         self._compare(self._begun(), self.started)
+        self.keep_ledger()
+
+    def keep_ledger(self) -> None:
+        """From here on this process's costs are the stage's (see core.cost). Opening and joining
+        do so; for another process of a launch that does neither."""
+        self._end_ledger()
+        rank = int(os.environ.get("RANK", "0"))
+        before = self._cost_in(path := cost.file_of(self.started, rank))
+        if rank == 0 and self.manifest.exists():  # of an output that grows, or is mended
+            made = read_record(self.manifest).get("made") or {}
+            known = [one for one in (before, made.get("cost")) if one]
+            before = max(known, key=lambda one: one["seconds"], default=None)
+        self._ledger = cost.Ledger(path, self._describe(), before)
+
+    def count(self, images: int) -> None:
+        """So many images were done: for the ledger's images and images per second."""
+        if self._ledger is not None:
+            self._ledger.images += images
 
     def result(self) -> Result:
         """What was made before. Raises UserError unless the stage is finished."""
@@ -241,6 +263,7 @@ class Stage:
                 "bytes": path.stat().st_size,
                 "sha256": sha256_file(path),
             }
+        spent = self._ledger and cost.total(self._ledger, self.started, self._cost_in)
         what = self._describe()
         made_of = {**what, "files": {name: entry["sha256"] for name, entry in files.items()}}
         write_json(
@@ -255,25 +278,49 @@ class Stage:
                     "seconds": round(seconds, 3),
                     "code": code_version(),
                     "python": platform.python_version(),
+                    **({"cost": spent} if spent else {}),
                 },
             },
         )
+        self._end_ledger()
+        for path in cost.files(self.started):
+            path.unlink(missing_ok=True)
         self.started.unlink(missing_ok=True)
         self.close()
         print(f"[{self.name}] {line} in {seconds:.1f} s -> {self.out}", flush=True)
         return Result(self.out, dict(summary), line)
 
     def abandon(self) -> None:
-        """Let go; of a command that failed before it wrote anything no record stays."""
+        """Let go; of a command that failed before it wrote anything no record stays, but for its
+        costs if it was long at work."""
         if self._lock is not None and self._empty():
             self.started.unlink(missing_ok=True)
+            if not cost.files(self.started):
+                self._end_ledger()
         self.close()
 
     def close(self) -> None:
         """Let go of the lock (also let go of when the process ends, however it ends)."""
+        self._end_ledger(save=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _end_ledger(self, save: bool = False) -> None:
+        if self._ledger is not None:
+            if save:
+                self._ledger.save()
+            self._ledger.end()
+            self._ledger = None
+
+    def _cost_in(self, path: Path) -> cost.Cost | None:
+        """What a ledger says; None where it is not of this stage as it is now."""
+        found = cost.read(path)
+        try:
+            self._compare(found, path)
+        except UserError:
+            return None
+        return found["cost"]
 
     def _refuse_foreign(self) -> None:
         """Refuse to write over a file that has no manifest: another stage's part, or the user's."""
@@ -288,7 +335,8 @@ class Stage:
         """True when a stage that was begun has written nothing yet, so that nothing binds it."""
         if self.manifest.parent != self.out:
             return not self.out.exists()
-        return all(p.name in (self.started.name, ".stage.lock") for p in self.out.iterdir())
+        known = (self.started.name, ".stage.lock", ".cost")
+        return all(path.name.startswith(known) for path in self.out.iterdir())
 
     def _begun(self) -> dict[str, Any]:
         """What was begun. Raises UserError when stage.json is not as it was written."""

@@ -13,6 +13,7 @@ import argparse
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from core.command import execute
 from core.errors import UserError
@@ -23,12 +24,12 @@ from data.sources.registry import sources
 __all__ = ["run"]
 
 
-def run(profile: str | None = None, experiment: str = "git10m_85", holdout: int = 5000) -> int:
+def run(profile: str | None = None, **needs: Any) -> int:
     """Print the list. Exit code 1: something named is missing, nothing is named, or something that
-    the profile needs is not there."""
+    the profile needs is not there. `needs`: see data.setup.paper.paper_needs."""
     if profile is not None:
         print(f"What the {profile} profile needs:")
-        findings = paper_needs(experiment, holdout)
+        findings = paper_needs(**needs)
         _show(findings)
         lacking = sum(not finding.ready for finding in findings)
         if lacking:
@@ -68,8 +69,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--profile", choices=["paper"], help="list what this profile needs")
-    parser.add_argument("--experiment", default="git10m_85", help="the experiment that is to run")
+    parser.add_argument("--experiment", nargs="+", default=["git10m_85"], metavar="CORPUS",
+                        help="corpora, or an experiment that begins with one: git10m_85")
     parser.add_argument("--holdout", type=int, default=5000, help="evaluation images set aside")
+    parser.add_argument("--references", nargs="+", default=["main"],
+                        help="main (REFERENCE_ROOT), ucm, nwpu, aid, whurs19, rsd46")
+    parser.add_argument("--tasks", nargs="*", default=["sr", "sis"], help="sr, sis")
+    parser.add_argument("--weights", nargs="*", default=[], help="further weights: sscd")
+    parser.add_argument("--disk", type=float, default=None, help="GB that are needed")
     return parser
 
 
@@ -78,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     if given.holdout < 1:
         raise UserError(f"--holdout {given.holdout}: must be at least 1")
-    return run(given.profile, given.experiment, given.holdout)
+    return run(
+        given.profile, corpora=given.experiment, holdout=given.holdout, disk=given.disk,
+        references=given.references, tasks=given.tasks, weights=given.weights,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def test_no_command_writes_among_the_images(forms, form, tmp_path):
 
 
 COMMANDS = ("prune.score", "prune.embed", "prune.judge", "prune.compare", "prune.stability",
-            "prune.index", "dit.encode", "dit.train_vae", "eval.evaluate", "eval.pictures",
+            "prune.index", "dit.encode", "dit.train_vae", "eval.evaluate",
             "eval.track")  # fmt: skip
 
 

@@ -162,8 +162,9 @@ def prepare_run(folder: Path) -> None:
     from tests.dit.test_export import dit, save_run
     from tests.dit.tiny_vae import save_tiny_vae
 
-    run = folder / "runs" / "git10m_85-mini-world"
-    save_run(run / "dit" / "rsprune", save_tiny_vae(run / "vae"), dit())
+    run = folder / "runs" / "mini"
+    vae = save_tiny_vae(run / "vaes" / "git10m-0")
+    save_run(run / "dit" / "git10m-rsprune-85-D30-0", vae, dit())
 
 
 def prepare_assignments(folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import pytest
 
+from experiments.profiles import load_profile
 from prune.studies.config import MINI_CLUSTERS, MINI_WHITEN
 
 
-def test_profile_and_judge_agree() -> None:
-    profile = (Path(__file__).parents[1] / "experiments" / "profile.sh").read_text()
-    assert f'CLUSTERS="${{CLUSTERS:-{MINI_CLUSTERS}}}"' in profile
-    assert f'WHITEN="${{WHITEN:-{MINI_WHITEN}}}"' in profile
+def test_profile_and_judge_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CLUSTERS", "WHITEN"):
+        monkeypatch.delenv(name, raising=False)
+    settings = load_profile("mini").settings
+    assert (settings["clusters"], settings["whiten"]) == (MINI_CLUSTERS, MINI_WHITEN)

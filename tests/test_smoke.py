@@ -12,18 +12,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = """
-mkdir -p "$RUN/one" "$RUN/logs"
-make() { # STAGE FOLDER
-    if [ -e "$RUN/$2/manifest.json" ] && [ -z "${AGAIN:-}" ]; then echo "already done"; return; fi
-    mkdir -p "$RUN/$2"
-    echo "{\\"stage\\": \\"$1\\"}" >"$RUN/$2/manifest.json"
-    echo "[$1] in 0 s -> $2"
-}
-: python -m prune.score; make prune.score scores
-: launch dit.train; if [ -z "${LESS:-}" ]; then make dit.train dit; fi
-: python -m data.check
+folder="$RUNS/mini/git10m_85"
+mkdir -p "$folder/pictures" "$RUNS/mini/scores" "$RUNS/mini/dit"
+target='{"id": "%s", "stage": "%s", "target": "'"$RUNS"'/mini/%s/manifest.json"}'
+printf '{"jobs": ['"$target, $target"']}' a prune.score scores b dit.train dit >"$folder/plan.json"
+for made in table.{md,tex,csv} costs.md dashboard.html pictures/samples.png; do
+    echo x >"$folder/$made"
+done
+if [ -e "$RUNS/mini/dit/manifest.json" ] && [ -z "${AGAIN:-}" ]; then
+    if [ -z "${REDONE:-}" ]; then echo "2 stages: already done, nothing left to do"; fi
+else
+    echo "{}" >"$RUNS/mini/scores/manifest.json"
+    if [ -z "${LESS:-}" ]; then echo "{}" >"$RUNS/mini/dit/manifest.json"; fi
+fi
+if [ -n "${PAGELESS:-}" ]; then rm "$folder/dashboard.html"; fi
 if [ -n "${FAILS:-}" ]; then echo "why" >&2; exit 3; fi
-echo "[eval.table] ${CELLS:-10} of 10 cells filled"
+echo "[eval.tables] ${CELLS:-10} of 10 cells filled"
 """
 
 
@@ -33,8 +37,6 @@ def smoke(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         shutil.copy(ROOT / name, folder / name)
     (folder / "experiments").mkdir()
     (folder / "experiments" / "git10m_85.sh").write_text(JOB)
-    for name in ("profile.sh", "stages.sh"):
-        (folder / "experiments" / name).write_text("")
     environment = {**os.environ, "RSPRUNE_PYTHON": sys.executable, **variables}
     return subprocess.run(
         ["bash", "scripts/smoke.sh"], cwd=folder, env=environment, capture_output=True, text=True
@@ -44,14 +46,16 @@ def smoke(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_a_job_in_order(tmp_path: Path) -> None:
     done = smoke(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "smoke: 2 stages, nothing redone" in done.stdout
+    assert "2 stages of 2 kinds" in done.stdout and "nothing redone" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("variables", "why"),
     [
         ({"AGAIN": "yes"}, "the second run wrote files"),
-        ({"LESS": "yes"}, "< dit.train"),
+        ({"REDONE": "yes"}, "the second run made a stage again"),
+        ({"LESS": "yes"}, "stages are missing"),
+        ({"PAGELESS": "yes"}, "no dashboard.html"),
         ({"FAILS": "yes"}, "why"),
         ({"CELLS": "9"}, "the table is not full"),
     ],

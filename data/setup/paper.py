@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
@@ -17,35 +18,58 @@ HUB = ("huggingface.co", 443)
 REFERENCE = 2000  # images: the smallest reference set of Table 4 has 2,100
 KEPT = 0.15  # fraction of a corpus whose latents are stored
 LATENT_BYTES = 32 * 1024  # mean and standard deviation, both flips, fp16
+KINDS = ("corpus", "reference", "downstream", "weights")
 RESULTS_BYTES = 60e9  # checkpoints and samples
 
 
-def paper_needs(experiment: str, holdout: int) -> list[Finding]:
+def paper_needs(
+    corpora: Sequence[str],
+    holdout: int,
+    references: Sequence[str] = ("main",),
+    tasks: Sequence[str] = ("sr", "sis"),
+    weights: Sequence[str] = (),
+    disk: float | None = None,
+) -> list[Finding]:
     """Every need of the paper profile.
 
     Args:
-        experiment: its name, such as 'git10m_85': the first word is that of its corpus.
-        holdout: evaluation images that are set aside, beside which some must remain.
+        corpora: names of corpora, such as 'git10m'; of 'git10m_85' the first word is taken.
+        holdout: evaluation images that are set aside of each, beside which some must remain.
+        references: main (REFERENCE_ROOT), or names of reference sets, such as 'ucm'.
+        tasks: sr, sis or both.
+        weights: names of weights that are needed beside those of every experiment.
+        disk: GB that are needed; by default those of one corpus pruned by 85 %.
 
-    Raises UserError when no corpus has that name.
+    Raises UserError when there is no such corpus, reference set or weights.
     """
-    corpora = {s.name: s for s in sources().values() if s.kind == "corpus" and s.paper}
-    corpus = corpora.get(experiment.partition("_")[0])
-    if corpus is None:
-        raise UserError(
-            f"--experiment {experiment}: on which corpus? expected a name that begins with "
-            f"{', '.join(corpora)}"
-        )
-    needed = [s for s in sources().values() if s.paper and s.kind != "corpus"]
+    known = {kind: {s.name: s for s in sources().values() if s.kind == kind} for kind in KINDS}
+    papers = {name: one for name, one in known["corpus"].items() if one.paper}
+    for name in corpora:
+        if name.partition("_")[0] not in papers:
+            raise UserError(
+                f"--experiment {name}: on which corpus? expected a name that begins with "
+                f"{', '.join(papers)}"
+            )
+    found = [papers[name.partition("_")[0]] for name in corpora]
+    sets = [_named(known["reference"], name, "reference") for name in references if name != "main"]
+    asked = [_named(known["weights"], name, "weights") for name in weights]
+    asked += [s for s in known["weights"].values() if s.paper and s not in asked]
     reachable = hub_reachable()
     return [
         check_gpu(),
-        check(corpus, corpus.paper + holdout),
-        check_reference(REFERENCE),
-        *(check(s, s.paper) for s in needed if s.kind == "downstream"),
-        *(check_weights(s, reachable) for s in needed if s.kind == "weights"),
-        check_disk(corpus.images or 10_000_000),
+        *(check(corpus, corpus.paper + holdout) for corpus in found),
+        *([check_reference(REFERENCE)] if "main" in references else []),
+        *(check(one, 100) for one in sets),
+        *(check(s, s.paper) for s in known["downstream"].values() if s.paper and s.task in tasks),
+        *(check_weights(source, reachable) for source in asked),
+        check_disk(max((corpus.images or 10_000_000) for corpus in found), disk),
     ]
+
+
+def _named(known: dict[str, Source], name: str, what: str) -> Source:
+    if name not in known:
+        raise UserError(f"{name}: no such {what}; expected of {', '.join(known)}")
+    return known[name]
 
 
 def check_gpu() -> Finding:
@@ -108,14 +132,16 @@ def check_weights(source: Source, reachable: bool) -> Finding:
     return examine(finding.name, "weights", value or source.title, way_out, look)
 
 
-def check_disk(images: int) -> Finding:
-    """Room for latents, checkpoints and samples."""
+def check_disk(images: int, gigabytes: float | None = None) -> Finding:
+    """Room for latents, checkpoints and samples: so many GB, or what one subset of 15 % needs."""
     needed = KEPT * images * LATENT_BYTES + RESULTS_BYTES
+    if gigabytes is not None:
+        needed = gigabytes * 1e9
     free = shutil.disk_usage(Path.cwd()).free
     there = f"{free / 1e9:.0f} GB free here, about {needed / 1e9:.0f} GB needed"
     if free >= needed:
         return Finding("disk", "machine", "found", there)
-    way_out = "free some, or set RUN=/path/on/a/larger/disk"
+    way_out = "free some, or set RUNS=/path/on/a/larger/disk"
     return Finding("disk", "machine", "missing", there, [way_out])
 
 

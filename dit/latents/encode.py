@@ -88,7 +88,7 @@ def encode(config: EncodeConfig, stage: StoreStage) -> Result:
         return write_shard(config.out, index, subset.keys, digests, latents)
 
     sizes = [len(subset) for _, subset in plan]
-    added = make_parts(sizes, finished, make, write, name="encode", group=group)
+    added = make_parts(sizes, finished, make, write, name="encode", group=group, stage=stage)
     indices = sorted([shard.index for shard in there] + [index for index, _ in plan])
     _remove_others(config, indices)
     known = [shard.moments for shard in there]

@@ -71,7 +71,8 @@ def sample(config: SampleConfig, stage: Stage) -> Result:
             _write(config.out / _name(slot), image)
         return True
 
-    make_parts([len(slots) for slots in batches], finished, make, write, name="sample", group=group)
+    sizes = [len(slots) for slots in batches]
+    make_parts(sizes, finished, make, write, name="sample", group=group, stage=stage)
     names = [_name(slot) for slot in range(config.n)]
     _grid(config.out, names)
     side = model.input_size

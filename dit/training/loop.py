@@ -182,6 +182,7 @@ def train(
             ema.update(done)
             meter.add(totals, norm, bad)
             bar.update()
+            stage.count(config.batch // processes)
             if step == start:
                 accelerator.print(f"[{stage.name}] {speed.first_step(config.compile)}", flush=True)
 
@@ -213,6 +214,9 @@ def train(
         else:
             stopping = False
 
+    if not main:
+        stage.close()  # its costs are written before the main process sums them
+    accelerator.wait_for_everyone()
     result = Result(out, exit_code=RUN_AGAIN if stopping else 0)
     if log is not None:
         log.close(result.exit_code)
@@ -276,6 +280,8 @@ def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
         raise DoneElsewhere
     if found[1] is not None:
         raise UserError(found[1])
+    if not accelerator.is_main_process:
+        stage.keep_ledger()
     return found[0]
 
 

@@ -80,7 +80,7 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
     settings = {**dataclasses.asdict(config), **dataclasses.asdict(recipe)}
     session = {"device": device, "precision": config.precision}
     log = RunLog(record, settings, trainer.step, session, stage)
-    batches = source.batches(trainer.step, recipe)
+    batches = _counted(source.batches(trainer.step, recipe), stage)
     finished = trainer.train(batches, validation, log, config.checkpoint_every)
     log.close(0 if finished else RUN_AGAIN)
     if not finished:
@@ -119,6 +119,13 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
     )
     shutil.rmtree(record / "checkpoints", ignore_errors=True)
     return result
+
+
+def _counted(batches: Batches, stage: Stage) -> Batches:
+    """The same; the stage's ledger counts their images."""
+    for plan, images in batches:
+        yield plan, images
+        stage.count(len(images))
 
 
 def _images(config: TrainVaeConfig) -> Listing:

@@ -121,7 +121,7 @@ def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
         _start_pretrained(network)
     network = _on(network, device)
     logger = open_logger(config.out, stage.params, stage=stage, earlier=())
-    losses = _train(config, network, pairs, ignored(palette), device, logger)
+    losses = _train(config, network, pairs, ignored(palette), device, stage, logger)
     logger.close(0)
 
     record = {
@@ -181,6 +181,7 @@ def _train(
     pairs: PairDataset,
     unknown: list[int],
     device: str,
+    stage: Stage,
     logger: Logger,
 ) -> list[dict[str, float]]:
     """AdamW, cosine rate; crops, mirrors and quarter turns by (seed, step, slot)."""
@@ -205,6 +206,7 @@ def _train(
             optimizer.step()
             total += float(loss.detach())
             bar.update()
+            stage.count(config.batch)
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                 count = (step % config.log_every) + 1
                 lines.append({"step": step + 1, "loss": total / count})

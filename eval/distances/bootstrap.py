@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from core.errors import UserError
 
@@ -52,7 +52,7 @@ def normal(
     Args:
         least: a bound that the metric cannot fall below.
     """
-    half = float(stats.norm.ppf((1.0 + level) / 2.0)) * variance**0.5
+    half = float(special.ndtri((1.0 + level) / 2.0)) * variance**0.5
     low = value - half if least is None else max(least, value - half)
     return Interval(low, value + half, "images", method)
 
@@ -101,7 +101,7 @@ def over_seeds(
     mean, interval, deviation = float(a.mean()), None, None
     if len(a) > 1:
         deviation = float(a.std(ddof=1))
-        half = float(stats.t.ppf((1.0 + level) / 2.0, len(a) - 1)) * deviation / len(a) ** 0.5
+        half = float(special.stdtrit(len(a) - 1, (1.0 + level) / 2.0)) * deviation / len(a) ** 0.5
         interval = [mean - half, mean + half]
     return {
         "mean": mean,

@@ -179,6 +179,7 @@ class _Track:
         for weights, model in models.items():
             line = self.tools.line(job, weights, model, self.asked)
             append(self.record, line)
+            self.stage.count(self.config.n)
             self.lines.append(line)
             print(_summary(line), flush=True)
             for note in set((line["distance"] or {}).get("notes", ())) - self.noted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.report.measured import Row, name_of
+from eval.report.measured import Row
 
 
 def better_by_interval(row: Row) -> str | None:
@@ -19,7 +19,9 @@ def better_by_interval(row: Row) -> str | None:
         return None
     if "paired" in row:
         return _better_paired(row)
-    bounds = {method: cell.get("interval_95") for method, cell in cells.items()}
+    bounds = {
+        method: cell.get("over_seeds", cell).get("interval_95") for method, cell in cells.items()
+    }
     if len(bounds) < 2 or not all(bounds.values()):
         return None
     lower = row["better"] == "lower"
@@ -34,8 +36,8 @@ def _better_paired(row: Row) -> str | None:
     sign = -1.0 if row["better"] == "lower" else 1.0
     for method in row["cells"]:
         wins = []
-        for pair, difference in row["paired"].items():
-            a, _, b = pair.partition(" - ")
+        for difference in row["paired"]:
+            a, b = difference["a"], difference["b"]
             if method in (a, b):
                 low, high = difference["interval_95"]
                 ahead = sign if method == a else -sign
@@ -51,10 +53,13 @@ def conclusion(rows: Sequence[Row], mini: bool) -> str:
     if not said:
         return ""
     cells = [cell for row in rows for cell in row["cells"].values()]
-    trainings = [cell["over_seeds"]["n"] for cell in cells if "over_seeds" in cell]
+    trainings = {cell["over_seeds"]["n"] if "over_seeds" in cell else 1 for cell in cells}
+    least, most = min(trainings), max(trainings)
     limits = "One training run each: the intervals are over images, not over other trainings"
-    if trainings:
-        limits = f"{min(trainings)} trainings each, compared seed by seed"
+    if least < most:
+        limits = f"{least} to {most} trainings each, compared seed by seed where they have the same"
+    elif most > 1:
+        limits = f"{most} trainings each, compared seed by seed"
     if mini:
         limits += ", and models this small say nothing about the paper's"
     return " ".join([*said, f"{limits}."])
@@ -78,7 +83,7 @@ def _holdouts(rows: Sequence[Row]) -> str:
         text += f": {said}."
     if differ:
         text += " So the choice of hold-out decides which method looks better."
-    return text[0].upper() + text[1:]
+    return "T" + text[1:] if text.startswith("the ") else text
 
 
 def _nearest(rows: Sequence[Row]) -> tuple[str, bool]:
@@ -86,7 +91,7 @@ def _nearest(rows: Sequence[Row]) -> tuple[str, bool]:
     nearest: dict[str, list[str]] = {}
     for row in rows:
         winner = better_by_interval(row)
-        nearest.setdefault(name_of(winner) if winner else "", []).append(row["holdout"])
+        nearest.setdefault(winner or "", []).append(row["holdout"])
     undecided = nearest.pop("", [])
     parts = [f"{name} is nearest to the {_holdout(held)}" for name, held in nearest.items()]
     if undecided:
@@ -99,7 +104,7 @@ def _bicubic(rows: Sequence[Row]) -> str:
     row = next((r for r in rows if r["task"] == "sr" and r["metric"].startswith("PSNR")), None)
     if row is None or "bicubic" not in row:
         return ""
-    values = {name_of(method): cell["value"] for method, cell in row["cells"].items()}
+    values = {method: cell["value"] for method, cell in row["cells"].items()}
     best, worst = max(values.values()), min(values.values())
     figures = _list([f"{name} {value:.1f}" for name, value in values.items()])
     figures += f" against {row['bicubic']:.1f} dB"
@@ -117,13 +122,13 @@ def _adherence(rows: Sequence[Row]) -> str:
     floor, ceiling = (row["beside"][name] for name in ("masks of other images", "real images"))
     cells = row["cells"]
     obey = [m for m, c in cells.items() if (c.get("interval_95") or [c["value"]])[0] > floor]
-    values = [f"{name_of(method)} {cell['value']:.2f}" for method, cell in cells.items()]
+    values = [f"{method} {cell['value']:.2f}" for method, cell in cells.items()]
     figures = f"{_list(values)}; with other images' masks {floor:.2f}, real images {ceiling:.2f}"
     if len(obey) == len(cells):
         return f"Synthesis follows its mask (mIoU {figures})."
     if not obey:
         return f"Synthesis does not follow its mask (mIoU {figures})."
-    names = _list([name_of(method) for method in obey])
+    names = _list(obey)
     return f"Synthesis follows its mask with {names} only (mIoU {figures})."
 
 

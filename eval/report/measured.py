@@ -6,22 +6,26 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data.curation.config import HOLDOUTS
-from eval.paper.numbers import METHOD_NAMES
+from eval.report.value import Result, lead
 
 Row = dict[str, Any]
-Results = Mapping[tuple[str, str], dict[str, Any]]
-"""(method, task) -> its metrics file; the tasks are generation, loss, sr and sis."""
+Training = tuple[str, int]
+"""A family, by the label of its row, and the seed of one of its trainings."""
+Found = Mapping[Training, Result]
 
 
-def measured_rows(results: Results, methods: tuple[str, ...]) -> list[Row]:
+def measured_rows(results: Mapping[tuple[str, int, str], Result]) -> list[Row]:
     """The rows of what is there, in the order of the table.
 
     Each has task, what (in words), metric (its name), better ('lower', 'higher' or a value), scale
-    (the factor that values are shown times), cells (method -> value, interval_95, n) and beside:
+    (the factor that values are shown times), cells (training -> value, interval_95, n) and beside:
     words -> value that the cells are to be read against. Hold-out rows have `holdout` too.
+
+    Args:
+        results: (label, seed, task) -> metrics file; the tasks are generation, loss, sr and sis.
     """
-    by_task = {
-        task: {m: results[m, task] for m in methods if (m, task) in results}
+    by_task: dict[str, dict[Training, Result]] = {
+        task: {(label, seed): result for (label, seed, of), result in results.items() if of == task}
         for task in ("generation", "loss", "sr", "sis")
     }
     rows = [*_generation(by_task["generation"]), *_loss(by_task["loss"])]
@@ -30,30 +34,12 @@ def measured_rows(results: Results, methods: tuple[str, ...]) -> list[Row]:
     return rows
 
 
-def name_of(method: str) -> str:
-    """A method as tables call it, whichever of its trainings is meant."""
-    method = method.partition("-seed")[0]
-    return METHOD_NAMES.get(method, method)
-
-
-def lead(distance: Mapping[str, Any]) -> tuple[str, dict[str, Any], float]:
-    """(name, {value, interval_95, n}, scale) of a distance's leading figure."""
-    kernel = distance["lead"] == "kernel"
-    head = "kernel_" if kernel else ""
-    cell = {
-        "value": distance[f"{head}value"],
-        "interval_95": distance[f"{head}interval_95"],
-        "n": distance["n_generated"],
-    }
-    return distance[f"{head}name"], cell, 1000.0 if kernel else 1.0
-
-
 def _row(task: str, what: str, metric: str, better: str, **more: Any) -> Row:
     row = {"task": task, "what": what, "metric": metric, "better": better}
     return {**row, "scale": 1.0, "cells": {}, "beside": {}, **more}
 
 
-def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _generation(found: Found) -> Iterator[Row]:
     """The lead distance to each hold-out with its floors; classes; authenticity."""
     there = [n for n in HOLDOUTS if any(n in r["holdouts"] for r in found.values())]
     for after in (False, True):
@@ -79,7 +65,7 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             row["what"] = f"Scene classes generated, of {len(classes)} ({holdout} hold-out)"
             row["what"] += ", both after the VAE" * ("classes" in entry.get("after_vae", {}))
             row["cells"][method] = {"value": sum(recalls.values()) / len(recalls)}
-            row["beside"].setdefault(f"{name_of(method)}'s lowest, {least}", recalls[least])
+            row["beside"].setdefault(f"{method[0]}'s lowest, {least}", recalls[least])
         if row["cells"]:
             yield row
     spaces = dict.fromkeys(s for r in found.values() for s in r.get("authenticity", {}))
@@ -90,13 +76,11 @@ def _generation(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             if entry is not None:
                 share = entry["nearer_to_training"]
                 row["cells"][method] = {k: share[k] for k in ("value", "interval_95")}
-                row["beside"].setdefault(f"real images for {name_of(method)}", share["real"])
+                row["beside"].setdefault(f"real images for {method[0]}", share["real"])
         yield row
 
 
-def _distances(
-    entries: Mapping[str, dict[str, Any]], found: Mapping[str, dict[str, Any]]
-) -> Row:
+def _distances(entries: Mapping[Training, dict[str, Any]], found: Found) -> Row:
     """The lead distance of each method to one hold-out, with its floors."""
     row = _row("generation", "", "", "lower")
     vae: dict[str, float] = {}
@@ -106,25 +90,25 @@ def _distances(
             row["cells"][method]["remark"] = "the judge chose this subset"
         if "subset_floor" in entry:
             floor = lead(entry["subset_floor"])[1]["value"]
-            row["beside"].setdefault(f"real {name_of(method)} subset", floor)
+            row["beside"].setdefault(f"real {method[0]} subset", floor)
         if "vae_floor" in entry:
             vae.setdefault("VAE", lead(entry["vae_floor"])[1]["value"])
     row["beside"] |= vae
     return row
 
 
-def _loss(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _loss(found: Found) -> Iterator[Row]:
     """The held-out diffusion loss of the averaged weights, beside that on training images."""
     for holdout in HOLDOUTS:
         row = _row("loss", f"Held-out loss, {holdout} hold-out", "mse of the noise", "lower",
                    holdout=holdout)  # fmt: skip
         for method, result in found.items():
-            losses = result.get("ema", result.get("raw", {}))
+            losses: dict[str, Any] = result.get("ema") or result.get("raw") or {}
             if holdout in losses:
                 row["cells"][method] = dict(losses[holdout]["mse"])
                 if "subset" in losses:
                     own = losses["subset"]["mse"]["value"]
-                    row["beside"].setdefault(f"{name_of(method)}'s training images", own)
+                    row["beside"].setdefault(f"{method[0]}'s training images", own)
         if row["cells"]:
             yield row
 
@@ -132,7 +116,7 @@ def _loss(found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
 _TASKS = {"sr": "Super-resolution", "sis": "Semantic image synthesis"}
 
 
-def _pairs(task: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _pairs(task: str, found: Found) -> Iterator[Row]:
     """Paired metrics with the bicubic input, adherence with its ceiling and floor, the distance."""
     if not found:
         return

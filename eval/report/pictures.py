@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +22,59 @@ from dit.vae.images import read_images
 from dit.vae.listing import listing_of
 from eval.judges.config import target_folder
 from eval.judges.images import names_of, read_folder
-from eval.paper.numbers import METHOD_NAMES
+from eval.programme.plan import Plan
 from eval.records.curves import save_figure
-from eval.report.config import PicturesConfig
+from eval.report.shown import Shown
 
 PLACE = ("key", "shard", "row")
 KEPT, DROPPED, SELECTED = "#1b7f5c", "#b8bcc2", "#0b3d91"
 CONDITIONS = {"sr": "low resolution, bicubic", "sis": "land-cover mask"}
 
 
-def draw_pictures(config: PicturesConfig, stage: Stage) -> Result:
-    """Write entropy.png, samples.png, sr.png and sis.png."""
-    corpus = open_corpus(config.corpus)
-    keep_apart(config.out, corpus, config.corpus)
-    scores = read_parts(config.run / "scores", [*PLACE, "digest", "entropy", "status"])
+def draw_pictures(plan: Plan, shown: Sequence[Shown], stage: Stage) -> Result:
+    """Write entropy.png, samples.png, sr.png and sis.png, as far as their jobs are done.
+
+    Of several corpora each has a folder of its own.
+    """
+    read = [_corpus(plan.corpora[one.corpus], one, stage.out) for one in shown]
+    stage.open()
+    written: list[Path] = []
+    for one, (corpus, scores) in zip(shown, read, strict=True):
+        out = stage.out / one.corpus if len(shown) > 1 else stage.out
+        out.mkdir(parents=True, exist_ok=True)
+        written += _pictures(one, corpus, scores, out)
+    names = [str(path.relative_to(stage.out)) for path in written]
+    return stage.finish({}, names, f"{len(written)} pictures")
+
+
+def _corpus(specification: str, one: Shown, out: Path) -> tuple[Corpus, pa.Table]:
+    """The corpus, and the scores of its images that could be decoded."""
+    corpus = open_corpus(specification)
+    keep_apart(out, corpus, specification)
+    scores = read_parts(one.scores, [*PLACE, "digest", "entropy", "status"])
     scores = scores.filter(pc.equal(scores["status"], "ok"))
     check_corpus(corpus, scores.num_rows, lambda rows: images_of(scores.take(rows)))
-    stage.open()
-    run, methods, out = config.run, config.methods, config.out
-    written = [
-        entropy_picture(run, corpus, scores, methods[0], out / "entropy.png"),
-        samples_picture(run, corpus, methods, out / "samples.png"),
-        pairs_picture(run, methods, "sr", out / "sr.png"),
-        pairs_picture(run, methods, "sis", out / "sis.png"),
-    ]
-    return stage.finish({}, [path.name for path in written], f"{len(written)} pictures")
+    return corpus, scores
 
 
-def entropy_picture(run: Path, corpus: Corpus, scores: pa.Table, method: str, out: Path) -> Path:
+def _pictures(one: Shown, corpus: Corpus, scores: pa.Table, out: Path) -> Iterator[Path]:
+    if one.assignments is not None:
+        subset, survivors = one.assignments
+        yield entropy_picture(subset, survivors, corpus, scores, out / "entropy.png")
+    if one.samples:
+        yield samples_picture(one.samples, corpus, out / "samples.png")
+    for task, folders in one.pairs.items():
+        if folders:
+            yield pairs_picture(folders, task, out / f"{task}.png")
+
+
+def entropy_picture(
+    subset: Path, assignments: Path, corpus: Corpus, scores: pa.Table, out: Path
+) -> Path:
     """Histogram of H(I) with the Stage I threshold, and tiles dropped, kept and selected."""
     entropy = scores["entropy"].to_numpy()
-    index, _ = read_index(run / "subsets" / f"{method}.parquet")
-    survivors = read_parts(run / "assignments", columns=["key"])["key"].to_pylist()
+    index, _ = read_index(subset)
+    survivors = read_parts(assignments, columns=["key"])["key"].to_pylist()
     keys = scores["key"].to_numpy(zero_copy_only=False)
     kept = np.isin(keys, survivors)
     chosen = np.isin(keys, index["key"].to_pylist())
@@ -99,34 +120,40 @@ def _tiles(corpus: Corpus, scores: pa.Table, mask: np.ndarray) -> list[np.ndarra
     return list(read_images(corpus, listing_of(scores.take(rows)), 64))
 
 
-def samples_picture(run: Path, corpus: Corpus, methods: Sequence[str], out: Path) -> Path:
-    """The first 24 samples of each method, from the same noise; real images of its subset below."""
-    figure = Figure(figsize=(11, 3.3 * len(methods)), layout="constrained")
-    axes = iter(figure.subplots(2 * len(methods), 1, height_ratios=[2.0, 1.0] * len(methods)))
-    for method in methods:
-        folder, name = run / "samples" / method, METHOD_NAMES.get(method, method)
+def samples_picture(
+    samples: Sequence[tuple[str, Path, Path]], corpus: Corpus, out: Path
+) -> Path:
+    """The first 24 samples of each family, from the same noise; real images of its subset below.
+
+    Args:
+        samples: label, samples and subset index of each family.
+    """
+    figure = Figure(figsize=(11, 3.3 * len(samples)), layout="constrained")
+    axes = iter(figure.subplots(2 * len(samples), 1, height_ratios=[2.0, 1.0] * len(samples)))
+    for name, folder, subset in samples:
         images = read_folder(folder, names_of(folder)[:24])
         starts = range(0, len(images), 12)
         rows = [_row(images[start : start + 12], count=12) for start in starts]
         _show(next(axes), np.concatenate(rows), f"generated, trained on the {name} subset", "large")
-        index, _ = read_index(run / "subsets" / f"{method}.parquet")
+        index, _ = read_index(subset)
         chosen = index.take(draw(index["key"].to_pylist(), 12, 0))
         real = list(read_images(corpus, listing_of(chosen), images.shape[1]))
         _show(next(axes), _row(real, count=12), f"real images of the {name} subset", "large")
     return save_figure(figure, out)
 
 
-def pairs_picture(run: Path, methods: Sequence[str], task: str, out: Path) -> Path:
-    """Condition, generated by each method, target: eight items, evenly spread, in columns."""
-    folders = [run / f"{task}-eval" / method for method in methods]
-    target = folders[0] / target_folder(folders[0])
+def pairs_picture(folders: Sequence[tuple[str, Path]], task: str, out: Path) -> Path:
+    """Condition, generated by each family, target: eight items, evenly spread, in columns.
+
+    Args:
+        folders: label and images of each family.
+    """
+    first = folders[0][1]
+    target = first / target_folder(first)
     names = sorted(path.name for path in target.glob("*.png"))
     names = names[:: max(1, len(names) // 8)][:8]  # not the crops of one image side by side
-    rows = [(CONDITIONS[task], folders[0] / "condition")]
-    rows += [
-        (METHOD_NAMES.get(method, method), folder / "generated")
-        for method, folder in zip(methods, folders, strict=True)
-    ]
+    rows = [(CONDITIONS[task], first / "condition")]
+    rows += [(name, folder / "generated") for name, folder in folders]
     rows.append(("real image", target))
     figure = Figure(figsize=(11, 1.55 * len(rows)), layout="constrained")
     for axis, (title, folder) in zip(figure.subplots(len(rows), 1), rows, strict=True):

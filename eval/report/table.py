@@ -1,167 +1,123 @@
-"""The table of a run: what it measured, and paper | ours | difference, from its metrics files."""
+"""The tables of an experiment, from its plan and the records of its jobs."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import csv
+import dataclasses
+import io
 from typing import Any
 
 from core.atomic import write_json, write_text
-from core.errors import UserError
-from core.stage import Result, Stage, read_manifest
-from eval.judges.registry import check_judge
-from eval.paper.numbers import load_experiment, paper_value
+from core.stage import Result, Stage, digest_of, require_folder, sha256_file
+from eval.paper.numbers import PAPER, budget_defaults
+from eval.programme.plan import Plan
+from eval.report.claims import claims
+from eval.report.compare import FIELDS, sections
 from eval.report.conclusion import conclusion
-from eval.report.config import TableConfig, run_name
+from eval.report.config import TablesConfig
+from eval.report.latex import latex
+from eval.report.log import last_line
+from eval.report.markdown import markdown
 from eval.report.measured import measured_rows
-from eval.report.render import render
+from eval.report.orderings import count, orderings
+from eval.report.records import TASKS, Records
 from eval.report.seeds import merge_seeds
 
-# The paper's metric -> ours that may be held against it: the same network, and trained.
-COMPARABLE = {"FID": ("FID",), "LPIPS": ("LPIPS-alex", "LPIPS-vgg")}
+
+def stage_of(config: TablesConfig, plan: Plan, records: Records) -> Stage:
+    """The table is made again whenever a record, a job's state, the plan or the paper's differ."""
+    out = config.out or plan.folder
+    require_folder(out)
+    inputs = {
+        "plan": sha256_file(plan.file),
+        "records": digest_of(records.digests()),
+        "paper.yaml": sha256_file(PAPER),
+    }
+    params = {"experiment": plan.experiment, "profile": plan.profile}
+    return Stage(out / "table.md", "eval.tables", params, inputs, replace=True)
 
 
-def tabulate(config: TableConfig, stage: Stage) -> Result:
-    """Write the table as Markdown, and the same numbers as JSON beside it."""
-    stage.open()
-    table = build(config)
-    beside = config.out.with_suffix(".json")
-    write_json(beside, table)
-    write_text(config.out, render(table))
-    cells = [row["cells"].get(method) for row in table["measured"] for method in config.methods]
-    filled = sum(cell is not None for cell in cells)
-    line = f"{filled} of {len(cells)} cells filled"
-    return stage.finish({"filled": filled}, [config.out.name, beside.name], line)
+def tabulate(plan: Plan, records: Records, stage: Stage) -> Result:
+    """Write table.md, table.tex, table.csv (a line for each cell and checkpoint rule), table.json.
 
-
-def build(config: TableConfig) -> dict[str, Any]:
-    """`measured`, the rows of eval.report.measured; `rows`, the paper's cells beside ours; and the
-    `conclusion` in words. `ours` is None where it was not run.
-
-    Raises UserError for a metrics file that is damaged, of another task or of an earlier version,
-    and for values of one row that are not of one metric.
+    Raises UserError before anything is written where rows were measured by different judges, or by
+    one that chose, and where several families stand for one of the paper's cells.
     """
-    experiment = load_experiment(config.experiment)
-    files = config.metrics()
-    results = {cell: _read(path, cell[1]) for cell, path in files.items()}
-    _check_judges(results, files)
-    trainings = tuple(run_name(m, seed) for m in config.methods for seed in config.seeds)
-    measured = merge_seeds(measured_rows(results, trainings), config.methods, config.seeds)
-    mini = config.profile == "mini"
+    table = build(plan, records)
+    stage.open()
+    folder = stage.manifest.parent
+    in_json = {**table, "sections": [dataclasses.asdict(section) for section in table["sections"]]}
+    write_json(folder / "table.json", in_json)
+    write_text(folder / "table.csv", _csv(table))
+    write_text(folder / "table.tex", latex(table))
+    write_text(folder / "table.md", markdown(table))
+    counts = count(pair for one in table["orderings"] for pair in one["pairs"])
+    summary = {name: table[name] for name in ("filled", "planned")} | {"orderings": counts}
+    summary["damaged"] = len(table["damaged"])
+    names = [f"table.{suffix}" for suffix in ("md", "tex", "csv", "json")]
+    line = f"{table['filled']} of {table['planned']} cells filled"
+    return stage.finish(summary, names, line)
+
+
+def build(plan: Plan, records: Records) -> dict[str, Any]:
+    """All that the table says, in whichever form.
+
+    `sections` (eval.report.compare), `orderings`, `claims` of figures; `measured`, for each corpus
+    the rows of eval.report.measured and the `conclusion` in words; `failed` jobs and `damaged`
+    records; `filled` of `planned` cells.
+    """
+    found = sections(plan, records)
+    lines = [line for section in found for line in section.lines]
+    planned = [line for line in lines if line["state"] != "not planned"]
+    mark = "" if plan.profile == "paper" else f" ({plan.profile})"
     return {
-        "experiment": config.experiment,
-        "title": experiment["title"],
-        "profile": config.profile,
-        "methods": list(config.methods),
-        "subsets": {method: _subset(config.run, method) for method in config.methods},
-        "budgets": {method: _budget(config.run, results, method) for method in config.methods},
-        "measured": measured,
-        "conclusion": conclusion(measured, mini),
-        "rows": [
-            {
-                "label": row["label"],
-                "paper_table": row["table"],
-                "cells": [
-                    _against_paper(experiment, row, method, results, files)
-                    for method in config.methods
-                ],
-            }
-            for row in experiment["rows"]
+        "experiment": plan.experiment,
+        "title": plan.title,
+        "profile": plan.profile,
+        "command": plan.command,
+        "paper_defaults": budget_defaults(),
+        "planned": len(planned),
+        "filled": sum(line["value"] is not None for line in planned),
+        "sections": found,
+        "orderings": orderings(found),
+        "claims": [{**claim, "mark": mark} for claim in claims(plan, records)],
+        "measured": _measured(plan, records),
+        "failed": [
+            {"id": name, "log": str(job.log), "last_line": last_line(job.log),
+             "command": plan.command, "cells": list(job.cells)}
+            for name, job in plan.jobs.items() if records.states[name] == "failed"
         ],
-    }
+        "damaged": {str(path): problem for path, problem in records.damaged.items()},
+    }  # fmt: skip
 
 
-def _against_paper(
-    experiment: dict[str, Any],
-    row: dict[str, Any],
-    method: str,
-    results: dict[tuple[str, str], dict[str, Any]],
-    files: dict[tuple[str, str], Path],
-) -> dict[str, Any]:
-    """One cell: the paper's value with its budget, and ours with its own."""
-    paper = paper_value(experiment, row, method)
-    cell: dict[str, Any] = {
-        "method": method,
-        "paper": paper["value"] if paper else None,
-        "paper_budget": {**experiment["defaults"], **paper} if paper else None,
-        "ours": None,
-    }
-    result = results.get((method, row["task"]))
-    if result is None:
-        return cell
-    if row["metric"] == "LPIPS":
-        part = result["perceptual"]
-    elif row["task"] == "generation":  # the paper's hold-out is "high-quality": the nearest kind
-        held = result["holdouts"]
-        name = "informative" if "informative" in held else next(iter(held))
-        part = held[name]["distance"]
-        cell["holdout"] = name
-    else:
-        part = result["distance"]
-    return cell | {
-        "ours": part["value"],
-        "interval_95": part.get("interval_95"),
-        "metric": part["name"],
-        "comparable": part["name"] in COMPARABLE[row["metric"]],
-        "count": part.get("n_generated", part.get("pairs")),
-        "sampling": result["sampling"],
-        "file": str(files[method, row["task"]]),
-    }
+def _measured(plan: Plan, records: Records) -> list[dict[str, Any]]:
+    """For each corpus what was measured of the last checkpoints, with floors, and in words."""
+    measured = []
+    for corpus in dict.fromkeys(cell.corpus for cell in plan.cells):
+        cells = [cell for cell in plan.cells if cell.corpus == corpus]
+        labels = [cell.label for cell in cells]
+        results = {
+            (cell.label if labels.count(cell.label) == 1 else cell.name, seed, task): result
+            for cell in cells
+            for task in TASKS
+            for seed, result in records.seeds(cell, task, "last").items()
+        }
+        rows = merge_seeds(measured_rows(results))
+        if rows:
+            there = list(dict.fromkeys(label for label, _, _ in results))
+            said = conclusion(rows, plan.profile != "paper")
+            measured.append({"corpus": corpus, "labels": there, "rows": rows, "conclusion": said})
+    return measured
 
 
-def _read(path: Path, task: str) -> dict[str, Any]:
-    """One metrics file. Raises UserError when it is damaged or of another task or version."""
-    maker = "eval.loss" if task == "loss" else "eval.evaluate"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        found = result["task"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: not what {maker} writes ({error}); delete it and run that again"
-        ) from None
-    if found != task:
-        raise UserError(f"{path}: metrics of '{found}', expected '{task}'; it is misplaced")
-    needed = {"generation": ["holdouts"], "loss": ["ema", "raw"]}.get(task, ["perceptual"])
-    if not set(needed) & set(result):
-        raise UserError(
-            f"{path}: of an earlier version (no '{needed[0]}'); delete it and run {maker} again"
-        )
-    return result
-
-
-def _check_judges(
-    results: dict[tuple[str, str], dict[str, Any]], files: dict[tuple[str, str], Path]
-) -> None:
-    """Raise UserError where methods were measured by different judges, or by one that chose."""
-    choosers = {m: r["chosen_by"] for (m, _), r in results.items() if "chosen_by" in r}
-    for task in ("generation", "sr", "sis"):
-        judges = {m: r["extractor"] for (m, t), r in results.items() if t == task}
-        if len({json.dumps(judge, sort_keys=True) for judge in judges.values()}) > 1:
-            places = ", ".join(str(files[method, task]) for method in judges)
-            names = ", ".join(judge["name"] for judge in judges.values())
-            raise UserError(
-                f"{places}: measured by different judges ({names}); measure them again with one"
-            )
-        for judge in judges.values():  # of a subset in this table, though not of its own
-            allowed = any(results[m, task].get("remarks") for m in judges)
-            check_judge(judge, choosers, allow=allowed)
-
-
-def _subset(run: Path, method: str) -> dict[str, Any] | None:
-    index = run / "subsets" / f"{method}.parquet"
-    return {**read_manifest(index)["summary"], "file": str(index)} if index.exists() else None
-
-
-def _budget(
-    run: Path, results: dict[tuple[str, str], dict[str, Any]], method: str
-) -> dict[str, Any]:
-    """Training and sampling of each task of a method, as far as the run has them."""
-    budget: dict[str, Any] = {}
-    for (of, task), result in results.items():
-        if of != method or task == "loss":
-            continue
-        folder = run / ("dit" if task == "generation" else task) / method
-        params = read_manifest(folder)["params"] if (folder / "manifest.json").exists() else {}
-        trained = {key: params[key] for key in ("model", "steps", "batch", "seed") if key in params}
-        budget[task] = {"training": trained, "sampling": result["sampling"]}
-    return budget
+def _csv(table: dict[str, Any]) -> str:
+    """A line for each cell and checkpoint rule; lists with spaces between."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for section in table["sections"]:
+        for line in section.lines:
+            flat = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in line.items()}
+            writer.writerow(flat)
+    return stream.getvalue()

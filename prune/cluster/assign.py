@@ -67,6 +67,7 @@ def assign(config: AssignConfig, stage: Stage) -> Result:
         make,
         lambda _, sums: sums,  # the processes have written it
         name="assign",
+        stage=stage,
     )
     sizes = np.sum([counts for counts, _ in parts], axis=0)
     rows = int(sizes.sum())

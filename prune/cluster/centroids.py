@@ -50,6 +50,7 @@ def centroids(config: CentroidsConfig, stage: Stage) -> Result:
             sample=sample,
             watch=watch,
         )
+    stage.count(source.rows)
     path = config.out / "centroids.npy"
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.save(stream, found.centroids)

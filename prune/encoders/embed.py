@@ -93,7 +93,7 @@ def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
     limit = read_manifest(config.scores)["params"]["max_pixels"]
     work = Work(config.corpus, encoder.prepare, max_pixels=limit)
     images = kept.select(["key", "shard", "row", "entropy", "digest"])
-    counts, timing = _make_parts(config, encoder, work, images)
+    counts, timing = _make_parts(config, encoder, work, images, stage)
     summary = {"pool": everything.num_rows, "keep": config.keep, "tau": tau}
     return (
         counts,
@@ -111,7 +111,7 @@ def _embed_reference(config: EmbedConfig, encoder: Encoder, scenes: Scenes, stag
     columns = dict(zip(("key", "shard", "row"), zip(*scenes.locations, strict=True), strict=True))
     images = pa.table({**columns, "label": scenes.labels}, schema=_REFERENCE)
     work = Work(scenes.specs, encoder.prepare, lenient=True)
-    counts, timing = _make_parts(config, encoder, work, images)
+    counts, timing = _make_parts(config, encoder, work, images, stage)
     rejects = [
         *({"key": key, "reason": "no-class", "detail": "not in a class folder"}
           for key in scenes.loose),
@@ -139,7 +139,7 @@ def _embed_reference(config: EmbedConfig, encoder: Encoder, scenes: Scenes, stag
 
 
 def _make_parts(
-    config: EmbedConfig, encoder: Encoder, work: Work, images: pa.Table
+    config: EmbedConfig, encoder: Encoder, work: Work, images: pa.Table, stage: Stage
 ) -> tuple[list[int], dict[str, Any]]:
     """Write the parts that are not there yet. Returns rows of every part, and the timing."""
     places = range(0, images.num_rows, PART)
@@ -187,7 +187,7 @@ def _make_parts(
         return _finished(config.out, index, keys, encoder.dim)
 
     group = process_group()
-    counts = make_parts(sizes, finished, make, write, name="embed", group=group)
+    counts = make_parts(sizes, finished, make, write, name="embed", group=group, stage=stage)
     if group.size > 1:
         throughput.images = images.num_rows
     return counts, throughput.summary()

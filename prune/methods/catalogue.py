@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS = {
     "rsprune": "prune.methods.rsprune:rsprune",
     "random": "prune.methods.simple:random",
+    "random-survivors": "prune.methods.rsprune:random_survivors",
     "entropy": "prune.methods.simple:entropy",
     "full": "prune.methods.simple:full",
     "full-set": "prune.methods.clustered:full_set",

@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from core.parallel import available_cpus
 from prune.methods.allocation import Allocation, Sampling, allocate
 from prune.methods.base import Chosen, Request, assigned, method, subset
+from prune.methods.ordering import random_order
 from prune.stage1.threshold import stage1
 
 
@@ -30,6 +32,22 @@ def rsprune(request: Request) -> Chosen:
     kept = survivors(request)
     cluster, similarity = request.once("assigned", lambda: assigned(kept, request))
     return stage2(kept, cluster, similarity, request, **request.options)
+
+
+@method(
+    "random-survivors",
+    "Stage I by entropy, then uniform: what clustering is to be measured against",
+    params=("ratio", "keep", "seed"),
+)
+def random_survivors(request: Request) -> Chosen:
+    """Control: the first B of Stage I's survivors in an order drawn from the seed.
+
+    Not in the paper. What RS-Prune gains over it is due to Stage II; what it gains over Random, to
+    Stage I. Raises UserError when the budget exceeds the survivors.
+    """
+    kept = survivors(request)
+    order = random_order(kept.column("key"), request.seed, request.size, available_cpus())
+    return subset(kept, order, chosen="random"), {"candidates": kept.num_rows}
 
 
 def survivors(request: Request) -> pa.Table:

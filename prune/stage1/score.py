@@ -63,7 +63,7 @@ def score(config: ScoreConfig, corpus: Corpus, stage: Stage) -> Result:
     else:
         reused = extend(corpus, config, stage)
     throughput = Throughput()
-    _make_parts(config, corpus, reused, throughput)
+    _make_parts(config, corpus, reused, throughput, stage)
     timing = throughput.summary()
     if not corpus.unique_keys:
         mark_duplicate_keys(config.out)
@@ -88,7 +88,11 @@ def score(config: ScoreConfig, corpus: Corpus, stage: Stage) -> Result:
 
 
 def _make_parts(
-    config: ScoreConfig, corpus: Corpus, reused: Reuse | None, throughput: Throughput
+    config: ScoreConfig,
+    corpus: Corpus,
+    reused: Reuse | None,
+    throughput: Throughput,
+    stage: Stage,
 ) -> None:
     """Score the shards that are not done."""
     new: Corpus | NewFiles = corpus if reused is None else reused.corpus
@@ -122,7 +126,7 @@ def _make_parts(
     rows = [_finished(config.out, index, shard) for index, shard in enumerate(shards)]
     known = corpus.counts()
     sizes = [size if row is None else row for row, size in zip(rows, known, strict=True)]
-    make_parts(sizes, rows.__getitem__, make, write, name="entropy")
+    make_parts(sizes, rows.__getitem__, make, write, name="entropy", stage=stage)
 
 
 def _finished(out: Path, index: int, shard: str) -> int | None:

@@ -41,6 +41,7 @@ OWN = ("pool", "own", "clusters")
 STAGES: dict[str, tuple[str, ...]] = {
     "rsprune": ("reference", "survivors", "centroids", "assignments"),
     "random": (),
+    "random-survivors": (),
     "entropy": (),
     "full": (),
     "full-set": OWN,

@@ -101,8 +101,8 @@ class SelectConfig(Inputs):
     """Subset index to write, for example subsets/rsprune_85.parquet. With several ratios the name
     holds {ratio}, which becomes the percentage dropped."""
     method: str = "rsprune"
-    """rsprune, random, entropy, full, full-set, entropy-set, moderate, cluster-nearest, dinov2,
-    a2mae, semdedup or hierarchical; 'help' says what each one does."""
+    """rsprune, random, random-survivors, entropy, full, full-set, entropy-set, moderate,
+    cluster-nearest, dinov2, a2mae, semdedup or hierarchical; 'help' says what each one does."""
     ratio: tuple[Ratio, ...] = (0.85,)
     """Pruning ratio: fraction of the original pool (N images) that is dropped, in [0, 1). Several
     ratios are answered from one pass over the inputs."""

@@ -182,6 +182,9 @@ def test_two_processes_write_the_same_files(
         outputs = launch(words)
         assert sum(output.count(f"[{module}]") for output in outputs) == 1  # one of the two speaks
         assert_same(tmp_path / out, made / out)
+    spent, alone = (read_manifest(at / out)["made"]["cost"] for at in (tmp_path, made))
+    assert spent["images"] == alone["images"] > 0  # of both processes
+    assert spent["sessions"] == 1
 
 
 def launch(words: list[str]) -> list[str]:

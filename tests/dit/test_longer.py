@@ -42,6 +42,12 @@ def last(out: Path) -> dict[str, bytes]:
     return {name: (folder / f"{name}.safetensors").read_bytes() for name in TENSORS}
 
 
+def spent(out: Path) -> tuple[int, int]:
+    """Images and sessions, as the ledger has them."""
+    cost = read_manifest(out)["made"]["cost"]
+    return cost["images"], cost["sessions"]
+
+
 def test_in_two_or_three_times_is_in_one(straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     _run(out, steps=4, warmup=6, **SETTINGS)
@@ -62,6 +68,7 @@ def test_in_two_or_three_times_is_in_one(straight: Path, tmp_path: Path) -> None
     ]
     assert "earlier" not in read_manifest(straight)["summary"]
     assert stage_of(out, steps=9).done() and has_ended(out)
+    assert spent(out) == (9 * 4, 3)
     # What later stages may be of is there, though --keep 1 keeps one; and it is one run.
     steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints(out)]
     assert steps == [4, 6, 9]
@@ -93,6 +100,7 @@ def test_a_stopped_run_goes_on_to_more(straight: Path, tmp_path: Path, monkeypat
     _run(out, steps=9, warmup=6, **SETTINGS)
     assert last(out) == last(straight) and final_bytes(out)
     assert read_manifest(out)["summary"]["earlier"] == [{"steps": 6, "fingerprint": None}]
+    assert spent(out) == (9 * 4, 3)
 
 
 def test_what_is_not_the_beginning_of_a_longer_run_is_refused(tmp_path: Path) -> None:

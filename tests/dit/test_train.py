@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.stage import read_manifest
 from dit.training import checkpoint
 from tests.dit.training import final_bytes, flags, latent_store, seen, start, stats, train
 
@@ -153,6 +154,8 @@ def test_several_processes_see_and_learn_the_same(
     assert output.count("step 4/12") == 1  # one process speaks
     assert seen(tmp_path / "log", world) == seen(whole / "log", 1)
     _same_to_rounding(run, whole / "run")
+    spent, alone = (read_manifest(at)["made"]["cost"] for at in (run, whole / "run"))
+    assert (spent["images"], spent["sessions"]) == (alone["images"], 1)  # of all processes
 
 
 @pytest.mark.parametrize("sessions", [[(1, ()), (2, ())], [(2, ("--shard",)), (1, ()), (2, ())]])

@@ -13,8 +13,8 @@ HOLDOUTS = ("pool", "balanced", "informative")
 def distance(
     value: float, name: str = "EfficientNetLite0", spread: float = 0.1, n: int = 200
 ) -> dict[str, Any]:
-    """As eval.distances.measure gives it; `name` FID for Inception's, which leads by its Frechet
-    distance, else that of the judge's space, which leads by its kernel distance."""
+    """As eval.distances.measure gives it; `name` FID for Inception's, else that of the
+    judge's space. Of few images the kernel distance leads."""
     fid = name == "FID"
     return {
         "name": name if fid else f"FD-{name}",
@@ -25,7 +25,7 @@ def distance(
         "kernel_value": value / 1000,
         "kernel_interval_95": [(value - spread) / 1000, (value + spread) / 1000],
         "interval_over": "images",
-        "lead": "frechet" if fid else "kernel",
+        "lead": "kernel" if n < 5000 else "frechet",
         "metrics": {},
         "notes": [],
     }  # fmt: skip

@@ -25,6 +25,7 @@ import eval.judges.features
 import eval.records.curves
 import eval.records.measure
 import eval.records.track
+from core.cost import so_far
 from core.errors import UserError
 from core.stage import Stage, digest_of, sha256_file
 from dit.sample import main as sample
@@ -230,6 +231,7 @@ def test_again_there_is_nothing_to_do_and_no_torch_is_needed(made, training, tmp
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "nothing left to do, 4 lines" in done.stdout
+    assert so_far(out / "stage.json")["images"] == 4 * int(SAMPLING[SAMPLING.index("--n") + 1])
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 

@@ -185,6 +185,21 @@ def test_no_method_chooses_a_held_out_image_or_a_copy_of_one(world, method, caps
     assert "verified" in capsys.readouterr().out
 
 
+def test_random_survivors_are_drawn_among_what_stage_one_keeps(world):
+    def draw(name, *flags):
+        out = world.select(name, "--method", "random-survivors", *flags)
+        return set(read_index(out)[0]["key"].to_pylist())
+
+    flags = ("--ratio", "0.8", "--keep", "0.5", "--seed")
+    draws = [draw("a", *flags, "0"), draw("b", *flags, "1")]
+    kept = {world.keys[i] for i in world.survivors(0.5)}  # 98, of which 39 are drawn
+    assert all(len(chosen) == 39 and chosen < kept for chosen in draws)
+    assert draws[0] != draws[1]
+    assert draws[0] != {world.keys[i] for i in world.survivors(0.2)}
+    with pytest.raises(UserError, match="raise --keep"):
+        draw("c", "--ratio", "0.5", "--keep", "0.3")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
