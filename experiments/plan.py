@@ -127,7 +127,10 @@ def plan(
     for cell in experiment.cells:
         runs_of = [(seed, made_of[cell.name, seed]) for seed in profile.settings["seeds"]]
         for seed, made in runs_of:
-            tags = [cell.corpus, cell.method, f"ratio={cell.ratio:g}", f"seed={seed}", profile.name]
+            tags = [
+                f"corpus:{cell.corpus}", f"method:{cell.method}", f"ratio:{cell.ratio:g}",
+                f"seed:{seed}", f"profile:{profile.name}",
+            ]  # fmt: skip
             for job in _with_needs(river, made.values()):
                 if cell.name not in job.cells:
                     job.cells.append(cell.name)

@@ -56,7 +56,8 @@ def read_run(folder: Path) -> OfflineRun:
     """What an ended run's offline folder holds."""
     (file,) = folder.glob("run-*.wandb")
     found, until = records(file), time.monotonic() + 30
-    while not found or found[-1].WhichOneof("record_type") != "exit":
+    # The machine's description may come after the exit.
+    while not any(record.WhichOneof("record_type") == "exit" for record in found):
         assert time.monotonic() < until, "W&B does not finish its file"
         time.sleep(0.05)  # another process of W&B's writes it
         found = records(file)

@@ -18,6 +18,7 @@ from downstream.tasks.judge import measure_adherence
 from downstream.tasks.pictures import load_png, save_png
 from downstream.tasks.segmenter import _build, _start_pretrained, load_segmenter
 from tests.downstream.conftest import DUBAI, evaluate_arguments
+from tests.wandb_files import read_runs
 
 
 def random_ids(count: int, seed: int) -> np.ndarray:
@@ -69,7 +70,9 @@ def settings_of(world: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def segmenter(world: Path) -> Path:
     """Images of this world are painted in their masks' colours, which it learns at once."""
-    assert train_segmenter.main(settings_of(world, world / "segmenter")) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        assert train_segmenter.main(settings_of(world, world / "segmenter")) == 0
     return world / "segmenter"
 
 
@@ -81,6 +84,11 @@ def test_it_learns_and_says_how_well(world: Path, segmenter: Path, capsys) -> No
     assert manifest["summary"]["started_from"] == "random" and val["images"] == 4
     lines = [json.loads(line) for line in (segmenter / "stats.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 50 and lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    (told,) = read_runs(segmenter)
+    assert told.run.job_type == "downstream.train_segmenter"
+    assert [(row["samples_seen"], row["segmenter/loss"]) for row in told.history] == [
+        (4 * line["step"], line["loss"]) for line in lines
+    ]
     assert train_segmenter.main(settings_of(world, segmenter)) == 0
     assert "already done" in capsys.readouterr().out
 
