@@ -29,6 +29,30 @@ def cost_of(job: Job) -> Cost | None:
     return dict(found) if found["seconds"] is not None else None
 
 
+def _of_place(plan: Plan, job: Job) -> Cost | None:
+    """The job's cost; of a store that several jobs fill, its part by the images of their subsets.
+
+    One store of latents serves all subsets of a corpus, and its manifest holds what all cost.
+    """
+    found = cost_of(job)
+    others = [one for one in plan.jobs.values() if one.out == job.out and one.state() == "done"]
+    if found is None or len(others) < 2:
+        return found
+    images = {one.id: _chosen(plan, one) for one in others}
+    known = all(images.values())
+    part = images[job.id] / sum(images.values()) if known else 1 / len(others)
+    parted = {name: found[name] * part for name in (*SUMMED, "images") if found.get(name)}
+    return {**found, **parted, "sessions": 1}
+
+
+def _chosen(plan: Plan, job: Job) -> int:
+    """Images of the subset that a job reads; 0 where that is not recorded."""
+    for need in job.needs:
+        if (before := plan.jobs[need]).stage == "prune.select" and before.state() == "done":
+            return int(read_manifest(before.out)["summary"].get("counts", {}).get("B") or 0)
+    return 0
+
+
 def clustering_seconds(plan: Plan, run: Run) -> float | None:
     """Seconds of a run's clustering: k-means of the reference and assignment of the pool (the
     paper's Table 4), over all sessions. None where the run has no clustering or it is unfinished.
@@ -72,7 +96,7 @@ def costs(plan: Plan) -> dict[str, Any]:
 
     Raises UserError for a damaged record.
     """
-    known = {job.id: cost_of(job) for job in plan.jobs.values()}
+    known = {job.id: _of_place(plan, job) for job in plan.jobs.values()}
     states = {job.id: job.state() for job in plan.jobs.values()}
 
     def count(jobs: list[Job]) -> dict[str, int]:

@@ -132,3 +132,27 @@ def test_it_is_light_to_import() -> None:
     code = "import eval.costs, sys; print({'torch', 'numpy', 'pyarrow'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_store_that_several_jobs_fill_counts_once(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    before = costs(plan)["total"]["seconds"]
+    stored = json.loads(plan.file.read_text())
+    jobs = {job["id"]: job for job in stored["jobs"]}
+    (ours, *_), (theirs, *_) = (
+        next(one for one in plan.cells if one.name == name).runs for name in (OURS, RANDOM)
+    )
+    encode = plan.job(ours, "encode")
+    assert encode is not None
+    jobs[theirs.jobs["encode"]]["out"] = str(encode.out)
+    plan.file.write_text(json.dumps(stored))
+    for run, chosen in ((ours, 30), (theirs, 10)):
+        subset = plan.record(run, "subset")
+        assert subset is not None
+        record = json.loads(manifest_path(subset).read_text())
+        record["summary"]["counts"] = {"B": chosen}
+        manifest_path(subset).write_text(json.dumps(record))
+    found = costs(read_plan(plan.file))
+    assert found["total"]["seconds"] == pytest.approx(before - 3)  # Random's own store took 3 s
+    row = next(one for one in found["stages"] if one["stage"] == "dit.encode")
+    assert row["seconds"] == pytest.approx(2 + 2 + 5)  # ours with two seeds, Full's
