@@ -164,7 +164,7 @@ class Publisher:
         files = [path for pattern in _TABLES for path in sorted(folder.glob(pattern))]
         files = [
             path for path in files
-            if path.is_file() and path.name not in _NOT_TABLES
+            if path.is_file() and path.name not in _NOT_TABLES and path.name[0] != "."  # locks
             and not path.name.endswith((".manifest.json", ".stage.json"))
         ]  # fmt: skip
         if not files:

@@ -96,6 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, _environment: Any) -> Plan:
     (plan.folder / "table.csv").write_text("row,ours\nRS-Prune,4.0\nRandom,\n")
     (plan.folder / "table.md").write_text("| row | ours |\n")
     (plan.folder / "figures").mkdir()
+    (plan.folder / "figures" / ".stage.lock").touch()
     sample = job_of(plan, "samples").out / "000000.png"
     (plan.folder / "figures" / "fid.png").write_bytes(sample.read_bytes())
     with contextlib.redirect_stderr(io.StringIO()) as said:
