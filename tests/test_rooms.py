@@ -26,7 +26,8 @@ def lint(root: Path, contract: str) -> tuple[int, str]:
 
 
 def test_every_command_is_under_contract() -> None:
-    rooms = [name for name in LINTER["root_packages"] if name != "core"]
+    # experiments has no library below its commands: what is beside run.py and job.py is its own
+    rooms = [name for name in LINTER["root_packages"] if name not in ("core", "experiments")]
     found = {f"{p.parent.name}.{p.stem}" for name in rooms for p in (ROOT / name).glob("[!_]*.py")}
     assert set(CONTRACTS["commands"]["protected_modules"]) == found
 
@@ -36,6 +37,8 @@ WRONG = [
     ("rooms", "dit/model/__init__.py", "import prune.cluster", "dit.model -> prune.cluster"),
     ("rooms", "data/corpus/base.py", "import world.paint", "data.corpus.base -> world.paint"),
     ("index-only", "eval/paper/__init__.py", "import prune.cluster", "eval.paper -> prune.cluster"),
+    ("grid", "experiments/plan.py", "import eval.programme", "experiments.plan -> eval.programme"),
+    ("grid-on-top", "eval/costs.py", "import experiments.grid", "eval.costs -> experiments.grid"),
     ("painters", "world/paint/look.py", "import data.corpus", "world.paint.look -> data.corpus"),
     ("commands", "dit/vae/__init__.py", "import dit.encode", "dit.vae -> dit.encode"),
     ("circles", "core/errors.py", "import core.stage", ".errors"),

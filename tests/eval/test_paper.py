@@ -15,7 +15,7 @@ def test_the_papers_cells_are_all_there() -> None:
     assert counts == {"Table 1": 70, "Table 2": 48, "Table 3": 36, "Table 4": 30}
     full = {"reference": "none (full unlabeled)"}
     rs5m = {"corpus": "rs5m", "ratio": 0.85, "subset": "D30"}
-    typed = [  # from the paper, by hand
+    typed = [  # as the paper prints them
         ("Table 1", {"corpus": "git10m", "method": "full"}, "generation", "FID", 45.30),
         ("Table 1", {"corpus": "git10m", "method": "rsprune"}, "generation", "FID", 28.46),
         ("Table 1", {"corpus": "usa1m", "method": "dinov2"}, "generation", "FID", 180.98),
