@@ -23,18 +23,10 @@ ON_GPU = {
     "eval.loss",
     "eval.track", "downstream.train_segmenter", "downstream.train", "downstream.evaluate",
 }  # fmt: skip
-ALL_CORES = {
-    "world.build",
-    "prune.score",
-    "prune.embed",
-    "dit.encode",
-    "dit.train_vae",
-    "downstream.train_segmenter",
-}
+# At the beginning, when nothing else can run; later, a job of several cores waits for all of them.
+ALL_CORES = {"world.build", "prune.score", "prune.embed"}
 DRAWN = ("random", "random-survivors")  # drawn anew for each seed of a training
-EMBEDDED = (
-    0.30  # embeddings of so many survivors serve all cells that need no more; else the pool's
-)
+EMBEDDED = 0.30  # embeddings of so many survivors serve all that need no more; else the pool's
 ROOMS = {
     "world.build": "worlds", "prune.score": "scores", "data.filter": "scores",
     "data.holdout": "holdouts",
