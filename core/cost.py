@@ -47,6 +47,7 @@ _TIMES, _BREADTH = ("seconds", "sessions"), ("gpus", "peak_memory_gb")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _GB = 1e9
+_PROC = Path("/proc")
 
 
 def one_after_the_other(first: Cost | None, then: Cost) -> Cost:
@@ -281,10 +282,12 @@ def _below() -> list[Process]:
     """The processes below this one. All of /proc is read for them, and only if there is a child."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
+    except (ChildProcessError, AttributeError):  # no child; a system without waitid
+        return []
+    if not _PROC.is_dir():  # not Linux: what children cost is known once they have ended
         return []
     children: dict[int, list[Process]] = defaultdict(list)
-    for pid in filter(str.isdigit, (path.name for path in Path("/proc").iterdir())):
+    for pid in filter(str.isdigit, (path.name for path in _PROC.iterdir())):
         with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
             with open(f"/proc/{pid}/stat", errors="replace") as stream:
                 fields = stream.read().rpartition(")")[2].split()

@@ -225,12 +225,12 @@ def summary(planned: Planned) -> list[str]:
         for stage, count, shared_here, gpu, cpu, disk, unknown in rows:
             note = " and what depends on the number of images" if unknown else ""
             lines.append(
-                f"{stage:<28}{count:>8}{shared_here:>8}{gpu:>10.1f}{cpu:>10.1f}{disk:>10.1f}{note}"
+                f"{stage:<28}{count:>8}{shared_here:>8}{gpu:>10.2f}{cpu:>10.2f}{disk:>10.1f}{note}"
             )
         jobs_left, shared_left = len(left), sum(len(job.cells) > 1 for job in left)
         gpu = sum(row[3] for row in rows)
         cpu, disk = sum(row[4] for row in rows), sum(row[5] for row in rows)
-        total = f"{'total':<28}{jobs_left:>8}{shared_left:>8}{gpu:>10.1f}{cpu:>10.1f}{disk:>10.1f}"
+        total = f"{'total':<28}{jobs_left:>8}{shared_left:>8}{gpu:>10.2f}{cpu:>10.2f}{disk:>10.1f}"
         lines.append(total)
         lines.append("Hours are estimates (experiments/profiles.yaml, costs), not measurements.")
     return lines

@@ -23,6 +23,7 @@ class Progress:
         self._all = len(planned.wanted)
         self._begun: dict[str, float] = {}
         self._failed: set[str] = set()
+        self._asked: set[str] = set()
         self._start = self._spoke = time.monotonic()
         self._work = sum(planned.seconds(job) or 0.0 for job in self._left)
         self._worked = 0.0
@@ -62,11 +63,12 @@ class Progress:
             )
 
     def stop(self) -> None:
-        """Ask the jobs of this machine that run to stop."""
+        """Ask the jobs of this machine that run to stop, each once."""
         for job in self._running():
             try:
                 host, pid = self._planned.log(job).with_suffix(".running").read_text().split()
-                if host == os.uname().nodename:
+                if host == os.uname().nodename and pid not in self._asked:
+                    self._asked.add(pid)
                     os.kill(int(pid), signal.SIGTERM)
             except (OSError, ValueError):
                 continue

@@ -27,6 +27,7 @@ ON_GPU = {
 ALL_CORES = {"world.build", "prune.score", "prune.embed"}
 DRAWN = ("random", "random-survivors")  # drawn anew for each seed of a training
 EMBEDDED = 0.30  # embeddings of so many survivors serve all that need no more; else the pool's
+VALIDATION = 0.1  # of a task's training images, where a checkpoint is chosen by them
 ROOMS = {
     "world.build": "worlds", "prune.score": "scores", "data.filter": "scores",
     "data.holdout": "holdouts",
@@ -263,6 +264,8 @@ class River:
             "task": task, "init": train, "data": data, "vae": vae, "steps": steps, "seed": seed,
             "image-size": self.settings["image_size"],
         }  # fmt: skip
+        if "best-validation" in self.settings["checkpoints"]:
+            flags["validation"] = VALIDATION
         batch = self.profile.flags["downstream.train"]["batch"]
         label = f"{label}-{task}"
         tuned = self._job("downstream.train", label, flags, part=task, items=steps * batch)

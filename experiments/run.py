@@ -238,9 +238,10 @@ def _wait(process: subprocess.Popen[bytes], progress: Progress) -> int:
 
     def stop(number: int, _: object) -> None:
         print("stopping: trainings write a checkpoint first", file=sys.stderr, flush=True)
-        progress.stop()
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.terminate()  # Snakemake starts nothing more, and waits for what runs
+        while process.poll() is None:
+            time.sleep(0.3)
+            progress.stop()
         sys.exit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -4,6 +4,7 @@
 #   bash experiments/run.sh table1 [--dry-run] [--only CELL ...] [--slurm] [--help]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ -n "${RUN:-}" ]; then echo "note: RUN=$RUN has no effect: RUNS is the folder of all results (default: runs)" >&2; fi
 if [ -z "${PROFILE:-}" ]; then # paper where the experiment's corpus is named, else the miniature world
     case "$1" in
     rs5m_*) root="${RS5M_ROOT:-}" ;;
