@@ -6,7 +6,7 @@
 #     OEM_ROOT=/data/OpenEarthMap bash experiments/git10m_85.sh  paper: the real thing
 #   PROFILE=mini GIT10M_ROOT=... bash experiments/git10m_85.sh   small models on real images
 #
-# mini  : two CPU cores, about seven minutes, 300 MB. Its numbers show that the river flows, no more.
+# mini  : two CPU cores, about eight and a half minutes, 300 MB. Its numbers show that the river flows, no more.
 # paper : 10.5 M images (394 GB), 4 x H100; --dry-run lists hours and disk for each stage.
 # Expect: RS-Prune ahead of Random and of full data in FID (the paper: 61.33 at 85 %; its absolute FIDs
 #         disagree between its own tables, so compare orderings).
