@@ -13,9 +13,10 @@ from core.atomic import write_json
 from core.errors import UserError
 from core.manifest import read_manifest
 from core.parallel import available_cpus
+from experiments.commands import Job
 from experiments.grid import Experiment
 from experiments.profiles import Profile
-from experiments.river import ON_GPU, Job, River
+from experiments.river import ON_GPU, River
 
 FORMAT = 1  # of plan.json, as eval.programme.plan reads it
 _DISK_GB = {  # what a stage leaves for an item (latents: mean and deviation, both flips, fp16)

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from experiments.commands import Job
 from experiments.plan import Planned
-from experiments.river import Job
 
 EVERY = 20.0  # seconds between looks into the logs of what runs
 

@@ -6,16 +6,12 @@ cells of any experiment that share a stage find the same folder. Machine setting
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.errors import UserError
 from core.manifest import manifest_path
-from experiments.grid import OWN, Cell, percent
+from experiments.commands import Flags, Inside, Job, argv, fingerprint, jobs_in
+from experiments.grid import OWN, WITH_STAGE_ONE, Cell, percent
 from experiments.profiles import Profile
 
 ON_GPU = {
@@ -25,6 +21,7 @@ ON_GPU = {
 }  # fmt: skip
 # At the beginning, when nothing else can run; later, a job of several cores waits for all of them.
 ALL_CORES = {"world.build", "prune.score", "prune.embed"}
+ASSIGNED = ("rsprune", "moderate", *OWN)  # read assignments
 DRAWN = ("random", "random-survivors")  # drawn anew for each seed of a training
 EMBEDDED = 0.30  # embeddings of so many survivors serve all that need no more; else the pool's
 VALIDATION = 0.1  # of a task's training images, where a checkpoint is chosen by them
@@ -38,29 +35,6 @@ ROOMS = {
     "downstream.train_segmenter": "segmenters", "downstream.train": "downstream",
     "downstream.evaluate": "downstream-images",
 }  # fmt: skip
-
-
-@dataclass
-class Job:
-    """One command of the plan; eval.programme.plan.Job says what the fields are."""
-
-    id: str
-    stage: str
-    out: Path
-    target: Path
-    argv: list[str]
-    needs: list[str]
-    cpus: int
-    gpus: int
-    memory_gb: float
-    items: float | None
-    cells: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-
-
-Inside = tuple[Job, str]
-"""A file or folder inside a job's output."""
-Flags = Mapping[str, Any]
 
 
 class River:
@@ -148,7 +122,7 @@ class River:
         label = f"{cell.corpus}-D{percent(cell.keep)}" if own else cell.reference
         if cell.dimension:
             label += f"-d{cell.dimension}"
-        items = sum(job.items or 0 for job in map(self._same, of))
+        items = sum(job.items or 0 for job in of)
         return self._job("prune.centroids", f"{label}-K{cell.clusters}", flags, items=items)
 
     def assignments(self, cell: Cell) -> Job:
@@ -166,9 +140,9 @@ class River:
         }  # fmt: skip
         if method != "full":
             flags["ratio"] = cell.ratio
-        if method in ("rsprune", "entropy-set", "random-survivors"):
+        if method in WITH_STAGE_ONE:
             flags["keep"] = cell.keep
-        if method in ("rsprune", "moderate", *OWN):
+        if method in ASSIGNED:
             flags["assignments"] = self.assignments(cell)
         if method in ("moderate", "dinov2"):
             flags["embeddings"] = self.pool(corpus, 1.0)
@@ -198,7 +172,7 @@ class River:
         """The subset's latents in the one store of its corpus and VAE."""
         corpus, vae = self.corpus(cell.corpus), self.vae(cell.corpus)
         common = {"corpus": corpus, "vae": vae, "image-size": self.settings["image_size"]}
-        store = self.root / "latents" / f"{cell.corpus}-{_fingerprint('dit.encode', common)}"
+        store = self.root / "latents" / f"{cell.corpus}-{fingerprint('dit.encode', common)}"
         flags = {**common, "subset": subset}
         label = subset.out.stem.rpartition("-")[0]
         return self._job("dit.encode", label, flags, out=store, note=True, items=self.budget(cell))
@@ -217,7 +191,7 @@ class River:
         """All jobs of a training: part -> job, as eval.programme.plan.Run names them."""
         subset = self.subset(cell, seed)
         made: dict[str, Job] = {"subset": subset, "scores": self.scores(cell.corpus)}
-        if cell.method in ("rsprune", "moderate", *OWN):
+        if cell.method in ASSIGNED:
             made |= {"centroids": self.centroids(cell), "assignments": self.assignments(cell)}
         label = f"{cell.corpus}-{cell.subset}" + (f"-s{seed}" if seed else "")
         vae, holdout = self.vae(cell.corpus), self.holdout(cell.corpus)
@@ -322,9 +296,6 @@ class River:
     def _data(self, task: str) -> str | Inside:
         return self.profile.place("tasks", task) or self._world("tasks", task, task)
 
-    def _same(self, job: Job) -> Job:
-        return self.jobs[job.id]
-
     def _job(
         self,
         stage: str,
@@ -351,9 +322,8 @@ class River:
             general = {}
         science = {**flags, **general, **(specific or {})}
         science = {name: value for name, value in science.items() if value is not None}
-        fingerprint = _fingerprint(stage, science)
         room = self.root / ROOMS[stage]
-        name = f"{label}-{fingerprint}"
+        name = f"{label}-{fingerprint(stage, science)}"
         place = out or room / f"{name}{suffix}"
         identity = f"{ROOMS[stage]}/{name}"
         if identity in self.jobs:
@@ -362,7 +332,7 @@ class River:
         machine: dict[str, Any] = dict(profile.machine.get(stage, {}))
         if stage == "eval.evaluate":
             machine["cache"] = str(self.root / "features")
-        argv = ["python", "-m", stage, *_argv(science), *_argv(machine), "--out", str(place)]
+        words = ["python", "-m", stage, *argv(science), *argv(machine), "--out", str(place)]
         gpus = self.settings["gpus"] if stage in ON_GPU else 0
         if stage == "prune.embed" and science["encoder"] == "descriptor":
             gpus = 0
@@ -371,55 +341,9 @@ class River:
         if profile.name == "paper":
             cores = 8 * max(1, gpus) if gpus or stage in ALL_CORES else 4
         job = Job(
-            identity, stage, place, target, argv,
-            sorted({j.id for j in _jobs_in(science.values())}),
+            identity, stage, place, target, words,
+            sorted({j.id for j in jobs_in(science.values())}),
             cores, gpus, memory, items,
         )  # fmt: skip
         self.jobs[identity] = job
         return job
-
-
-def _fingerprint(stage: str, flags: Flags) -> str:
-    """Eight hex digits of a command and of all that it reads."""
-    tokens = {name: _token(value) for name, value in flags.items()}
-    text = json.dumps([stage, tokens], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _token(value: Any) -> Any:
-    if isinstance(value, Job):
-        return value.id
-    if isinstance(value, tuple):
-        return [value[0].id, value[1]]
-    if isinstance(value, list):
-        return [_token(one) for one in value]
-    return value
-
-
-def _jobs_in(values: Iterable[Any]) -> Iterable[Job]:
-    for value in values:
-        if isinstance(value, Job):
-            yield value
-        elif isinstance(value, tuple):
-            yield value[0]
-        elif isinstance(value, list):
-            yield from _jobs_in(value)
-
-
-def _argv(flags: Flags) -> list[str]:
-    words: list[str] = []
-    for name, value in flags.items():
-        if value is True:
-            words.append(f"--{name}")
-            continue
-        if value is False:
-            raise UserError(f"{name}: false is no flag; leave it out")
-        words.append(f"--{name}")
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Job):
-                words.append(str(one.out))
-            elif isinstance(one, tuple):
-                words.append(str(one[0].out / one[1]))
-            else:
-                words.append(str(one))
-    return words

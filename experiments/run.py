@@ -24,13 +24,13 @@ from typing import IO
 from core.atomic import write_text
 from core.command import execute
 from core.parallel import available_cpus
+from experiments.commands import Job
 from experiments.graph import draw
 from experiments.grid import load, names, only
 from experiments.job import visible_gpus
 from experiments.plan import Planned, absolute, command, describe, plan, summary, write
 from experiments.profiles import load_profile
 from experiments.progress import Progress
-from experiments.river import Job
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # A target is written last and at once, so what there is of a killed job is its own to continue (the

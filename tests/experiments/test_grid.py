@@ -12,11 +12,11 @@ import yaml
 
 from core.errors import UserError
 from core.settings import parse
+from experiments.commands import Job
 from experiments.graph import draw
 from experiments.grid import GRID, load, names, only
 from experiments.plan import describe, plan, write
 from experiments.profiles import load_profile, profile_names
-from experiments.river import Job
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS = yaml.safe_load((ROOT / "eval" / "paper" / "paper.yaml").read_text())["cells"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from experiments import plan
 from experiments.grid import load
 from experiments.profiles import load_profile
-from experiments.river import Job
+from experiments.commands import Job
 from experiments.run import _execute
 
 folder, seconds = Path(sys.argv[1]), sys.argv[2]
