@@ -136,7 +136,8 @@ def test_it_is_light_to_import() -> None:
 
 def test_a_store_that_several_jobs_fill_counts_once(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    before = costs(plan)["total"]["seconds"]
+    first = costs(plan)
+    before = first["total"]["seconds"]
     stored = json.loads(plan.file.read_text())
     jobs = {job["id"]: job for job in stored["jobs"]}
     (ours, *_), (theirs, *_) = (
@@ -154,5 +155,10 @@ def test_a_store_that_several_jobs_fill_counts_once(tmp_path: Path) -> None:
         manifest_path(subset).write_text(json.dumps(record))
     found = costs(read_plan(plan.file))
     assert found["total"]["seconds"] == pytest.approx(before - 3)  # Random's own store took 3 s
+    own = [
+        next(one for one in costs_["cells"] if one["cell"] == RANDOM)["own"]["seconds"]
+        for costs_ in (first, found)
+    ]
+    assert own[1] == pytest.approx(own[0] - 3 + 2 * 10 / 40)  # its part by images: 10 of 40
     row = next(one for one in found["stages"] if one["stage"] == "dit.encode")
     assert row["seconds"] == pytest.approx(2 + 2 + 5)  # ours with two seeds, Full's

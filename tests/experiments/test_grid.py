@@ -59,6 +59,13 @@ def test_every_cell_of_the_paper_has_one_family_that_measures_it(table):
         assert cell["task"] in families[0]["tasks"]
 
 
+def test_rows_that_the_paper_lacks_claim_none_of_its_cells():
+    of = {name: planned(name, "paper").cells for name in ("table1", "table2", "ksweep")}
+    lacking = [c for cells in of.values() for c in cells if c["method"] == "random-survivors"]
+    assert len(lacking) == 4
+    assert [cell["paper"] for cell in [*lacking, *of["ksweep"]]] == [None] * 9
+
+
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_command_of_every_experiment_is_taken_by_its_parser(profile, monkeypatch):
     seen = set()
