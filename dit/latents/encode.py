@@ -181,7 +181,8 @@ def _encode(
     out = np.empty((len(subset), 2, 2, *shape), dtype=np.float16)
     digests = list(subset.digests)
     samples = _digested(corpus.fetch(subset.places), digests)
-    images = decode_images(samples, config.image_size, config.workers, vae.in_channels)
+    taker = f"the VAE {config.vae}"
+    images = decode_images(samples, config.image_size, config.workers, vae.in_channels, taker)
     start = 0
     for batch in in_background(batched(images, config.batch)):
         stop = start + len(batch)

@@ -12,6 +12,8 @@ import numpy as np
 from core.errors import UserError
 from data.corpus.base import Corpus, Sample
 from data.corpus.verified import verified
+from data.images.chips import BANDS as INFRARED
+from data.images.chips import MAGIC, chip_bands
 from data.images.decode import Reject, decode_rgb, decode_rgbn
 from data.images.transforms import center_crop
 from dit.vae.listing import Listing
@@ -20,21 +22,41 @@ T = TypeVar("T")
 
 
 def read_images(
-    corpus: Corpus, images: Listing, image_size: int, workers: int = 2, bands: int = 3
+    corpus: Corpus,
+    images: Listing,
+    image_size: int,
+    workers: int = 2,
+    bands: int = 3,
+    taker: str = "what reads it",
 ) -> Iterator[np.ndarray]:
     """Each image, uint8 image_size x image_size x `bands`, in order.
 
-    `bands` is 3 (red, green, blue) or 4 (and near infrared, which only chips have).
+    `bands` is 3 (red, green, blue) or 4 (and near infrared, which only chips have); see `bands_of`.
+    Nothing is dropped: `taker` (a VAE, say) is named where an image has others.
 
-    Raises UserError naming an image that can no longer be read or decoded, or is another one:
-    the corpus has changed since it was scored.
+    Raises UserError naming an image that has other bands, that can no longer be read or decoded, or
+    is another one: the corpus has changed since it was scored.
     """
     samples = verified(corpus.fetch(images.places), images.digests)
-    return decode_images(samples, image_size, workers, bands)
+    return decode_images(samples, image_size, workers, bands, taker)
+
+
+def bands_of(corpus: Corpus, images: Listing) -> int:
+    """Bands of a corpus's images, 4 (with near infrared) or 3, by the first of a list."""
+    first = next(iter(corpus.fetch(images.places[:1])))
+    return INFRARED if _has_infrared(first.data) else 3
+
+
+def _has_infrared(data: bytes | None) -> bool:
+    return data is not None and data.startswith(MAGIC) and chip_bands(data) == INFRARED
 
 
 def decode_images(
-    samples: Iterable[Sample], image_size: int, workers: int, bands: int
+    samples: Iterable[Sample],
+    image_size: int,
+    workers: int,
+    bands: int,
+    taker: str = "what reads it",
 ) -> Iterator[np.ndarray]:
     """The samples' images, as `read_images` gives them.
 
@@ -46,7 +68,7 @@ def decode_images(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         try:
             for sample in samples:
-                pending.append(pool.submit(_decode, sample, image_size, bands))
+                pending.append(pool.submit(_decode, sample, image_size, bands, taker))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
@@ -56,19 +78,25 @@ def decode_images(
                 future.cancel()
 
 
-def _decode(sample: Sample, image_size: int, bands: int) -> np.ndarray:
+def _decode(sample: Sample, image_size: int, bands: int, taker: str) -> np.ndarray:
     where = f"{sample.shard}: {sample.key}"
     reason, detail = sample.error or ("unreadable", "")
     if sample.data is not None:
         try:
-            decode = decode_rgbn if bands == 4 else decode_rgb
+            if bands != INFRARED and _has_infrared(sample.data):
+                raise UserError(
+                    f"{where}: has four bands (R, G, B, NIR), {taker} takes three; take a VAE of "
+                    "four bands (python -m dit.train_vae trains one), or say that near infrared is "
+                    "to be left out: CORPUS?bands=rgb, scored so"
+                )
+            decode = decode_rgbn if bands == INFRARED else decode_rgb
             return center_crop(decode(sample.data), image_size)
         except Reject as reject:
             reason, detail = reject.reason, reject.detail
-    if bands == 4 and reason == "bands":
+    if bands == INFRARED and reason == "bands":
         raise UserError(
-            f"{where}: {detail}; a VAE of four bands needs a corpus of four-band chips "
-            "(usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
+            f"{where}: {detail}; {taker} takes four bands (R, G, B, NIR) and needs a corpus of "
+            "four-band chips (usa1m:FOLDER, or GeoTIFFs with ?chip=SIZE)"
         )
     raise UserError(
         f"{where}: {reason} ({detail}); the corpus has changed since it was scored; score it again"

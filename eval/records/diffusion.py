@@ -83,7 +83,10 @@ def encode(
     Raises UserError for an image that is gone, unreadable or no longer the one that was listed.
     """
     mine = group.share(len(images), _ENCODED)
-    found = read_images(corpus, images.take(mine), image_size, bands=vae.in_channels)
+    taker = f"the VAE {vae.folder}"
+    found = read_images(
+        corpus, images.take(mine), image_size, bands=vae.in_channels, taker=taker
+    )
     with progress(total=len(mine), name=label, unit="img") as bar:
         parts: list[Tensor] = []
         start = mine.start
