@@ -8,58 +8,71 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-
-from dit.training.config import TrainConfig
 
 # Dense bf16 peak of the SXM board, FLOP/s, by a part of the device's name (vendors' data sheets).
 _PEAKS = {"H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12,
           "L40S": 362e12, "L4": 121e12, "A10": 125e12, "4090": 165e12, "3090": 71e12}  # fmt: skip
 
 
+class Measured(Protocol):
+    """What a meter and a speedometer want to know of a recipe."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    def rate(self, step: int) -> float: ...
+
+
 class Meter:
     """Sums over an interval, kept on the device: adding never makes the host wait.
 
-    Holds the sums of loss, mse, vb and gradient norm over the interval's finite steps, their
+    Holds the sums of each term and of the gradient's norm over the interval's finite steps, their
     number, the run's skipped steps, and how many were skipped in a row.
+
+    Args:
+        terms: names of what is summed, the loss first.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, terms: tuple[str, ...] = ("loss", "mse", "vb")
+    ) -> None:
         double = torch.float32 if device.type == "mps" else torch.float64
-        self._values = torch.zeros(7, dtype=double, device=device)
+        self.terms = terms
+        self._values = torch.zeros(len(terms) + 4, dtype=double, device=device)
         self._stop = torch.zeros((), device=device)
 
     def add(self, totals: Tensor, norm: Tensor, bad: Tensor) -> None:
-        """Take in one step: [loss, mse, vb, stop asked] over the global batch, the gradient's
-        norm, and whether the step was skipped."""
-        v = self._values
-        values = torch.stack([*totals[:3], norm, torch.ones_like(norm)]).to(v.dtype)
-        v[:5] += torch.where(bad, 0.0, values)
-        v[5] += bad
-        v[6] = (v[6] + 1) * bad
-        self._stop += totals[3]
+        """Take in one step: [*terms, stop asked] over the global batch, the gradient's norm, and
+        whether the step was skipped."""
+        v, n = self._values, len(self.terms) + 2
+        values = torch.stack([*totals[:-1], norm, torch.ones_like(norm)]).to(v.dtype)
+        v[:n] += torch.where(bad, 0.0, values)
+        v[n] += bad
+        v[n + 1] = (v[n + 1] + 1) * bad
+        self._stop += totals[-1]
 
     def look(self) -> tuple[int, bool]:
         """(steps skipped in a row, has any process been asked to stop); waits for the device."""
-        in_a_row, stop = torch.stack([self._values[6], self._stop.to(self._values.dtype)]).tolist()
+        in_a_row, stop = torch.stack([self._values[-1], self._stop.to(self._values.dtype)]).tolist()
         return int(in_a_row), stop > 0
 
-    def line(self, done: int, config: TrainConfig, n: int, ema_decay: float) -> dict[str, Any]:
+    def line(self, done: int, config: Measured, n: int, ema_decay: float) -> dict[str, Any]:
         """The interval's line for stats.jsonl (losses are means over global batches and over
         the interval; null when every step was skipped), and start the next interval."""
         *sums, good, skipped, _ = self._values.tolist()
-        names = ("loss", "mse", "vb", "grad_norm")
         means = [total / good if good else None for total in sums]
-        self._values[:5] = 0
+        self._values[:-2] = 0
         return {
             "step": done,
             "samples": done * config.batch,
             "epochs": done * config.batch / n,
-            **dict(zip(names, means, strict=True)),
+            **dict(zip((*self.terms, "grad_norm"), means, strict=True)),
             "lr": config.rate(done),
             "ema_decay": ema_decay,
             "skipped": int(skipped),
@@ -86,7 +99,7 @@ class Speed:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: Measured,
         model: Mapping[str, Any],
         device: torch.device,
         precision: str,

@@ -8,32 +8,44 @@ divided by the batch. For images x, reconstructions y and posterior q,
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import UserError
+from data.images.composites import COMPOSITES
+from dit.vae.perceptual import Perceptual, load_perceptual
 
-_BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
+GROUPS: dict[int, tuple[tuple[int, int, int], ...]] = {
+    3: (COMPOSITES["rgb"],),
+    4: (COMPOSITES["rgb"], COMPOSITES["infrared"]),
+}
+"""Bands of an image -> the groups of three that a network of photographs is shown."""
 
 
-def make_perceptual(name: str, device: str | torch.device) -> nn.Module:
+def make_perceptual(
+    name: str, device: str | torch.device, channels: int = 3, weights: Path | None = None
+) -> nn.Module:
     """The perceptual term by name: a module (x, y) -> distance for each image, float [N].
 
-    'gradient' needs no weights. 'lpips-vgg' and 'lpips-alex' need the pretrained backbone, from
-    torch's cache or by download; UserError says so when it cannot be had. Nothing is ever
-    replaced by random weights.
+    'gradient' needs no weights. 'lpips-vgg', 'lpips-alex' and 'efficientnet-lite0' need pretrained
+    ones: of the file or folder `weights`, from torch's cache or the package, or by download.
+    UserError says so when they cannot be had; nothing is ever replaced by random weights.
     """
     if name == "none":
         return NoDistance()
     if name == "gradient":
         return GradientDistance()
-    return LpipsDistance(name.removeprefix("lpips-")).to(device)
+    if channels not in GROUPS:
+        raise UserError(
+            f"--perceptual {name}: a network of photographs takes three bands, and how "
+            f"{channels} bands are shown to it is known for {', '.join(map(str, GROUPS))} alone; "
+            "take --perceptual gradient, or add the groups of three to dit/vae/losses.py"
+        )
+    found = load_perceptual(name.removeprefix("lpips-"), device, weights=weights)
+    return NetworkDistance(found, GROUPS[channels])
 
 
 class NoDistance(nn.Module):
@@ -63,66 +75,48 @@ class GradientDistance(nn.Module):
         return total
 
 
-class LpipsDistance(nn.Module):
-    """LPIPS (Zhang et al. 2018) on [-1, 1] images of three or four bands.
+class NetworkDistance(nn.Module):
+    """A pretrained network's distance of [-1, 1] images: the mean over groups of three bands.
 
-    LPIPS knows three bands. For R, G, B, NIR it is the mean of LPIPS(R, G, B) and of
-    LPIPS(NIR, R, G), the colour-infrared composite: there is no canonical choice.
-
-    Args:
-        net: 'vgg' or 'alex'.
+    Of R, G, B, NIR these are R, G, B and NIR, R, G, the colour-infrared composite: there is no
+    canonical choice.
     """
 
-    def __init__(self, net: str) -> None:
+    def __init__(self, metric: Perceptual, groups: tuple[tuple[int, int, int], ...]) -> None:
         super().__init__()
-        import lpips
-
-        try:
-            # The package prints, and calls torchvision with arguments it has deprecated.
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
-                self.metric: Any = lpips.LPIPS(net=net, verbose=False)
-        except Exception as error:
-            raise UserError(
-                f"--perceptual lpips-{net}: the pretrained {net} weights cannot be had "
-                f"({type(error).__name__}: {error}); on a machine with a network copy "
-                f"{_BACKBONES[net]} from download.pytorch.org/models to "
-                f"{torch.hub.get_dir()}/checkpoints, or choose --perceptual gradient"
-            ) from None
-        self.metric.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> LpipsDistance:
-        return super().train(False)  # dropout stays off: it is a metric
+        self.name, self._function, self._groups = metric.name, metric.function, groups
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        distance = self.metric(x[:, :3], y[:, :3]).flatten()
-        if x.shape[1] == 4:
-            bands = [3, 0, 1]  # NIR, R, G
-            distance = (distance + self.metric(x[:, bands], y[:, bands]).flatten()) / 2
-        return distance
+        parts = [self._function(x[:, list(g)], y[:, list(g)]) for g in self._groups]
+        return torch.stack(parts).mean(0)
 
 
 class PatchDiscriminator(nn.Sequential):
     """PatchGAN (Isola et al. 2017): a real-or-fake score for overlapping 70-px patches.
 
+    Its batch normalisation takes the statistics of `group` successive images (latent diffusion:
+    those of one GPU's 12), so that they do not depend on how a batch is divided.
+
     Args:
         channels: image bands.
         width: channels of the first layer; doubled twice by strided layers and once without.
+        group: images that are normalised together; 0: all that are given.
     """
 
-    def __init__(self, channels: int, width: int = 64) -> None:
+    def __init__(self, channels: int, width: int = 64, group: int = 0) -> None:
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         inner = width
         for stride in (2, 2, 1):
             outer = min(inner * 2, width * 8)
             layers += [
                 nn.Conv2d(inner, outer, 4, stride, 1, bias=False),
-                nn.BatchNorm2d(outer),
+                nn.BatchNorm2d(outer, track_running_stats=False),  # it is never in eval mode
                 nn.LeakyReLU(0.2),
             ]
             inner = outer
         layers.append(nn.Conv2d(inner, 1, 4, 1, 1))
         super().__init__(*layers)
+        self.group = group
         for module in self:
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
@@ -131,17 +125,22 @@ class PatchDiscriminator(nn.Sequential):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores [N, 1, h, w] of images [N, channels, H, W]."""
+        parts = images.split(self.group or len(images))
+        return torch.cat([super(PatchDiscriminator, self).forward(part) for part in parts])
+
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """The discriminator's loss: mean of max(0, 1 - real) and max(0, 1 + fake), halved."""
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
+def adaptive_weight(of_reconstruction: Tensor, of_adversarial: Tensor) -> Tensor:
     """||grad reconstruction|| / ||grad adversarial|| at the decoder's last layer, in [0, 1e4].
 
     Makes the adversarial term as strong there as the reconstruction (Esser et al. 2021, Eq. 7).
+    The gradients are those of the whole batch.
     """
-    of_rec = torch.autograd.grad(reconstruction, last, retain_graph=True)[0]
-    of_adv = torch.autograd.grad(adversarial, last, retain_graph=True)[0]
-    return (of_rec.norm() / (of_adv.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+    ratio = of_reconstruction.norm() / (of_adversarial.norm() + 1e-4)
+    return ratio.clamp(0.0, 1e4).detach()

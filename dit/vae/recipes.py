@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from dit.training.config import Schedule
+from dit.training.config import Schedule, schedule_factor
 
-Perceptual = Literal["gradient", "lpips-vgg", "lpips-alex", "none"]
+Perceptual = Literal["gradient", "lpips-vgg", "lpips-alex", "efficientnet-lite0", "none"]
+_FLOOR = 0.02  # of the cosine: the last steps still learn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,19 @@ class Recipe:
     """Channels of the latent."""
     half: bool = False
     """Weights are written as float16, half the file; scale and quality are those of the written."""
+    ema_decay: float = 0.995
+    """Decay of the weights' moving average in a step; min(decay, (1 + s) / (10 + s)) at step s."""
+    normalised_together: int = 4
+    """Images that share the discriminator's batch statistics; a micro batch is a multiple of it."""
+
+    def rate(self, step: int) -> float:
+        """Adam's rate at a step (1-based): linear warm-up, then the schedule, down to a fiftieth."""
+        rate = self.learning_rate * min(1.0, step / max(1, self.warmup))
+        return rate * schedule_factor(self.schedule, step - 1, self.steps, _FLOOR)
+
+    def adversarial(self, step: int) -> bool:
+        """Whether the discriminator takes part in a step (1-based)."""
+        return 0 < self.adversarial_start <= step
 
 
 PRESETS = {
@@ -126,5 +140,7 @@ PRESETS = {
         adversarial_start=50_001,
         validate_every=2_500,
         log_every=50,
+        ema_decay=0.9999,
+        normalised_together=12,
     ),
 }

@@ -1,61 +1,64 @@
 """The autoencoder's training loop: step, validate, keep the best, continue after a kill.
 
-Order, crops, flips and noise are functions of (seed, step, slot), see dit.training.order; record
-and checkpoints are those of the DiT's training, and a checkpoint also holds the best weights so
-far. A killed run repeats the steps since its last checkpoint and ends with the same bytes (on a
-CPU; GPU kernels may differ in the last bit).
+As the DiT's (dit.training.loop): order, crops, flips and noise are functions of (seed, step, slot),
+each process takes equally many slots, in micro batches that are accumulated, so that the mean loss
+and gradient are the same on any number of processes; sums stay on the device until a line is due;
+a step that is not finite is left out on all processes alike; a killed run repeats the steps since
+its last checkpoint and ends with the same bytes (on a CPU; GPU kernels may differ in the last bit).
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+import torch.distributed as dist
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from core.engines import ALONE, ProcessGroup
 from core.errors import UserError
 from core.progress import progress
+from dit.model.ema import Ema
 from dit.training import checkpoint
-from dit.training.config import schedule_factor
+from dit.training.meter import Meter, Speed, log_line
 from dit.training.order import BatchPlan, Stream
 from dit.training.processes import stop_signals
 from dit.training.runlog import RunLog
-from dit.vae.autoencoder import Vae, to_uint8, to_unit
-from dit.vae.init import start_as_pyramid
+from dit.vae.autoencoder import Vae, to_unit
+from dit.vae.images import in_background
 from dit.vae.losses import PatchDiscriminator, adaptive_weight, hinge_loss, make_perceptual
+from dit.vae.network import BLOCK, Pass, build, divergence
 from dit.vae.recipes import Recipe
 
 Batches = Iterator[tuple[BatchPlan, np.ndarray]]
-_FLOOR = 0.02  # of the cosine: the last steps still learn
-_BATCH = 32  # images without gradients at a time
+Micro = tuple[Tensor, Tensor]
+"""Crops uint8 [m, C, S, S] and posterior noise [m, c, s, s], on the host."""
+PATIENCE = 10  # non-finite steps in a row that end a run
+_LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
+_TERMS = ("loss", "l1", "perceptual", "kl")
+_ADVERSARIAL = ("generator", "discriminator", "adaptive_weight")
 
 
-def build(recipe: Recipe, channels: int, seed: int) -> Any:
-    """The untrained AutoencoderKL of a recipe; equal seeds give equal weights."""
-    levels = len(recipe.block_out_channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoencoderKL(
-            in_channels=channels,
-            out_channels=channels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(recipe.block_out_channels),
-            layers_per_block=recipe.layers_per_block,
-            latent_channels=recipe.latent_channels,
-            norm_num_groups=recipe.norm_groups,
-            mid_block_add_attention=recipe.mid_attention,
-            sample_size=recipe.crop,
-        )
-    if recipe.start == "pyramid":
-        start_as_pyramid(model, logvar=-6.0)  # noise of 1/20: the image is not lost in it
-    return model
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where and how a step is computed; its result does not depend on it, but for rounding."""
+
+    device: str = "cpu"
+    half: bool = False
+    """Networks under bf16 autocast; weights, L1 and KL are float32."""
+    recompute: bool = False
+    compiled: bool = False
+    per_device: int = 0
+    """Micro batch; 0: all slots of a process."""
+    group: ProcessGroup = ALONE
+    perceptual_weights: Path | None = None
 
 
 class VaeTrainer:
@@ -63,43 +66,53 @@ class VaeTrainer:
 
     Args:
         recipe: the settings (see dit.vae.recipes.Recipe).
-        channels: image bands, 3 or 4.
+        channels: image bands.
         seed: of the initial weights.
-        device: torch device. precision: 'fp32' or 'bf16' (autocast).
-        recompute: recompute activations in the backward pass.
+        machine: where it runs.
+
+    Raises UserError where the batch does not divide, and as make_perceptual does.
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        channels: int,
-        seed: int,
-        device: str = "cpu",
-        precision: str = "fp32",
-        recompute: bool = False,
+        self, recipe: Recipe, channels: int, seed: int, machine: Machine | None = None
     ) -> None:
-        self.recipe, self.device = recipe, torch.device(device)
-        self.half = precision == "bf16"
-        self.model = build(recipe, channels, seed).to(self.device)
-        if recompute:
+        self.recipe, self.machine = recipe, machine or Machine()
+        self.device, self.group = torch.device(self.machine.device), self.machine.group
+        self.micro = _micro(recipe, self.machine)
+        # Channels last: faster convolutions on CPUs, and what tensor cores take.
+        self.model = build(recipe, channels, seed).to(
+            device=self.device, memory_format=torch.channels_last
+        )
+        if self.machine.recompute:
             self.model.enable_gradient_checkpointing()
-        if self.device.type == "cpu":  # a tenth faster there
-            self.model = self.model.to(memory_format=torch.channels_last)
+        self.network = Pass(self.model)
         self.optimizer = self._adam(self.model)
-        self.perceptual = make_perceptual(recipe.perceptual, self.device)
+        self.ema = Ema(dict(self.model.named_parameters()), recipe.ema_decay, warmup=True)
+        self.perceptual = make_perceptual(
+            recipe.perceptual, self.device, channels, self.machine.perceptual_weights
+        )
         self.discriminator: PatchDiscriminator | None = None
         if recipe.adversarial_start:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + 1)
-                self.discriminator = PatchDiscriminator(channels).to(self.device)
+                self.discriminator = PatchDiscriminator(channels, group=recipe.normalised_together)
+            self.discriminator.to(device=self.device, memory_format=torch.channels_last)
             self.critic = self._adam(self.discriminator)
+        if self.machine.compiled:
+            for region in (self.model.encoder, self.model.decoder, self.discriminator):
+                if region is not None:
+                    region.compile(dynamic=False)
+        terms = _TERMS + (_ADVERSARIAL if recipe.adversarial_start else ())
+        self.meter = Meter(self.device, terms)
+        self._adaptive = torch.zeros(2, device=self.device)  # sum and number since a validation
         self.step = 0
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, Tensor] = {}
 
     def _adam(self, module: nn.Module) -> torch.optim.Adam:
         betas = (self.recipe.beta1, self.recipe.beta2)
-        return torch.optim.Adam(module.parameters(), lr=self.recipe.learning_rate, betas=betas)
+        rate = self.recipe.learning_rate
+        return torch.optim.Adam(module.parameters(), lr=rate, betas=betas, fused=True)
 
     def start_from(self, vae: Vae) -> None:
         """Take the weights of another VAE. Raises UserError when it is of another shape."""
@@ -107,176 +120,280 @@ class VaeTrainer:
         shapes = {name: value.shape for name, value in state.items()}
         if shapes != {name: value.shape for name, value in own.items()}:
             raise UserError(
-                f"--init {vae.folder}: another network (channels "
-                f"{', '.join(map(str, vae.model.config.block_out_channels))}, here "
+                f"--init {vae.folder}: another network ({vae.in_channels} bands, channels "
+                f"{', '.join(map(str, vae.model.config.block_out_channels))}; here "
+                f"{self.model.config.in_channels} bands, "
                 f"{', '.join(map(str, self.recipe.block_out_channels))}); see --preset"
             )
         self.model.load_state_dict(state)
-
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then constant, or half a cosine down to a fiftieth; `step` from 0."""
-        recipe = self.recipe
-        rate = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup))
-        return rate * schedule_factor(recipe.schedule, step, recipe.steps, _FLOOR)
+        self.ema.load(state)
 
     def train(
-        self, batches: Batches, validation: np.ndarray, log: RunLog, checkpoint_every: int = 0
+        self,
+        batches: Batches,
+        validation: np.ndarray,
+        log: RunLog | None,
+        run: Path,
+        checkpoint_every: int = 0,
+        samples: int = 1,
+        count: Callable[[int], object] = lambda images: None,
     ) -> bool:
         """Run to recipe.steps. Returns False when SIGTERM or SIGUSR1 stopped it before.
 
         Args:
-            batches: (plan, uint8 N x H x W x C) of the steps from self.step on.
-            validation: uint8 N x H x W x C.
-            log: of the run folder, where the checkpoints go too.
+            batches: (plan, uint8 N x H x W x C) of this process's slots, from self.step on.
+            validation: uint8 N x H x W x C, the same on every process.
+            log: the main process's record.
+            run: the run folder, for the checkpoints.
             checkpoint_every: steps; besides, every validation is a checkpoint.
+            samples: training images, for the record's epochs.
+            count: told how many images this process has taken.
         """
-        recipe, begun = self.recipe, time.perf_counter()
+        recipe, processes = self.recipe, self.group.size
+        before = log.last.get("timing", {}).get("seconds", 0.0) if log else 0.0
+        precision = "bf16" if self.machine.half else "fp32"
+        speed = Speed(recipe, {}, self.device, precision, processes, before, self.step)
         bar = progress(total=recipe.steps, initial=self.step, name="VAE", unit="step")
-        with bar, stop_signals() as asked:
-            for plan, images in batches:
-                line = self._update(plan, images)
+        first = self.step
+        coming = in_background(map(self._ready, batches), ahead=2)
+        with bar, stop_signals() as asked, contextlib.closing(coming):
+            while self.step < recipe.steps:
+                with speed.waiting():
+                    micros = next(coming)
+                self._update(micros, asked.is_set())
                 self.step += 1
                 bar.update()
+                count(recipe.batch // processes)
+                if self.step - 1 == first and self.group.main:
+                    tqdm.write(f"VAE: {speed.first_step(self.machine.compiled)}")
                 last = self.step == recipe.steps
+                stop = asked.is_set() and processes == 1 and not last
+                if self.device.type == "cpu" or self.step % _LOOK_EVERY == 0:
+                    bad, elsewhere = self.meter.look()
+                    stop = (stop or elsewhere) and not last
+                    if bad >= PATIENCE:
+                        raise self._diverged(f"loss or gradient, {bad} steps in a row,")
                 validated = last or self.step % recipe.validate_every == 0
-                if validated:
-                    line |= self._validate(validation)
-                if validated or self.step % recipe.log_every == 0:
-                    seconds = round(time.perf_counter() - begun, 3)
-                    log.write({**line, "timing": {"seconds": seconds}})
-                    bar.set_postfix_str(f"L1 {line['l1']:.4f}", refresh=False)
-                stop = asked.is_set() and not last
-                if validated or stop or (checkpoint_every and self.step % checkpoint_every == 0):
-                    self.save(log.path.parent)
+                begins = self.step + 1 == recipe.adversarial_start  # then lines have other terms
+                if validated or begins or self.step % recipe.log_every == 0:
+                    self._log(log, speed, samples, self._validate(validation) if validated else {})
+                due = validated or (checkpoint_every and self.step % checkpoint_every == 0)
+                if (due or stop) and self.group.main:
+                    self.save(run)
                 if stop:
                     return False
         return True
 
-    def _update(self, plan: BatchPlan, images: np.ndarray) -> dict[str, Any]:
-        recipe, step = self.recipe, self.step
-        x = to_unit(augment(images, plan, recipe.crop)).to(self.device)
-        rate = self.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _log(
+        self, log: RunLog | None, speed: Speed, samples: int, figures: dict[str, float]
+    ) -> None:
+        decay = self.ema.decay_at(self.step)
+        line = self.meter.line(self.step, self.recipe, samples, decay)
+        if not self.recipe.adversarial(self.step):
+            line = {name: value for name, value in line.items() if name not in _ADVERSARIAL}
+        timing = speed.interval(self.step)
+        if log is not None:
+            log.write({**line, **figures, "timing": timing})
+            found = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
+            tqdm.write(f"{log_line(line, timing, self.recipe.steps)}{found}")
+
+    def _ready(self, batch: tuple[BatchPlan, np.ndarray]) -> list[Micro]:
+        """A step's micro batches. Runs in a thread, ahead of use."""
+        plan, images = batch
+        recipe, made = self.recipe, []
         side = recipe.crop >> (len(recipe.block_out_channels) - 1)
-        noise = plan.noise((recipe.latent_channels, side, side), Stream.POSTERIOR)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            posterior = self.model.encode(x).latent_dist
-            mean, std, logvar = (
-                value.float() for value in (posterior.mean, posterior.std, posterior.logvar)
-            )
-            y = self.model.decode(mean + std * noise.to(self.device)).sample
-        y = y.float()
-        pixels = x[0].numel()  # a sum over pixels and channels is `pixels` times a mean
+        crops = augment(images, plan, recipe.crop).transpose(0, 3, 1, 2)
+        for start, part in zip(range(0, len(plan), self.micro), plan.split(self.micro), strict=True):
+            pixels = torch.from_numpy(np.ascontiguousarray(crops[start : start + self.micro]))
+            noise = part.noise((recipe.latent_channels, side, side), Stream.POSTERIOR)
+            pair = (pixels, noise)
+            pinned = self.device.type == "cuda"
+            made.append((pixels.pin_memory(), noise.pin_memory()) if pinned else pair)
+        return made
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.machine.half)
+
+    def _forward(self, micro: Micro, adversarial: bool) -> dict[str, Tensor]:
+        """A micro batch's images x, reconstructions y and loss terms (means over its images)."""
+        pixels, noise = (value.to(self.device, non_blocking=True) for value in micro)
+        x = pixels.float().div_(127.5).sub_(1.0).contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            y, mean, std, logvar = self.network(x, noise)
+            perceptual = self.perceptual(x, y).float().mean()
         l1 = (y - x).abs().mean()
-        perceptual = self.perceptual(x, y).mean()
-        kl = 0.5 * (mean.square() + std.square() - 1.0 - logvar).sum() / len(x)  # nats an image
-        reconstruction = pixels * (l1 + recipe.perceptual_weight * perceptual)
-        loss = reconstruction + recipe.kl_weight * kl
-        line: dict[str, Any] = {
-            "step": step + 1,
-            "loss": loss.item() / pixels,
-            "l1": l1.item(),
-            "perceptual": perceptual.item(),
-            "kl": kl.item(),
-            "lr": rate,
-        }
-        adversarial = self.discriminator is not None and step + 1 >= recipe.adversarial_start
+        found = {"x": x, "y": y, "l1": l1, "perceptual": perceptual}
+        found["kl"] = divergence(mean, std, logvar).mean()
+        # A sum over pixels and channels is x[0].numel() times a mean.
+        found["reconstruction"] = x[0].numel() * (l1 + self.recipe.perceptual_weight * perceptual)
+        if adversarial:
+            found["generator"] = -self._scores(y).mean()
+        return found
+
+    def _scores(self, images: Tensor) -> Tensor:
+        assert self.discriminator is not None
+        with self._autocast():
+            return self.discriminator(images).float()
+
+    def _weigh(self, found: dict[str, Tensor]) -> Tensor:
+        """Of a micro batch, both gradients at the decoder's last layer, which it is weighed by."""
+        last = self.model.decoder.conv_out.weight
+        return torch.stack(
+            [
+                torch.autograd.grad(found[name], last, retain_graph=True)[0]
+                for name in ("reconstruction", "generator")
+            ]
+        )
+
+    def _update(self, micros: list[Micro], asked: bool = False) -> None:
+        """One step of the autoencoder and, once it takes part, of the discriminator."""
+        recipe, parts = self.recipe, len(micros)
+        done = self.step + 1
+        adversarial = recipe.adversarial(done)
+        pixels = micros[0][0][0].numel()
+        totals = torch.zeros(len(self.meter.terms) + 1, device=self.device)
+        kept: dict[str, Tensor] | None = None
+        weight = torch.zeros((), device=self.device)
         if adversarial:
             assert self.discriminator is not None
-            fooled = -self.discriminator(y).mean()
-            weight = adaptive_weight(reconstruction, fooled, self.model.decoder.conv_out.weight)
-            loss = loss + recipe.adversarial_weight * weight * fooled
-            line |= {"generator": fooled.item(), "adaptive_weight": weight.item()}
-        if not math.isfinite(loss.item()):
-            raise self._diverged("loss", loss.item())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+            self.discriminator.requires_grad_(False)  # it learns from its own loss alone
+            gradients: Any = 0.0
+            for micro in micros:  # the weight is that of the whole batch, so it comes first
+                kept = self._forward(micro, adversarial)
+                gradients = gradients + self._weigh(kept) / parts
+            weight = adaptive_weight(*self._mean([gradients])[0])
+            self._adaptive += torch.stack([weight, torch.ones_like(weight)])
+
+        seen = []
+        for micro in micros:
+            # Of one micro batch the pass above still has its graph.
+            found = kept if kept is not None and parts == 1 else self._forward(micro, adversarial)
+            loss = found["reconstruction"] + recipe.kl_weight * found["kl"]
+            if adversarial:
+                loss = loss + recipe.adversarial_weight * weight * found["generator"]
+            (loss / parts).backward()
+            terms = [loss / pixels, *(found[name] for name in _TERMS[1:])]
+            totals[: len(terms)] += torch.stack([term.detach() for term in terms]) / parts
+            if adversarial:
+                totals[len(_TERMS)] += found["generator"].detach() / parts
+                seen.append((found["x"], found["y"].detach()))
+        modules: list[tuple[nn.Module, torch.optim.Optimizer]] = [(self.model, self.optimizer)]
         if adversarial:
             assert self.discriminator is not None
-            self.critic.zero_grad(set_to_none=True)
-            critic = hinge_loss(self.discriminator(x), self.discriminator(y.detach()))
-            critic.backward()
-            for group in self.critic.param_groups:
-                group["lr"] = rate
-            self.critic.step()
-            line["discriminator"] = critic.item()
-            if not math.isfinite(line["discriminator"]):
-                raise self._diverged("discriminator's loss", line["discriminator"])
-        return line
+            self.discriminator.requires_grad_(True)
+            modules.append((self.discriminator, self.critic))
+            for x, y in seen:
+                critic = hinge_loss(self._scores(x), self._scores(y)) / parts
+                critic.backward()
+                totals[len(_TERMS) + 1] += critic.detach()
+            totals[len(_TERMS) + 2] = weight
+        if asked:
+            totals[-1] = 1.0  # travels with the losses, so that all processes stop at once
+        (totals,) = self._mean([totals])
+
+        norms = []
+        for module, _ in modules:
+            parameters = [p for p in module.parameters() if p.grad is not None]
+            means = self._mean([p.grad for p in parameters if p.grad is not None])
+            for parameter, gradient in zip(parameters, means, strict=True):
+                parameter.grad = gradient
+            norms.append(torch.nn.utils.get_total_norm(means))
+        # Not finite: left out on all processes alike; the fused optimizer changes nothing where
+        # found_inf is 1, and the host need not know.
+        bad = ~torch.stack([*totals[:-1], *norms]).isfinite().all()
+        for module, optimizer in modules:
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            optimizer.param_groups[0]["lr"] = recipe.rate(done)
+            optimizer.step()
+            for parameter in module.parameters():
+                parameter.grad = None
+        self.ema.update(done)
+        self.meter.add(totals, norms[0], bad)
+
+    def _mean(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The processes' mean of each tensor, as one message."""
+        if self.group.size == 1:
+            return tensors
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]) / self.group.size
+        dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     def _validate(self, validation: np.ndarray) -> dict[str, float]:
-        """Validation loss, and the best weights kept where it is the lowest so far."""
+        """Validation figures, and the best weights kept where the loss is the lowest so far.
+
+        Losses with and without the adversarial term do not compare: the first validation with it
+        begins anew.
+        """
         figures = self.evaluate(validation)
+        self._adaptive.zero_()
         if not math.isfinite(figures["val_loss"]):
-            raise self._diverged("validation loss", figures["val_loss"])
-        if not self.best or figures["val_loss"] < self.best["val_loss"]:
+            raise self._diverged("validation loss")
+        start = self.recipe.adversarial_start
+        outdated = self.recipe.adversarial(self.step) and self.best.get("step", start) < start
+        if not self.best or outdated or figures["val_loss"] < self.best["val_loss"]:
             self.best = {"step": self.step, **figures}
             state = self.model.state_dict()
             self.best_weights = {name: value.clone() for name, value in state.items()}
         return figures
 
-    def _diverged(self, what: str, value: float) -> UserError:
+    def _diverged(self, what: str) -> UserError:
         return UserError(
-            f"step {self.step + 1}: the {what} is {value}; use a lower --learning-rate than "
+            f"step {self.step}: the {what} is not finite; use a lower --learning-rate than "
             f"{self.recipe.learning_rate:g} and another --out"
         )
 
     def evaluate(self, images: np.ndarray) -> dict[str, float]:
-        """val_loss = L1 + perceptual, of reconstructions from the posterior mean; val_psnr (dB).
+        """What is optimised, of complete images and from the posterior mean, a pixel and band.
 
-        No KL and no adversarial term; complete images, no crops.
+        val_loss = L1 + w_p perceptual + (w_kl KL + w_g a L_G) / pixels, the last term once the
+        discriminator takes part, with the mean adaptive weight a since the last validation;
+        val_l1, and val_psnr (dB). The processes share the images.
         """
-        loss, squared = 0.0, 0.0
-        with torch.no_grad():
-            for start in range(0, len(images), _BATCH):
-                x = to_unit(images[start : start + _BATCH]).to(self.device)
-                y = self.model.decode(self.model.encode(x).latent_dist.mode()).sample
-                each = (y - x).abs().mean(dim=(1, 2, 3))
-                each = each + self.recipe.perceptual_weight * self.perceptual(x, y)
-                loss += each.double().sum().item()
-                error = (y.clamp(-1, 1) - x) / 2
-                squared += error.square().mean(dim=(1, 2, 3)).double().sum().item()
-        psnr = -10 * math.log10(max(squared / len(images), 1e-10))
-        return {"val_loss": loss / len(images), "val_psnr": psnr}
+        starts = list(range(0, len(images), BLOCK))
+        own = {start: self._evaluated(images[start : start + BLOCK]) for start in
+               self.group.mine(starts)}  # fmt: skip
+        found = {start: sums for each in self.group.exchange(own) for start, sums in each.items()}
+        loss, l1, squared = np.sum([found[start] for start in starts], axis=0) / len(images)
+        psnr = -10 * math.log10(max(squared, 1e-10))
+        return {"val_loss": float(loss), "val_l1": float(l1), "val_psnr": psnr}
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """uint8 reconstructions of uint8 images N x H x W x C, from the posterior mean."""
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(images), _BATCH):
-                x = to_unit(images[start : start + _BATCH]).to(self.device)
-                y = self.model.decode(self.model.encode(x).latent_dist.mode()).sample
-                parts.append(to_uint8(y))
-        return np.concatenate(parts)
-
-    def latent_scale(self, batches: Iterator[np.ndarray]) -> float:
-        """1 / standard deviation of the posterior's samples over these uint8 images.
-
-        Exact for the images given: Var[mean + std * noise] = E[mean^2 + std^2] - E[mean]^2.
-        """
-        count, total, squares = 0, 0.0, 0.0
-        with torch.no_grad():
-            for images in batches:
-                posterior = self.model.encode(to_unit(images).to(self.device)).latent_dist
-                mean, std = posterior.mean.double(), posterior.std.double()
-                count += mean.numel()
-                total += mean.sum().item()
-                squares += (mean.square() + std.square()).sum().item()
-        return 1.0 / math.sqrt(squares / count - (total / count) ** 2)
+    @torch.no_grad()
+    def _evaluated(self, images: np.ndarray) -> list[float]:
+        """Sums over some images: loss, L1, and squared error on [0, 1]."""
+        recipe, x = self.recipe, to_unit(images).to(self.device)
+        with self._autocast():
+            posterior = self.model.encode(x).latent_dist
+            y = self.model.decode(posterior.mode()).sample.float()
+            perceptual = self.perceptual(x, y).float()
+        kl = divergence(*(v.float() for v in (posterior.mean, posterior.std, posterior.logvar)))
+        l1 = (y - x).abs().mean(dim=(1, 2, 3))
+        each = l1 + recipe.perceptual_weight * perceptual + recipe.kl_weight * kl / x[0].numel()
+        if recipe.adversarial(self.step):
+            weight = self._adaptive[0] / self._adaptive[1].clamp(min=1.0)
+            fooled = -self._scores(y).mean(dim=(1, 2, 3))
+            area = x.shape[1] * recipe.crop**2  # the weight was found on crops
+            each = each + recipe.adversarial_weight * weight * fooled / area
+        squared = ((y.clamp(-1, 1) - x) / 2).square().mean(dim=(1, 2, 3))
+        return [values.double().sum().item() for values in (each, l1, squared)]
 
     def save(self, run: Path) -> None:
         """Write a checkpoint; the one before is deleted."""
         tensors = {
             "model": self.model.state_dict(),
             "best": self.best_weights,
+            "ema": self.ema.average,
             "optimizer": _moments(self.optimizer, self.model),
         }
         if self.discriminator is not None:
             tensors["discriminator"] = self.discriminator.state_dict()
             tensors["critic"] = _moments(self.critic, self.discriminator)
-        state = {"model": {"class": "AutoencoderKL"}, "best": self.best}
+        state = {
+            "model": {"class": "AutoencoderKL"},
+            "best": self.best,
+            "meter": self.meter.state(),
+            "adaptive": self._adaptive.tolist(),
+        }
         checkpoint.save_checkpoint(run, self.step, tensors, state, keep=1)
 
     def resume(self, run: Path) -> bool:
@@ -288,16 +405,41 @@ class VaeTrainer:
         stems = {Path(name).stem for name in state["files"]}
         tensors = {stem: checkpoint.load_tensors(path, stem) for stem in stems}
         self.model.load_state_dict(tensors["model"])
+        self.ema.load(tensors["ema"])
         _restore(self.optimizer, self.model, tensors["optimizer"])
         if self.discriminator is not None:
             self.discriminator.load_state_dict(tensors["discriminator"])
             _restore(self.critic, self.discriminator, tensors["critic"])
+        self.meter.load(state["meter"])
+        self._adaptive.copy_(torch.tensor(state["adaptive"]))
         self.step, self.best, self.best_weights = state["step"], state["best"], tensors["best"]
         return True
 
-    def load_best(self) -> None:
-        """Put the weights with the lowest validation loss in place."""
-        self.model.load_state_dict(self.best_weights)
+    def weights(self, which: str) -> dict[str, Tensor]:
+        """The weights to export: 'best' (of the lowest validation loss), 'last' or 'ema'."""
+        if which == "best":
+            return self.best_weights
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return state if which == "last" else {**state, **self.ema.average}
+
+
+def _micro(recipe: Recipe, machine: Machine) -> int:
+    """The micro batch. Raises UserError where batch, processes and micro batch do not divide."""
+    slots, rest = divmod(recipe.batch, machine.group.size)
+    if rest:
+        raise UserError(
+            f"--batch {recipe.batch} does not divide among {machine.group.size} processes"
+        )
+    micro = machine.per_device or slots
+    if slots % micro:
+        raise UserError(f"--per-device {micro} does not divide a process's {slots} crops of a step")
+    if recipe.adversarial_start and micro % recipe.normalised_together:
+        raise UserError(
+            f"{micro} crops at a time (--batch {recipe.batch}, {machine.group.size} processes, "
+            f"--per-device {machine.per_device}): the discriminator normalises "
+            f"{recipe.normalised_together} together, so a micro batch must be a multiple of that"
+        )
+    return micro
 
 
 def _moments(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
