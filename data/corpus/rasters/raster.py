@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from data.corpus.rasters.coarser import area_means, source_edges
+from data.corpus.rasters.header import Bounds, Error, Header
 from data.corpus.sharded.shards import once_a_file
 from data.images.bands import Asked
 from data.images.formats import claimed, sniff
@@ -39,14 +41,14 @@ from data.images.raster import (
 )
 from data.images.reject import Reject
 
-Error = tuple[str, str]
-Bounds = tuple[float, float, float, float]  # left, bottom, right, top
+__all__ = ["REASONS", "Bounds", "Error", "Header", "read_header", "read_window"]
 
 REASONS: dict[str, str] = {
     "no-crs": "a raster without a coordinate system, where urban areas are asked for",
     "partial-chip": "a chip at the edge of its raster, smaller than asked for",
     "nodata": "a chip with pixels that the raster has no data for",
     "not-urban": "a chip whose centre lies outside the urban areas",
+    "resolution": "a raster that cannot be brought to the resolution that is asked for",
 }
 """Why a raster, or a chip of one, is not used, besides the reasons of data.images.reject."""
 
@@ -54,33 +56,6 @@ MAX_JPEG = 400_000_000  # pixels: 1.2 GB, held for one file at a time
 _JPEG_HEAD = 256 << 10  # bytes that hold nearly every JPEG's header
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
 _DAY = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a raster's header says. With `error` none of the file is used."""
-
-    error: Error | None = None
-    width: int = 0
-    height: int = 0
-    kind: str = ""
-    """Format: JPEG, which is decoded as a whole, or a key of data.images.raster.DRIVERS."""
-    layout: Layout | None = None
-    crs: str | None = None
-    transform: tuple[float, ...] = ()
-    """a, b, c, d, e, f of x = a col + b row + c, y = d col + e row + f; () without georeference."""
-    resolution_m: float | None = None
-    date: str | None = None
-
-    def bounds(self, x: int, y: int, width: int, height: int) -> Bounds | None:
-        """Left, bottom, right, top of a window, in the CRS of the file."""
-        if not self.transform:
-            return None
-        a, b, c, d, e, f = self.transform
-        corners = [(x + i * width, y + j * height) for i in (0, 1) for j in (0, 1)]
-        xs = [a * column + b * row + c for column, row in corners]
-        ys = [d * column + e * row + f for column, row in corners]
-        return min(xs), min(ys), max(xs), max(ys)
 
 
 def acquired(name: str) -> str | None:
@@ -156,6 +131,7 @@ def _header(raster: Any, path: str, kind: str, asked: Asked) -> Header:
         crs=None if not crs else crs.to_string(),
         transform=transform,
         resolution_m=_metres(crs, transform),
+        pixel_m=_sides(crs, transform),
         date=acquired(name),
     )  # fmt: skip
 
@@ -202,6 +178,15 @@ def _check_still(path: str, kind: str) -> None:
             raise Reject("animated", f"{frames} frames", image.size)
 
 
+def _sides(crs: Any, transform: Sequence[float]) -> tuple[float, float]:
+    """Metres from one pixel to the next along a row, and along a column; () if not known."""
+    if _metres(crs, transform) is None:
+        return ()  # type: ignore[return-value]
+    a, b, _, d, e, _ = transform
+    unit = crs.linear_units_factor[1]
+    return math.hypot(a, d) * unit, math.hypot(b, e) * unit
+
+
 def _metres(crs: Any, transform: Sequence[float]) -> float | None:
     """Metres a pixel; None where coordinates are degrees or unknown."""
     if not transform or not crs or not crs.is_projected:
@@ -226,6 +211,9 @@ def read_window(
     """
     how = header.layout
     assert how is not None
+    target = box
+    if header.source is not None:
+        box, columns, rows = source_edges(header, target)
     try:
         with environment():
             raster = None if header.kind == "JPEG" else open_raster(path, header.kind)
@@ -233,11 +221,21 @@ def read_window(
                 values: NDArray[Any] = _jpeg_values(path, how, box)
             else:
                 values = stored(raster, how, box)
-            fraction = float(void(raster, how, values, box).mean())
+            lacking = void(raster, how, values, box)
     except Reject as reject:
         return reject.reason, reject.detail
     except DAMAGE as error:
         return "corrupt", f"this window cannot be read: {one_line(error)}"
+    fraction = float(lacking.mean())
+    if header.source is not None:
+        if how.palette:  # a mean of numbers of colours would be none of the colours
+            values, how = finish(values, how).transpose(2, 0, 1), replace(how, palette=b"")
+        elif how.scale is not None:  # what is not a number is 0 in the end, as ever
+            low, high = how.scale
+            values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+        means, fraction = area_means(values, columns, rows, lacking)
+        # What cumulated sums leave of rounding must not decide a half.
+        values = means if how.scale else np.floor(np.round(means, 6) + 0.5).astype(np.uint8)
     if fraction > allowed:
         return "nodata", f"{fraction:.2%} of its pixels have no data"
     return finish(values, how)
