@@ -94,14 +94,16 @@ def reconstruction(config: ReconstructionConfig, stage: Stage) -> Result:
             s: {"distance": measure(extractor.space, features[s, 1][at], features[s, 0][at])}
             for s in shown
         }
-    result = {"task": "reconstruction", "extractor": extractor.fingerprint, "bands": bands,
-              "vae": vae.record(), "image_size": config.image_size, "holdouts": holdouts}  # fmt: skip
+    result = {
+        "task": "reconstruction", "extractor": extractor.fingerprint, "bands": bands,
+        "vae": vae.record(), "image_size": config.image_size, "holdouts": holdouts,
+    }  # fmt: skip
     assert sheet is not None
-    picture = config.out.with_suffix(".png")
+    path = config.out.with_suffix(".png")
     lines = [np.concatenate(list(beside(side)), axis=1) for side in sheet]
-    with atomic_path(picture) as temporary:
+    with atomic_path(path) as temporary:
         Image.fromarray(np.concatenate(lines)).save(temporary, format="PNG")
     write_json(config.out, result)
     said = [f"{name} {entry['quality']['psnr']:.2f} dB" for name, entry in holdouts.items()]
     line = f"reconstruction: {', '.join(said)}"
-    return stage.finish({"result": result}, [config.out.name, picture.name], line)
+    return stage.finish({"result": result}, [config.out.name, path.name], line)

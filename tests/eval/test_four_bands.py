@@ -1,4 +1,4 @@
-"""Images of four bands: judged in true colour and in colour infrared, and a VAE's reconstructions."""
+"""Images of four bands: judged in two composites, and a VAE's reconstructions of them."""
 
 from __future__ import annotations
 
