@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Way = Literal["auto", "native", "predicted", "filled", "split"]
 Wanted = Literal["rgb", "colours", "rgbn"]
 DEFAULT: Way = "predicted"
-"""The way of RGB data; docs/checkpoint_to_picture.md says why."""
+"""The way of RGB data; docs/training.md says what is known of the ways."""
 _FORMS: dict[str, Literal["quadratic", "mean"]] = {"predicted": "quadratic", "filled": "mean"}
 _HEAD = 4096  # bytes that tell a file's format
 
