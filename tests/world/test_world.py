@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 from PIL import Image
 
 from core.errors import UserError
+from core.stage import read_manifest
 from data.corpus.specs import open_corpus
+from data.images.chips import decode_chip
 from data.images.decode import Reject, decode_grey, decode_rgb
 from world.build import main, run
 from world.paint.scenes import CROP, GRASS, LAND_COVER, SCENES, TREE, WATER
@@ -258,6 +261,68 @@ def test_rasters_of_the_truth_on_request(tmp_path: Path) -> None:
     mask = np.asarray(Image.open(out / "truth" / f"{row['key']}.mask.png"))
     assert np.array_equal(mask, render("sea", 0, row["index"], 32).mask)
     assert (out / "truth" / f"{row['key']}.nir.png").is_file()
+
+
+def test_four_bands_on_request(world: Path, tmp_path: Path) -> None:
+    """All that is not broken, as NAIP comes; SR and SIS beside; nothing else changes."""
+    out = tmp_path / "w"
+    assert main(["--out", str(out), *SMALL, "--workers=2", "--infrared"]) == 0
+    extra = ("naip/", "sr-rgbn/", "sis-rgbn/")
+    rows = pq.read_table(out / "listing.parquet").to_pylist()
+    plain = [row for row in rows if not row["path"].startswith(extra)]
+    assert plain == pq.read_table(world / "listing.parquet").to_pylist()
+    assert "infrared" not in read_manifest(world)["params"] and not (out / ".parts").exists()
+
+    jobs = {row["key"]: row for row in truth(out)}
+    chips = pq.read_table(out / "naip-truth.parquet").to_pylist()
+    assert {row["tile"] for row in chips} == {
+        key for key, row in jobs.items() if not row["fault"].startswith("broken:")
+    }
+    assert all(row["scene"] == jobs[row["tile"]]["scene"] for row in chips)
+    corpus = open_corpus(f"usa1m:{out / 'naip'}?chip=32&nodata=1")
+    samples = {s.key: s for shard in corpus.shards() for s in corpus.read(shard)}
+    found = {}
+    for row in chips:
+        pixels = decode_chip(samples[row["key"]].data)
+        colours = decode_rgb((out / "corpus" / row["tile"]).read_bytes())
+        assert np.array_equal(pixels[..., :3], colours)
+        found[row["tile"]] = pixels[..., 3]
+        job = jobs[row["tile"]]
+        if not job["fault"] and job["duplicate_kind"] in ("", "exact"):
+            assert np.array_equal(pixels[..., 3], render(job["scene"], 0, job["index"], 32).nir)
+        elif job["fault"] == "blank":
+            assert (pixels == pixels[0, 0, 0]).all()
+    alike = [
+        np.corrcoef(found[key].ravel(), found[row["duplicate_of"]].ravel())[0, 1]
+        for key, row in jobs.items() if row["duplicate_kind"] in ("jpeg", "brightness")
+    ]  # fmt: skip
+    assert alike and min(alike) > 0.5 and np.mean(alike) > 0.9
+    assert len(list((out / "naip").glob("m_*.tif"))) == 5  # with strips at their edges:
+    assert sum(s.error is not None and s.error[0] == "partial-chip" for s in samples.values()) > 5
+
+
+def test_sets_of_four_bands_are_those_of_three_and_infrared(tmp_path: Path) -> None:
+    out = tmp_path / "w"
+    flags = ["--tiles=30", "--size=16", "--broken=0", "--reference-per-class=0", "--workers=1"]
+    sets = ["--sr-images=3", "--sis-pairs=6", "--pair-size=32", "--infrared"]
+    assert main(["--out", str(out), *flags, *sets]) == 0
+    for kind in ("sr", "sis"):
+        three, four = (
+            {p.relative_to(out / folder).with_suffix(""): p
+             for p in (out / folder).rglob("*") if p.is_file()}
+            for folder in (kind, f"{kind}-rgbn")
+        )  # fmt: skip
+        assert three.keys() == four.keys() and len(three) >= 6
+        for name, path in three.items():
+            if path.suffix == ".txt" or "labels" in name.parts:
+                assert four[name].read_bytes() == path.read_bytes()
+                continue
+            with rasterio.open(four[name]) as raster:
+                assert raster.descriptions == ("red", "green", "blue", "near infrared")
+                assert raster.crs.to_epsg() == 32632 and raster.res == (0.5, 0.5)
+                pixels = raster.read().transpose(1, 2, 0)
+            assert np.array_equal(pixels[..., :3], np.asarray(Image.open(path)))
+            assert not np.array_equal(pixels[..., 3], pixels[..., 0])
 
 
 def test_killed_run_continues_to_the_same_bytes(world: Path, tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ class WorldConfig:
     """Side of an SR or SIS tile (pixels)."""
     write_truth_rasters: bool = False
     """Also write truth/KEY.mask.png (land cover) and truth/KEY.nir.png for the corpus."""
+    infrared: bool = False
+    """Also write the corpus, broken files left out, as NAIP comes, naip/m_*.tif: quarter quads at
+    1 m a pixel of red, green, blue and near infrared; naip-truth.parquet (key, scene: what
+    `data.holdout --labels` takes); and sr-rgbn/ and sis-rgbn/, sr/ and sis/ with images of these
+    four bands."""
     workers: AtLeast1 = machine(2)
     """Processes (machine setting)."""
 
@@ -70,4 +75,7 @@ class WorldConfig:
                 "lower --blank, --near-duplicates or --broken, or raise --tiles"
             )
         require_folder(self.out)
-        return Stage(self.out, "world.build", science(self), {})
+        params = science(self)
+        if not self.infrared:
+            del params["infrared"]  # which worlds of earlier versions do not name
+        return Stage(self.out, "world.build", params, {})

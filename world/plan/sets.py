@@ -82,6 +82,7 @@ def split_lists(config: WorldConfig) -> dict[str, str]:
     for name, split in _sis_names(config):
         lists[split].append(name)
     return {
-        f"sis/OpenEarthMap_wo_xBD/{split}.txt": "\n".join(sorted(names)) + "\n"
+        f"{folder}/OpenEarthMap_wo_xBD/{split}.txt": "\n".join(sorted(names)) + "\n"
+        for folder in ("sis", *(("sis-rgbn",) if config.infrared else ()))
         for split, names in lists.items()
     }

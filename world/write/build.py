@@ -11,19 +11,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.atomic import atomic_path, remove_stale, write_json, write_text
 from core.parallel import ordered_map
 from core.parts import make_parts
-from core.stage import Result, Stage
+from core.stage import Result, Stage, sha256_file
+from data.images.decode import decode_rgb
 from world.paint.scenes import SCENES
 from world.plan.config import WorldConfig
 from world.plan.corpus import Job, plan_corpus
 from world.plan.sets import Item, plan_sets, split_lists
-from world.write.draw import corpus_files, set_files
+from world.write.draw import corpus_files, has_infrared, infrared, set_files
+from world.write.encode import Pixels
 
+HELD = ".parts/"  # folder below the world of what is gone when it is finished
 PART = 50  # renderings in a part, the unit of work and of resuming
 Row = tuple[str, int, str]  # path below the world, bytes, hex SHA-256
 
@@ -36,29 +40,31 @@ def build(config: WorldConfig, stage: Stage) -> Result:
         remove_stale(folder)
     corpus, sets = plan_corpus(config), plan_sets(config)
     jobs: list[Job | Item] = [*corpus, *sets]
-    tasks = [jobs[i : i + PART] for i in range(0, len(jobs), PART)]
+    tasks = [(i // PART, jobs[i : i + PART]) for i in range(0, len(jobs), PART)]
 
     def make(left: list[int], tick: Callable[[int], object]) -> Iterator[tuple[int, list[Row]]]:
         draw = functools.partial(_draw, config=config)
         workers = min(config.workers, max(1, len(left)))
         made = ordered_map(draw, [tasks[index] for index in left], workers)
         for index, rows in zip(left, made, strict=True):
-            tick(len(tasks[index]))
+            tick(len(tasks[index][1]))
             yield index, rows
 
     parts = make_parts(
-        [len(task) for task in tasks],
+        [len(task) for _, task in tasks],
         finished=lambda index: _finished(out, index),
         make=make,
         write=lambda index, rows: _finish(out, index, rows),
         name="world",
         unit="tile",
     )
-    rows = [row for part in parts for row in part]
+    rows = [row for part in parts for row in part if not row[0].startswith(HELD)]
     for name, text in split_lists(config).items():
         write_text(out / name, text)
         rows.append(_row(name, text.encode()))
     _write_table(out / "truth.parquet", _truth(corpus))
+    quads = _write_quads(corpus, out, len(tasks), config.size) if config.infrared else []
+    rows += quads
     paths, sizes, digests = zip(*sorted(rows), strict=True)
     _write_table(out / "listing.parquet", {"path": paths, "bytes": sizes, "sha256": digests})
     kinds = Counter(item.kind for item in sets)
@@ -73,8 +79,9 @@ def build(config: WorldConfig, stage: Stage) -> Result:
             "duplicates": dict(sorted(duplicates.items())),
             **{kind: kinds[kind] for kind in ("reference", "sr", "sis")},
             "files": len(rows),
+            **({"quads": len(quads)} if quads else {}),
         },
-        ["truth.parquet", "listing.parquet"],
+        ["truth.parquet", "listing.parquet", *(["naip-truth.parquet"] if quads else [])],
         line=(
             f"{len(corpus):,} corpus files, {kinds['reference']:,} reference, "
             f"{kinds['sr']:,} SR and {kinds['sis']:,} SIS images"
@@ -84,20 +91,59 @@ def build(config: WorldConfig, stage: Stage) -> Result:
     return result
 
 
-def _draw(jobs: Sequence[Job | Item], config: WorldConfig) -> list[Row]:
-    """Draw and write the files of one part."""
+def _draw(task: tuple[int, Sequence[Job | Item]], config: WorldConfig) -> list[Row]:
+    """Draw and write the files of one part, and hold its tiles of four bands for the quads."""
+    part, jobs = task
     rows = []
+    four: list[Pixels] = []
     for job in jobs:
-        files = corpus_files(job, config) if isinstance(job, Job) else set_files(job, config.seed)
-        for name, data in files:
-            path = config.out / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # No fsync a file: the part's marker carries sizes, which are checked when resuming.
-            temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-            temporary.write_bytes(data)
-            temporary.replace(path)
-            rows.append(_row(name, data))
+        if isinstance(job, Job):
+            files = corpus_files(job, config)
+            if config.infrared and has_infrared(job):
+                four.append(np.dstack([decode_rgb(files[0][1]), infrared(job, config)]))
+        else:
+            wanted = config.infrared and job.kind != "reference"
+            files = set_files(job, config.seed, infrared=wanted)
+        rows += [_write(config.out, name, data) for name, data in files]
+    if four:
+        rows.append(_write(config.out, _held(part), np.stack(four).tobytes()))
     return rows
+
+
+def _write(out: Path, name: str, data: bytes) -> Row:
+    path = out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No fsync a file: the part's marker carries sizes, which are checked when resuming.
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return _row(name, data)
+
+
+def _held(part: int) -> str:
+    """Name of the file of a part's tiles of four bands, which the quads are then made of."""
+    return f"{HELD}part-{part:05d}.rgbn"
+
+
+def _write_quads(corpus: Sequence[Job], out: Path, parts: int, side: int) -> list[Row]:
+    """Lay the tiles of four bands side by side in quarter quads, and write which is which."""
+    from world.write.naip import write_world  # rasterio takes longer than all else here
+
+    jobs = [job for job in corpus if has_infrared(job)]
+    if not jobs:
+        return []
+    held = [path for part in range(parts) if (path := out / _held(part)).is_file()]
+
+    def tiles() -> Iterator[Pixels]:
+        for path in held:
+            yield from np.fromfile(path, np.uint8).reshape(-1, side, side, 4)
+
+    files, keys = write_world(out / "naip", len(jobs), tiles())
+    truth = {"key": keys, "scene": [job.scene for job in jobs], "tile": [job.key for job in jobs]}
+    _write_table(out / "naip-truth.parquet", truth)
+    return [
+        (path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in files
+    ]
 
 
 def _row(name: str, data: bytes) -> Row:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from data.images.chips import chip_to_file, encode_chip
+from data.images.decode import decode_grey
 from world.paint.tiles import generator, render
 from world.plan.config import WorldConfig
 from world.plan.corpus import Job
@@ -16,7 +19,9 @@ from world.plan.sets import Item
 from world.write.encode import Pixels, geotiff, jpeg, png
 
 METRES = 0.5  # nominal ground sampling distance written into the GeoTIFFs
+UTM = "EPSG:32632"  # their coordinate system
 File = tuple[str, bytes]  # path below the world, content
+_render = functools.lru_cache(maxsize=1)(render)  # of one tile first the file, then the infrared
 
 
 def corpus_files(job: Job, config: WorldConfig) -> list[File]:
@@ -28,13 +33,13 @@ def corpus_files(job: Job, config: WorldConfig) -> list[File]:
         return [(path, _encode(blank(rng, size), job.quality))]
     if job.fault == "noise":
         return [(path, _encode(sensor_noise(rng, size), job.quality))]
-    tile = render(job.scene or "forest", config.seed, job.index, size)
+    tile = _render(job.scene or "forest", config.seed, job.index, size)
     if kind != job.fault:
         return [(path, broken(kind, tile.rgb))]
     if job.fault == "nodata":
         return [(path, _encode(nodata(rng, tile.rgb), job.quality))]
     if job.duplicate_kind not in ("", "exact"):
-        return [(path, near_duplicate(rng, tile.rgb, job.duplicate_kind))]
+        return [(path, jpeg(*near_duplicate(rng, tile.rgb, job.duplicate_kind)))]
     files = [(path, _encode(tile.rgb, job.quality))]
     if config.write_truth_rasters and not job.duplicate_kind:
         files.append((f"truth/{job.key}.mask.png", png(tile.mask)))
@@ -42,23 +47,56 @@ def corpus_files(job: Job, config: WorldConfig) -> list[File]:
     return files
 
 
+def has_infrared(job: Job) -> bool:
+    """Whether a file of the corpus is a whole tile, so that it has a near infrared."""
+    return not job.fault.startswith("broken:")
+
+
+def infrared(job: Job, config: WorldConfig) -> Pixels:
+    """The near infrared of a file of the corpus that has one, uint8 size x size.
+
+    What was done to the colours is done to it too: it is cut off, shifted, brightened, compressed.
+    """
+    rng = generator(config.seed, job.place, "fault")
+    if job.fault == "blank":  # a fill value is that of all bands
+        return blank(rng, config.size)[..., 0].copy()
+    if job.fault == "noise":
+        return sensor_noise(generator(config.seed, job.place, "infrared"), config.size)[..., 0]
+    nir = _render(job.scene, config.seed, job.index, config.size).nir
+    if job.fault == "nodata":
+        return nodata(rng, nir)
+    if job.duplicate_kind in ("", "exact"):
+        return nir
+    return decode_grey(jpeg(*near_duplicate(rng, nir, job.duplicate_kind)))
+
+
 def _encode(pixels: Pixels, quality: int) -> bytes:
     return jpeg(pixels, quality) if quality else png(pixels)
 
 
-def set_files(item: Item, seed: int) -> list[File]:
-    """The files of one item of the sets beside the corpus."""
+def set_files(item: Item, seed: int, *, infrared: bool = False) -> list[File]:
+    """The files of one item of the sets beside the corpus, with `infrared` those of four bands."""
     tile = render(item.scene, seed, item.index, item.size, stream=item.kind, epoch=item.epoch)
     if item.kind == "reference":
         return [(item.paths[0], jpeg(tile.rgb, 90 + item.index % 6))]
+    west, north, side = 500_000.0 + item.index * item.size * METRES, 5_500_000.0, item.size * METRES
     if item.kind == "sr":
-        return [(item.paths[0], png(tile.rgb))]
-    corner = 500_000.0 + item.index * item.size * METRES, 5_500_000.0
-    bands = (tile.rgb, tile.mask)
-    return [
-        (path, geotiff(pixels, METRES, *corner))
-        for path, pixels in zip(item.paths, bands, strict=False)
-    ]
+        files = [(item.paths[0], png(tile.rgb))]
+    else:
+        bands = (tile.rgb, tile.mask)
+        files = [
+            (path, geotiff(pixels, METRES, west, north))
+            for path, pixels in zip(item.paths, bands, strict=False)
+        ]
+    if infrared:
+        kind = f"{item.kind}-rgbn/"
+        first, *masks = (path.replace(f"{item.kind}/", kind, 1) for path in item.paths)
+        four = encode_chip(np.dstack([tile.rgb, tile.nir]))
+        extent = (west, north - side, west + side, north)
+        files.append((first.removesuffix(".png").removesuffix(".tif") + ".tif",
+                      chip_to_file(four, UTM, extent)))  # fmt: skip
+        files += [(path, data) for path, (_, data) in zip(masks, files[1:], strict=False)]
+    return files
 
 
 def blank(rng: np.random.Generator, size: int) -> Pixels:
@@ -86,21 +124,22 @@ def nodata(rng: np.random.Generator, pixels: Pixels) -> Pixels:
     return out
 
 
-def near_duplicate(rng: np.random.Generator, pixels: Pixels, kind: str) -> bytes:
-    """Encode a tile again, a little changed: `kind` is one of NEAR."""
+def near_duplicate(rng: np.random.Generator, pixels: Pixels, kind: str) -> tuple[Pixels, int]:
+    """A tile a little changed, and the JPEG quality to save it in: `kind` is one of NEAR."""
     quality = int(rng.integers(55, 85))
     if kind == "shift":
         size = pixels.shape[0]
         reach = max(1, size // 32)
         dy, dx = (int(v) for v in rng.choice([-reach, reach], 2))
-        padded = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+        wider = [(reach, reach), (reach, reach), (0, 0)][: pixels.ndim]
+        padded = np.pad(pixels, wider, mode="reflect")
         pixels = padded[reach + dy : reach + dy + size, reach + dx : reach + dx + size]
         quality = 90
     elif kind == "brightness":
         factor = rng.uniform(0.82, 0.93) if rng.random() < 0.5 else rng.uniform(1.07, 1.18)
         pixels = np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
         quality = 90
-    return jpeg(np.ascontiguousarray(pixels), quality)
+    return np.ascontiguousarray(pixels), quality
 
 
 def broken(kind: str, pixels: Pixels) -> bytes:

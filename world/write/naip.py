@@ -1,16 +1,18 @@
 """Write a miniature world as NAIP comes: quarter quads of four bands with collars and odd edges.
 
-Tiles with all four bands (what is broken, blank or a copy has no near infrared) are laid side by
-side in rasters of ACROSS columns. A raster ends in a strip that is no whole tile, as a real one is
-no multiple of any chip, and cells left over at its end have no data. Cut in chips of a tile's
-size, a raster gives the tiles back.
+Tiles with all four bands are laid side by side in rasters. `world.convert --form naip` takes those
+with a near-infrared truth (nothing blank, cut off or copied), ACROSS in a row; `world.build
+--infrared` takes all but broken files, in about QUADS rasters that are nearly square. A raster
+ends in a strip that is no whole tile, as a real one is no multiple of any chip, and cells left
+over at its end have no data. Cut in chips of a tile's size, a raster gives the tiles back.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from data.images.decode import decode_grey, decode_rgb
 from world.write.encode import Pixels
 
 ACROSS = 8  # tiles in a row of a raster
+QUADS, SIDE = 5, 6_000  # rasters of a world, unless one's side would be longer (pixels)
 EDGE = 0.3  # of a tile: the strip at the right and lower edge
 QUARTERS = ("ne", "nw", "se", "sw")
 CRS = "EPSG:26914"  # UTM zone 14 N on NAD83
@@ -77,14 +80,39 @@ def name_of(index: int) -> str:
     return f"m_{quad}_{QUARTERS[index % len(QUARTERS)]}_14_1_{day:%Y%m%d}.tif"
 
 
-def write_quad(out: Path, index: int, tiles: list[Pixels]) -> Path:
+def write_world(out: Path, count: int, tiles: Iterator[Pixels]) -> tuple[list[Path], list[str]]:
+    """Write all tiles of a world as a handful of quarter quads, nearly square.
+
+    Args:
+        out: output folder.
+        count: how many tiles there are, at least 1.
+        tiles: uint8 size x size x 4, of one size.
+
+    Returns:
+        the files, and the key of each tile's chip in `usa1m:OUT?chip=SIZE`.
+    """
+    first = next(tiles)
+    size = first.shape[0]
+    across = min(math.isqrt(-(-count // QUADS) - 1) + 1, max(1, SIDE // size))
+    tiles = itertools.chain([first], tiles)
+    files: list[Path] = []
+    keys: list[str] = []
+    while held := list(itertools.islice(tiles, across * across)):
+        files.append(write_quad(out, len(files), held, across))
+        for i in range(len(held)):
+            y, x = (n * size for n in divmod(i, across))
+            keys.append(f"{files[-1].name}#{x},{y},{size}x{size}")
+    return files, keys
+
+
+def write_quad(out: Path, index: int, tiles: Sequence[Pixels], across: int = ACROSS) -> Path:
     """Write one raster of tiles, uint8 size x size x 4, under the name of its index."""
     size = tiles[0].shape[0]
-    rows, strip = -(-len(tiles) // ACROSS), round(EDGE * size)
-    across = min(ACROSS, len(tiles))
-    pixels = np.zeros((rows * size + strip, across * size + strip, 4), dtype=np.uint8)
+    rows, strip = -(-len(tiles) // across), round(EDGE * size)
+    columns = min(across, len(tiles))
+    pixels = np.zeros((rows * size + strip, columns * size + strip, 4), dtype=np.uint8)
     for i, tile in enumerate(tiles):
-        y, x = (n * size for n in divmod(i, ACROSS))
+        y, x = (n * size for n in divmod(i, across))
         pixels[y : y + size, x : x + size] = tile
     height, width = pixels.shape[:2]
     transform = from_origin(WEST + index * 8_000.0, NORTH, 1.0, 1.0)
