@@ -74,7 +74,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _rows(holdouts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    there = [name for name in HOLDOUTS if name in holdouts]
+    there: list[str] = [name for name in HOLDOUTS if name in holdouts]
     quality = {name: holdouts[name]["quality"] for name in there}
 
     def row(what: str, better: str, values: Mapping[str, float], scale: float = 1.0) -> Any:
