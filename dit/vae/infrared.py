@@ -22,9 +22,10 @@ import numpy as np
 
 from core.atomic import write_json
 from core.errors import UserError
+from dit.vae.autoencoder import Vae
 
 if TYPE_CHECKING:
-    from dit.vae.autoencoder import Vae
+    import torch
 
 FILE = "infrared.json"
 Form = Literal["quadratic", "linear", "mean"]
@@ -200,6 +201,60 @@ def split_rgb(vae: Vae, model: InfraredModel) -> Vae:
         last.out_channels = 3
     network.register_to_config(in_channels=3, out_channels=3)
     return dataclasses.replace(vae, in_channels=3, model=network)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilledVae(Vae):
+    """A VAE of four bands that encodes images of three: near infrared is filled in by a model.
+
+    It decodes four bands. See `fill_bands`.
+    """
+
+    infrared: InfraredModel
+    form: Form
+
+    def encode(
+        self, images: torch.Tensor, batch_size: int = 32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As Vae.encode, of float N x 3 x H x W in [-1, 1]; what is predicted is limited to it."""
+        import torch
+
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected N x 3 x H x W, got {tuple(images.shape)}")
+        means, stds = [], []
+        for part in images.split(batch_size):
+            part = part.to(self.model.device)
+            both = torch.cat([part, self._infrared(part)], dim=1)
+            mean, std = super().encode(both, batch_size)
+            means.append(mean)
+            stds.append(std)
+        return torch.cat(means), torch.cat(stds)
+
+    def _infrared(self, images: torch.Tensor) -> torch.Tensor:
+        """N x 1 x H x W. On the device: a training step asks for millions of pixels."""
+        import torch
+
+        if self.form == "mean":
+            return torch.full_like(images[:, :1], self.infrared.mean / 127.5 - 1)
+        r, g, b = images.split(1, dim=1)
+        terms = [torch.ones_like(r), r, g, b]
+        if self.form == "quadratic":
+            terms += [r * r, g * g, b * b, r * g, r * b, g * b]
+        weights = getattr(self.infrared, self.form)
+        found = sum(w * term for w, term in zip(weights, terms, strict=True))
+        assert isinstance(found, torch.Tensor)
+        return found.clamp(-1, 1)
+
+
+def fill_bands(vae: Vae, model: InfraredModel, form: Form) -> FilledVae:
+    """`vae`, of four bands, for images of three: `model` gives near infrared in the form stated.
+
+    Fingerprint and scale are those of `vae`. Raises ValueError for a VAE of other bands.
+    """
+    if vae.in_channels != 4:
+        raise ValueError(f"{vae.folder}: {vae.in_channels} bands, expected four")
+    own = {field.name: getattr(vae, field.name) for field in dataclasses.fields(Vae)}
+    return FilledVae(**own, infrared=model, form=form)
 
 
 def _terms(rgb: np.ndarray, count: int) -> np.ndarray:

@@ -36,6 +36,7 @@ from dit.training.checkpoint import (
 from dit.training.config import BelowOne, TrainConfig
 from dit.training.stage import TrainingStage
 from dit.vae.autoencoder import SD_VAE, VaeInfo, describe_vae
+from downstream.tasks.bands import Way, record_of, way_of, with_chips
 
 TaskName = Literal["sr", "sis"]
 Dates = Literal["both", "first"]
@@ -111,6 +112,10 @@ class DownstreamConfig(TrainConfig):
     are left out."""
     palette: str = "auto"
     """sis: colours of the masks: auto, openearthmap, dubai, second, or a YAML file."""
+    bands: Way = "auto"
+    """A DiT of four bands: native: the data have near infrared; predicted: RGB data, near infrared
+    predicted from the colours; filled: its mean; split: the VAE's RGB part split off, RGB drawn.
+    auto: native where the data have four bands, else predicted. Of three bands: auto alone."""
     condition_dropout: BelowOne = 0.0
     """Chance that a sample sees a learned null condition instead of its own, for
     classifier-free guidance (downstream.evaluate --guidance); 0: never (the paper names none)."""
@@ -142,8 +147,8 @@ class DownstreamConfig(TrainConfig):
                 f"--init {self.init}: a file; give a run of dit.train (dit.train --init FILE makes "
                 "one of a file in the published format)"
             )
-        listing = open_listing(self.task, self.data, self.dates, self.validation)
         info = describe_vae(self.vae)
+        listing, bands = self.listed(info)
         checkpoint = resolve(self.init)
         inputs = {
             "init": fingerprint(checkpoint),
@@ -169,7 +174,23 @@ class DownstreamConfig(TrainConfig):
             inputs["palette"] = digest_of(load_palette(self.palette).describe())
         hints = {"init": trained_on(checkpoint)}
         params = _as_before(science(self), {"condition_dropout": 0.0, "validation": 0.0})
+        del params["bands"]
+        if bands is not None:
+            params["bands"] = bands["way"]
+            if bands["infrared"] is not None:
+                inputs["infrared"] = digest_of(bands["infrared"])
         return TrainingStage(self.out, "downstream.train", params, inputs, hints=hints)
+
+    def listed(self, info: VaeInfo) -> tuple[Listing, dict[str, Any] | None]:
+        """The data set as this run has it, and the record of its way with four bands (None: a VAE
+        of three). Raises UserError for a way that the VAE does not have."""
+        listing = open_listing(self.task, self.data, self.dates, self.validation)
+        way = way_of(self.bands, info, listing, self.vae)
+        if way is None:
+            return listing, None
+        if way == "native" and self.task == "sr":
+            listing = with_chips(listing, self.hr_size)
+        return listing, record_of(way, info)
 
 
 @settings
@@ -249,6 +270,8 @@ class EvaluateConfig:
         if self.crops != "whole":
             unused["overlap"] = self.overlap
         params = _as_before(science(self), unused) | {"task": task, "split": split}
+        if "bands" in state["downstream"]:
+            params["bands"] = state["downstream"]["bands"]["way"]
         hints = {"run": trained_on(newest)}
         return Stage(self.out, "downstream.evaluate", params, inputs, hints=hints)
 
@@ -348,13 +371,14 @@ class SegmenterConfig:
 def listing_of(settings: dict[str, Any], root: Path) -> Listing:
     """The data set as a run has it, from its checkpoints' state["downstream"]."""
     dates, validation = settings.get("dates", "both"), settings.get("validation", 0.0)
-    return open_listing(settings["task"], root, dates, validation)
+    listing = open_listing(settings["task"], root, dates, validation)
+    if settings["task"] == "sr" and settings.get("bands", {}).get("way") == "native":
+        return with_chips(listing, settings["hr_size"])
+    return listing
 
 
 def _check_vae(vae: VaeInfo, latent: dict[str, Any], given: str, model: Path) -> None:
     """Refuse a VAE other than the one whose latents (state["latent"]) `model` was trained on."""
-    if vae.in_channels != 3:
-        raise UserError(f"--vae {given}: takes {vae.in_channels} bands; SR and SIS images are RGB")
     if vae.fingerprint != latent["vae_fingerprint"]:
         raise UserError(
             f"--vae {given} is not the VAE that {model} was trained with "

@@ -8,11 +8,9 @@ disk when needed otherwise; results are the same.
 from __future__ import annotations
 
 import dataclasses
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,25 +18,15 @@ from PIL import Image
 
 from core.errors import UserError
 from core.progress import progress
-from data.images.decode import Reject, decode_rgb
+from data.images.decode import Reject
 from data.pairs.listing import Item, Report
 from data.pairs.palettes import PALETTES, Palette, census, decode_mask, detect, ids_in_channels
+from downstream.tasks.bands import Unusable, Wanted, file_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Pair = tuple[np.ndarray, np.ndarray]
-
-
-class Unusable(Exception):
-    """This pair cannot be used, although both files may decode.
-
-    Attributes: reason, a few words to count by; detail, one line.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +39,7 @@ class Crop:
 
 
 class PairDataset(ABC):
-    """The pairs of one split: an image uint8 HxWx3 and its companion, by dataset index.
+    """The pairs of one split: an image uint8 HxWx3 (or 4) and its companion, by index.
 
     The companion is what a condition is made of: the low-resolution image (SR) or the class ids
     (SIS). A subclass sets what its `prepare` needs before it calls this constructor.
@@ -63,6 +51,7 @@ class PairDataset(ABC):
         cache: bytes of pairs kept in memory; above it none is kept.
         workers: threads that read.
         quiet: no progress bar.
+        bands: which bands of an image, see downstream.tasks.bands.read_bands.
 
     Attributes: items, of what can be used; sizes, (height, width) of each; bytes, of all pairs.
 
@@ -78,8 +67,9 @@ class PairDataset(ABC):
         cache: int,
         workers: int,
         quiet: bool = False,
+        bands: Wanted = "rgb",
     ) -> None:
-        self.image_size, self._workers = image_size, workers
+        self.image_size, self._workers, self.bands = image_size, workers, bands
         self.items: list[Item] = []
         self.sizes: list[tuple[int, int]] = []
         self.bytes = 0
@@ -196,17 +186,32 @@ def fixed_crops(sizes: Sequence[tuple[int, int]], size: int, grid: bool) -> list
 def scaled(image: np.ndarray, side: int) -> np.ndarray:
     """Bring the shorter side to `side`: box-halved while at least twice that, then bicubic.
 
-    uint8 HxWx3 to uint8 hxwx3. All of the image is kept (no crop).
+    uint8 HxWx3 (or 4) to hxwx3 (4). All of the image is kept (no crop).
     """
     height, width = image.shape[:2]
     if min(height, width) == side:
         return image
     target = scaled_size(width, height, side)
-    picture = Image.fromarray(image)
     while min(width, height) >= 2 * side:
         width, height = width // 2, height // 2
-        picture = picture.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(picture.resize(target, Image.Resampling.BICUBIC))
+        image = resized(image, (width, height), Image.Resampling.BOX)
+    return resized(image, target)
+
+
+def resized(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    how: Image.Resampling = Image.Resampling.BICUBIC,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """`pixels` (their `box`, or all) as (width, height); uint8 H x W x 3 or 4 stays that.
+
+    Each of four bands alone: Pillow would take the fourth for alpha, and weight colours by it.
+    """
+    if pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size, how, box=box))
+    bands = (Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, -1, 0))
+    return np.stack([np.asarray(band.resize(size, how, box=box)) for band in bands], axis=-1)
 
 
 def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
@@ -229,25 +234,13 @@ def parallel(function: Callable[[T], R], values: Sequence[T], workers: int) -> I
             yield from pool.map(function, values[start : start + step])
 
 
-def read_image(item: Item) -> np.ndarray:
-    """An item's pixels, uint8 HxWx3. Raises Reject."""
-    return decode_rgb(_read(item.image), item.image.name)
-
-
 def read_mask(item: Item) -> np.ndarray:
     """An item's mask as it is stored: ids HxW or colours HxWx3, uint8. Raises Unusable."""
     assert item.mask is not None
     try:
-        return decode_mask(_read(item.mask), item.mask.name)
+        return decode_mask(file_bytes(item.mask), item.mask.name)
     except Reject as reject:
         raise Unusable(f"mask {reject.reason}", reject.detail) from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Reject("unreadable", os.strerror(error.errno or 0)) from None
 
 
 def choose_palette(

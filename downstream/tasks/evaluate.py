@@ -21,11 +21,20 @@ from dit.diffusion.samplers import guided, sample_latents
 from dit.model.device import pick_device
 from dit.training.checkpoint import fingerprint, load_model, read_state, resolve
 from dit.vae.autoencoder import Vae, load_vae
+from downstream.tasks.bands import line_of, told, vae_for
 from downstream.tasks.choose import choose, slot_of
 from downstream.tasks.config import EvaluateConfig, listing_of
 from downstream.tasks.dataset import Crop, PairDataset, cut_out, fixed_crops
 from downstream.tasks.judge import ADHERENCE, measure_adherence
-from downstream.tasks.pictures import load_png, padded, rows_of, save_png
+from downstream.tasks.pictures import (
+    BESIDE,
+    files_of,
+    load_png,
+    padded,
+    rows_of,
+    save_bands,
+    save_png,
+)
 from downstream.tasks.source import open_pairs
 from downstream.tasks.windows import Windows, decode_windows, windowed
 
@@ -44,8 +53,11 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         discard_damaged(stage)
     task, split = stage.params["task"], stage.params["split"]
     settings = read_state(resolve(config.run))["downstream"]
+    bands = settings.get("bands")
     listing = listing_of(settings, config.data)
-    vae = load_vae(config.vae, pick_device(config.device))
+    vae = vae_for(load_vae(config.vae, pick_device(config.device)), bands)
+    if bands is not None:
+        print(f"[{stage.name}] {line_of(bands)}")
     reading = {"cache": int(config.cache_gib * 2**30), "workers": config.workers}
     run, choice = config.run, None
     if config.checkpoint != "last":
@@ -78,8 +90,9 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         crops = [Crop(index, 0, 0) for index in range(len(pairs))]
     bare, crops = file_names(pairs.keys), crops[: config.limit or None]
     names = [bare[c.index] + (f"_{c.top}_{c.left}" * (config.crops == "grid")) for c in crops]
+    four = vae.in_channels == 4  # what is drawn has near infrared
     if group.main:
-        _tidy(config.out, names)
+        _tidy(config.out, names, four)
     group.wait()
 
     painter = _Painter(config, conditioned(model, config.guidance), pairs, vae)
@@ -91,8 +104,12 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
     def paths(index: int) -> list[list[Path]]:  # as in FOLDERS
         return [[config.out / f / f"{n}.png" for n in names[batches[index]]] for f in FOLDERS]
 
+    def beside(index: int) -> list[list[Path]]:
+        return [files_of(config.out, n) for n in names[batches[index]]] if four else []
+
     def finished(index: int) -> bool | None:
-        return all(path.exists() for places in paths(index) for path in places) or None
+        places = [*paths(index), *beside(index)]
+        return all(path.exists() for place in places for path in place) or None
 
     def make(left: list[int], tick: Tick) -> Iterator[tuple[int, Pictures]]:
         for index in left:
@@ -103,7 +120,9 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
     def write(index: int, drawn: Pictures) -> bool:
         for places, pictures in zip(paths(index), drawn, strict=True):
             for path, picture in zip(places, pictures, strict=True):
-                save_png(path, picture)
+                save_png(path, picture[..., :3])
+        for files, picture in zip(beside(index), drawn[1], strict=False):
+            save_bands(files, picture)
         return True
 
     make_parts(
@@ -124,11 +143,16 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         "images": len(pairs),
         "step": state["step"],
         "image_size": pairs.image_size,
-        "settings": {name: value for name, value in settings.items() if name != "task"},
+        "settings": {n: value for n, value in settings.items() if n not in ("task", "bands")},
         "data": listing.summary(),
     }
     outputs = [*(f"{folder}/{name}.png" for folder in FOLDERS for name in names), "grid.png"]
+    if four:
+        files = (path for name in names for path in files_of(config.out, name))
+        outputs += [path.relative_to(config.out).as_posix() for path in files]
     line = f"{task}: {len(names):,} images of {split}"
+    if bands is not None:
+        summary["bands"] = told(bands)
     if choice is not None:
         summary["checkpoint"] = {"rule": config.checkpoint, **choice}
     if config.segmenter is not None:
@@ -157,11 +181,9 @@ def conditioned(model: torch.nn.Module, guidance: float) -> Model:
 
 
 class _Painter:
-    """Draws (conditions, generated images, targets), each a uint8 picture of a crop."""
+    """Draws (conditions, generated images, targets), each uint8, of 3 bands or 4, of a crop."""
 
-    def __init__(
-        self, config: EvaluateConfig, model: Model, pairs: PairDataset, vae: Vae
-    ) -> None:
+    def __init__(self, config: EvaluateConfig, model: Model, pairs: PairDataset, vae: Vae) -> None:
         self.config, self.model, self.pairs, self.vae = config, model, pairs, vae
 
     def _sample(
@@ -221,12 +243,12 @@ def _grid(out: Path, names: Sequence[str], side: int) -> np.ndarray:
     )
 
 
-def _tidy(out: Path, names: Sequence[str]) -> None:
+def _tidy(out: Path, names: Sequence[str], four: bool) -> None:
     """The folders, without what this evaluation will not write."""
     former = out / "reference"  # what version 0.1 called target/
     if former.is_dir() and not (out / "target").exists():
         former.rename(out / "target")
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, *(BESIDE if four else ())):
         (out / folder).mkdir(exist_ok=True)
         _remove_others(out / folder, names)
 

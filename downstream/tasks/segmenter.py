@@ -108,8 +108,9 @@ def train_segmenter(config: SegmenterConfig, stage: Stage) -> Result:
         "palette": palette.describe(),
     }
     reading = {"cache": int(config.cache_gib * 2**30), "workers": config.workers}
-    pairs = open_pairs(listing, "train", settings, **reading)
-    held_out = open_pairs(listing, "val", settings, **reading)
+    # Of four bands the colours: it judges pictures.
+    pairs = open_pairs(listing, "train", settings, bands="colours", **reading)
+    held_out = open_pairs(listing, "val", settings, bands="colours", **reading)
     for line in listing.report.lines():
         print(f"[{stage.name}] {line}")
     stage.open()

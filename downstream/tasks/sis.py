@@ -16,13 +16,12 @@ from data.pairs.listing import Item, Report
 from data.pairs.palettes import Palette
 from dit.vae.autoencoder import Vae
 from downstream.conditioning.model import MASK_CHANNELS
+from downstream.tasks.bands import Unusable, read_bands
 from downstream.tasks.dataset import (
     Crop,
     Pair,
     PairDataset,
-    Unusable,
     cut_out,
-    read_image,
     read_mask,
     scaled,
     scaled_size,
@@ -85,7 +84,7 @@ class SisPairs(PairDataset):
         )
 
     def prepare(self, item: Item) -> Pair:
-        image, mask = read_image(item), read_mask(item)
+        image, mask = read_bands(item, self.bands), read_mask(item)
         if min(image.shape[:2]) < self.tile_size:
             raise Reject("too-small", f"shorter side below --tile-size {self.tile_size}")
         if image.shape[:2] != mask.shape[:2]:

@@ -12,6 +12,7 @@ from data.pairs.listing import Listing
 from data.pairs.palettes import from_dict
 from dit.training.order import BatchPlan, Stream
 from dit.vae.autoencoder import Vae, to_unit
+from downstream.tasks.bands import wanted
 from downstream.tasks.dataset import PairDataset, random_crops
 from downstream.tasks.sis import SisPairs
 from downstream.tasks.sr import SrPairs
@@ -23,11 +24,13 @@ def open_pairs(
     """Read a split's images into memory and pair them.
 
     Args:
-        settings: "task" and "image_size"; for sr "hr_size" and "factor"; for sis "tile_size" and
+        settings: "bands" of a four-band VAE (downstream.tasks.bands.record_of); "task" and
+            "image_size"; for sr "hr_size" and "factor"; for sis "tile_size" and
             "palette" (a palette's JSON form). A checkpoint has them as state["downstream"].
         reading: cache (bytes), workers (threads), quiet; see PairDataset.
     """
     items, size = listing.items(split), settings["image_size"]
+    reading = {"bands": wanted(settings.get("bands")), **reading}
     if settings["task"] == "sr":
         return SrPairs(
             items,
@@ -72,7 +75,7 @@ class DownstreamSource:
         }
 
     def pixels(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
-        """The plan's crops, mirrored: images [b, S, S, 3], companions [b, S, S, ...], uint8."""
+        """The plan's crops, mirrored: images [b, S, S, bands], companions [b, S, S, ...], uint8."""
         return planned_pixels(self.pairs, plan)
 
     def load(self, plan: BatchPlan) -> dict[str, torch.Tensor]:
@@ -93,7 +96,7 @@ class DownstreamSource:
 
 
 def planned_pixels(pairs: PairDataset, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
-    """The plan's crops, mirrored: images [b, S, S, 3], companions [b, S, S, ...], uint8."""
+    """The plan's crops, mirrored: images [b, S, S, bands], companions [b, S, S, ...], uint8."""
     crops = random_crops(pairs.sizes, plan.indices, plan.uniforms, pairs.image_size)
     images, companions = pairs.crops(crops)
     images[plan.flips] = images[plan.flips, :, ::-1]

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from core.errors import UserError
 from data.images.decode import Reject
 from data.pairs.listing import Item, Report
 from dit.vae.autoencoder import Vae, to_unit
-from downstream.tasks.dataset import Crop, Pair, PairDataset, read_image, scaled
+from downstream.tasks.bands import read_bands
+from downstream.tasks.dataset import Crop, Pair, PairDataset, resized, scaled
 
 
 def degrade(image: np.ndarray, factor: int) -> np.ndarray:
-    """The low-resolution image: antialiased bicubic to 1/factor. uint8 HxWx3 to H/f x W/f x 3.
+    """The low-resolution image: antialiased bicubic to 1/factor. uint8 HxWx3 (or 4) to H/f x W/f.
 
     Raises ValueError when a side is no multiple of the factor.
     """
@@ -29,7 +29,7 @@ def degrade(image: np.ndarray, factor: int) -> np.ndarray:
     if height % factor or width % factor:
         raise ValueError(f"{width} x {height} pixels is no multiple of the factor {factor}")
     size = (width // factor, height // factor)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return resized(image, size)
 
 
 def restore(
@@ -37,12 +37,11 @@ def restore(
 ) -> np.ndarray:
     """A rectangle (a square by default) of the bicubically enlarged low-resolution image.
 
-    uint8 height x width x 3; the same pixels as enlarging all of it and cutting them out.
+    uint8 height x width x bands; the same pixels as enlarging all of it and cutting them out.
     """
     width = width or height
     box = (left / factor, top / factor, (left + width) / factor, (top + height) / factor)
-    picture = Image.fromarray(low).resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(picture)
+    return resized(low, (width, height), box=box)
 
 
 class SrPairs(PairDataset):
@@ -75,7 +74,7 @@ class SrPairs(PairDataset):
         super().__init__(items, report, image_size=image_size, **reading)
 
     def prepare(self, item: Item) -> Pair:
-        image = read_image(item)
+        image = read_bands(item, self.bands)
         if min(image.shape[:2]) < self.hr_size:
             raise Reject("too-small", f"shorter side below --hr-size {self.hr_size}")
         image = scaled(image, self.hr_size)
@@ -99,5 +98,5 @@ class SrPairs(PairDataset):
         return {"kind": "latent", "channels": vae.latent_channels}
 
     def picture(self, companions: np.ndarray) -> np.ndarray:
-        """The enlarged low-resolution image itself."""
-        return companions
+        """The enlarged low-resolution image itself, its colours."""
+        return companions[..., :3]

@@ -17,9 +17,10 @@ from dit.diffusion.samplers import sample_latents
 from dit.model.transformer import DiT
 from dit.training import loop
 from dit.training.checkpoint import load_model
-from dit.vae.autoencoder import load_vae
+from dit.vae.autoencoder import describe_vae, load_vae
 from downstream.conditioning.model import extend
-from downstream.tasks.config import DownstreamConfig, open_listing
+from downstream.tasks.bands import line_of, vae_for
+from downstream.tasks.config import DownstreamConfig
 from downstream.tasks.dataset import choose_palette, fixed_crops
 from downstream.tasks.pictures import rows_of, save_png
 from downstream.tasks.source import DownstreamSource, open_pairs
@@ -37,7 +38,7 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
     base, state = load_model(config.init, config.init_weights)
     if not isinstance(base, DiT):
         raise UserError(f"--init {config.init}: holds a {state['model']['class']}, expected a DiT")
-    listing = open_listing(config.task, config.data, config.dates, config.validation)
+    listing, bands = config.listed(describe_vae(config.vae))
     quiet = not process_group().main
     settings: dict[str, Any] = {"task": config.task, "image_size": config.image_size}
     if config.task == "sr":
@@ -53,10 +54,11 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
         settings |= {"tile_size": config.tile_size, "palette": palette.describe()}
     if config.validation:
         settings["validation"] = config.validation
+    if bands is not None:
+        settings["bands"] = bands
+        print(f"[{stage.name}] {line_of(bands)}")
     cache = int(config.cache_gib * 2**30)
-    pairs = open_pairs(
-        listing, "train", settings, cache=cache, workers=config.workers, quiet=quiet
-    )
+    pairs = open_pairs(listing, "train", settings, cache=cache, workers=config.workers, quiet=quiet)
     where = "in memory" if pairs.resident else "read from disk at every step"
     for line in listing.report.lines():
         print(f"[{stage.name}] {line}")
@@ -68,7 +70,7 @@ def train(config: DownstreamConfig, stage: Stage) -> Result:
 
     # The launcher says CPU through the environment; the trainer will look there too.
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
-    vae = load_vae(config.vae, device)
+    vae = vae_for(load_vae(config.vae, device), bands)
     condition = pairs.describe_condition(vae)
     if config.condition_dropout:
         condition["null"] = True
@@ -108,7 +110,8 @@ def _sample_hook(config: DownstreamConfig, source: DownstreamSource) -> loop.Sam
         path = config.out / "samples" / f"step-{step:07d}.png"
         if not process_group().main:
             return path  # of sharded weights all processes draw the same, and the first writes
-        rows = rows_of(list(pairs.picture(companions)), list(vae.decode(latents)), list(images))
+        drawn = vae.decode(latents)[..., :3]
+        rows = rows_of(list(pairs.picture(companions)), list(drawn), list(images[..., :3]))
         return save_png(path, rows)
 
     return draw

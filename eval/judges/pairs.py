@@ -51,7 +51,8 @@ def judge_pairs(
 
     Returns {"task", "extractor", "distance", "perceptual", "psnr", "ssim", "checkpoint_rule",
     "sampling" (with the rule, too)}; for super-resolution "bicubic" with the four comparisons of
-    its own; where a segmenter was given to downstream.evaluate, "adherence". Images may be of
+    its own; where a segmenter was given to downstream.evaluate, "adherence"; of a model of four
+    bands "bands", its way. Images may be of
     several sizes. Features are kept in config.cache_folder(). The processes of a launch share the
     work; all but the main one end here (DoneElsewhere).
     Raises UserError for images that are missing, broken, or too small for SSIM.
@@ -112,6 +113,8 @@ def judge_pairs(
         result["bicubic"] = compared("bicubic")
     if ADHERENCE in manifest["files"]:
         result["adherence"] = json.loads((folder / ADHERENCE).read_text(encoding="utf-8"))
+    if "bands" in manifest["summary"]:  # of a model of four bands: the way of downstream.train
+        result["bands"] = manifest["summary"]["bands"]
     result["checkpoint_rule"] = manifest["params"].get("checkpoint", "last")
     result["sampling"] = manifest["params"] | {"checkpoint_rule": result["checkpoint_rule"]}
     return result
