@@ -16,7 +16,7 @@ from core.manifest import verify_file
 from data.curation.config import HOLDOUTS
 from eval.programme.plan import Cell, Plan
 from eval.records.value import Result, lead
-from eval.report.bands import BANDS, PART, SHOWN, has_four_bands
+from eval.report.bands import BANDS, PART, SHOWN, WAYS, has_four_bands
 from eval.report.measured import measured_rows
 from eval.report.records import Records
 from eval.report.seeds import merge_seeds
@@ -102,12 +102,20 @@ def _rows(holdouts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield row(f"{name} after the VAE, {bands}", "lower", values, scale)
 
 
+def _way(bands: Mapping[str, Any]) -> str:
+    """In words, with how well near infrared follows from the colours where it was predicted."""
+    way, model = bands["way"], bands["infrared"]
+    form = {"predicted": "quadratic", "split": "linear"}.get(way)
+    said = f" (r2 {model['r2'][form]:.2f})" if model and form else ""
+    return WAYS.get(way, way) + said
+
+
 def _ways(cells: list[Cell], records: Records) -> dict[str, dict[str, str]]:
     """Label -> sr, sis -> how RGB data met a checkpoint of four bands."""
     found: dict[str, dict[str, str]] = {}
     for cell in cells:
         for task in ("sr", "sis"):
             for result in records.seeds(cell, task, "last").values():
-                if way := result.get("bands"):
-                    found.setdefault(cell.label, {})[task] = str(way)
+                if bands := result.get("bands"):
+                    found.setdefault(cell.label, {})[task] = _way(bands)
     return found

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eval.paper.numbers import CORPUS_NAMES
-from eval.report.bands import WAYS
 from eval.report.compare import COLUMN_NAMES, Line, Section
 from eval.report.conclusion import better_by_interval
 from eval.report.measured import Row
@@ -182,7 +181,7 @@ def _four_bands(part: dict[str, Any]) -> Iterator[str]:
         yield from (*_grid(header, body), "")
     if part["ways"]:
         body = [
-            [label, *(WAYS.get(ways.get(task, "-"), ways.get(task, "-")) for task in ("sr", "sis"))]
+            [label, *(ways.get(task, "-") for task in ("sr", "sis"))]
             for label, ways in part["ways"].items()
         ]
         yield from (*_grid(["trained on four bands, tuned on", "SR", "SIS"], body), "")

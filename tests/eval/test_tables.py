@@ -444,7 +444,8 @@ def test_a_corpus_of_four_bands_says_what_its_columns_are_of(tmp_path: Path) -> 
     how = {"corpus": "usa1m", "infrared": True, "tasks": tasks}
     maker.family("usa1m/rsprune-70", "rsprune", label="Ours", value=4.0, **how)
     maker.family("usa1m/random-70", "random", label="Random", value=5.0, **how)
-    rewrite(maker.out("usa1m/rsprune-70", "sr"), lambda found: {**found, "bands": "predicted"})
+    way = {"way": "predicted", "infrared": {"r2": {"linear": 0.4, "quadratic": 0.625}, "mean": 90}}
+    rewrite(maker.out("usa1m/rsprune-70", "sr"), lambda found: {**found, "bands": way})
     table = make(maker)
     assert {line["bands"] for line in lines_of(table, corpus="usa1m")} == {"R,G,B"}
     assert {line["bands"] for line in lines_of(table, corpus="git10m")} == {None}
@@ -459,7 +460,7 @@ def test_a_corpus_of_four_bands_says_what_its_columns_are_of(tmp_path: Path) -> 
     assert vae["correlation of near infrared and red, real images"] == -0.25
     assert vae["NDVI, mean absolute error"] == 0.0625
     assert vae["KD-EfficientNetLite0 after the VAE, NIR,R,G"] == pytest.approx(0.009)
-    assert part["ways"] == {"Ours": {"sr": "predicted"}}
+    assert part["ways"] == {"Ours": {"sr": "RGB data, near infrared predicted (r2 0.62)"}}
     text = (folder(maker) / "table.md").read_text()
     assert "## Four bands, USA-1m" in text and "RGB data, near infrared predicted" in text
     of = [line for line in text.splitlines() if "of R,G,B" in line]
