@@ -10,9 +10,9 @@
     PRESET:FOLDER              a data set as people hold it on disk (see PRESETS)
 
 `?name=value&...` after a path sets options: image=COLUMN and key=COLUMN (or key=row) for Arrow
-and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, nodata=FRACTION and
-urban=POLYGONFILE for what is cut; bands=ORDER and scale=MIN,MAX (or scale=p2,p98) for any images
-that do not say these themselves. `folder:PATH` says that a folder is to be taken as images.
+and Parquet; image=EXTENSION and key=member for tar; chip=PIXELS, nodata=FRACTION, urban=POLYGONFILE
+and resolution=METRES for what is cut; bands=ORDER and scale=MIN,MAX (or scale=p2,p98) for any
+images that do not say these themselves. `folder:PATH` says that a folder is to be taken as images.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from data.corpus.sharded.hub import open_arrow, read_json
 from data.corpus.sidecars import sidecar
 
 RASTERS = {".tif", ".tiff", ".jp2"}
+USA1M = 1.0  # metres a pixel of USA-1m: NAIP of 0.3 and 0.6 m is brought to it
 PEEKED = 8  # files of a folder of TIFFs whose tags are looked at
 FORMS = (
     "FOLDER           a folder of image files, with all folders below it",
@@ -173,7 +174,9 @@ def _open_rasters(spec: str, folder: Path, options: Options, *, infrared: bool =
     if not files:
         raise UserError(f"{spec}: no {'.tif' if infrared else 'image'} files in {folder}, nor "
                         "below it")  # fmt: skip
-    return RasterCorpus(spec, folder, files, options, folder, infrared=infrared, left_out=left_out)
+    metres = USA1M if infrared else 0.0
+    return RasterCorpus(spec, folder, files, options, folder, infrared=infrared, metres=metres,
+                        left_out=left_out)  # fmt: skip
 
 
 def _usa1m(spec: str, folder: Path, options: Options) -> Corpus:
@@ -309,7 +312,7 @@ PRESETS: dict[str, tuple[Callable[[str, Path, Options], Corpus], str]] = {
     "usa1m": (
         _usa1m,
         "NAIP quarter quads (GeoTIFF: red, green, blue, near infrared) anywhere below, in chips of "
-        "256 pixels",
+        "256 pixels at 1 m",
     ),
     "folder": (_images, "image files and nothing else, whatever lies between them"),
 }

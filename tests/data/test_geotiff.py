@@ -354,5 +354,7 @@ def test_luma_of_a_chip_is_that_of_its_red_green_blue(tmp_path):
 def test_every_reason_is_tried():
     from pathlib import Path
 
-    text = Path(__file__).read_text() + (Path(__file__).parent / "test_urban.py").read_text()
+    here = Path(__file__).parent
+    text = "".join((here / f"test_{name}.py").read_text() for name in ("geotiff", "urban",
+                                                                       "resolution"))  # fmt: skip
     assert all(f'"{reason}"' in text for reason in REASONS)

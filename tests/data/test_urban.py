@@ -105,3 +105,11 @@ def test_each_cell_is_placed_once_and_as_one_alone_would_be(naip, tmp_path, monk
         inside = bool(urban(str(path), CRS, (WEST, NORTH - 96, WEST + 130, NORTH), [(x, y)])[0])
         if sample.error is None or sample.error[0] == "not-urban":
             assert inside == (places[sample.key] is None)
+
+
+def test_urban_chips_at_another_resolution_are_by_their_place_on_the_ground(tmp_path):
+    """0.5 m brought to 1 m: centres are metres of the ground, not pixels of the file."""
+    write_raster(tmp_path / "fine" / NAME, pixels(192, 260), metres=0.5)  # 96 x 130 m
+    shapes = [box(10, 10, 20, 20), box(64, 64, 96, 96)]
+    polygons = write_polygons(tmp_path / "u.gpkg", shapes, CRS, "GPKG")
+    assert kept(f"usa1m:{tmp_path / 'fine'}", polygons) == [(0, 0), (64, 64)]

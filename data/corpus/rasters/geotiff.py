@@ -1,11 +1,12 @@
 """Corpora of square chips, cut from rasters (NAIP, orthophotos, Sentinel-2) and large images.
 
 Every raster is laid out in a grid of chips from its upper left corner, without overlap, at its
-own resolution. Every cell of the grid is a row: what is not used (smaller than a chip, without
-data, not urban) says why, and a file of which nothing is used is one row. A key names the file
-and the window, `<file>#<x>,<y>,<width>x<height>`, so that it does not depend on what else is in
-the corpus, and a chip is fetched by its key alone. Chips have one band (grey), three, or four where
-near infrared is known to be there.
+own resolution or a coarser one that is asked for (rasters.coarser). Every cell of the grid is a
+row: what is not used (smaller than a chip, without data, not urban) says why, and a file of which
+nothing is used is one row. A key names the file and the window, `<file>#<x>,<y>,<width>x<height>`,
+and the resolution that the file was brought to, if it was, `...@<metres>m`, in whose pixels the
+window then is. So it does not depend on what else is in the corpus, and a chip is fetched by its
+key alone. Chips have one band (grey), three, or four where near infrared is known to be there.
 
 A shard is one file, or consecutive small ones, and is named after the first. rasterio is imported
 when the first header is read and not before: a finished stage asks a corpus for its fingerprint
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UserError
 from core.stage import sha256_file
 from data.corpus.base import Corpus, Location, Rows, Sample, fetch_windows, stat_files
+from data.corpus.rasters.coarser import NATIVE, at_resolution, parse_resolution
 from data.corpus.rasters.scale import evenly, parse_scale, percentiles
 from data.corpus.sharded.shards import OPEN_SHARDS
 from data.images.bands import Asked, check_bands
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 CHIP = 256  # pixels a side, the paper's
 SHARD_BYTES = 64 << 20  # small files share a shard up to this
 EXTRAS = ("resolution_m", "date", "window", "crs", "bounds")
-_KEY = re.compile(r"(.+)#(\d+),(\d+),(\d+)x(\d+)", re.DOTALL)
+_KEY = re.compile(r"(.+)#(\d+),(\d+),(\d+)x(\d+)(@[\d.e+-]+m)?", re.DOTALL)
 Box = tuple[int, int, int, int]  # x, y, width, height (pixels)
 
 
@@ -56,6 +58,10 @@ class Cut:
     """Largest fraction of pixels without data."""
     urban: str = ""
     """File of polygons; '' keeps every chip."""
+    metres: float = NATIVE
+    """Resolution that finer rasters are brought to (metres a pixel)."""
+    stated: bool = False
+    """Whether the user asked for it, so that coarser rasters are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class Raster:
     key: str
     path: str
     header: Header
+
+    @property
+    def suffix(self) -> str:
+        """What its keys end in: '' at the file's own resolution."""
+        return "" if self.header.source is None else f"@{self.header.resolution_m:g}m"
 
     def cells(self, chip: int) -> int:
         """Cells of its grid; 1 for a file that is refused."""
@@ -84,7 +95,7 @@ class RasterCorpus(Corpus):
     """Chips of rasters in a fixed order of files.
 
     Options: chip=PIXELS, bands=ORDER, scale=MIN,MAX or scale=pA,pB, nodata=FRACTION,
-    urban=POLYGONFILE.
+    urban=POLYGONFILE, resolution=METRES or native.
 
     Args:
         spec: the specification as the user wrote it, for messages.
@@ -93,6 +104,7 @@ class RasterCorpus(Corpus):
         options: see above.
         root: the folder that was named, whose listing the files are; None for a pattern.
         infrared: refuse what has no fourth band.
+        metres: the resolution where no option states it.
         left_out: files of the folder that are none of `files`, counted by kind.
 
     Raises:
@@ -111,10 +123,11 @@ class RasterCorpus(Corpus):
         root: Path | None = None,
         *,
         infrared: bool = False,
+        metres: float = NATIVE,
         left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.spec = spec
-        self._cut, self._percentiles = _cut(spec, options, infrared)
+        self._cut, self._percentiles = _cut(spec, options, infrared, metres)
         self._root, self._left_out = root, left_out or {}
         self._paths, self._sizes = stat_files(base, files, f"a file of {spec}")
         self._shards = _shards(self._sizes)
@@ -191,10 +204,14 @@ class RasterCorpus(Corpus):
             )
         x, y, width, height = (int(match[i]) for i in range(2, 6))
         raster = self._raster(name)
+        if match[6] is None and raster.header.source is not None and not self.cut.stated:
+            # A key says itself at which resolution it is: what was scored at the file's stays.
+            raster = replace(raster, header=raster.header.source)
         across = -(-raster.header.width // self.cut.chip)
         index = y // self.cut.chip * across + x // self.cut.chip
         if raster.header.error is None and (
             index >= raster.cells(self.cut.chip)
+            or (match[6] or "") != raster.suffix
             or raster.box(index, self.cut.chip) != (x, y, width, height)
         ):
             raise UserError(
@@ -207,6 +224,8 @@ class RasterCorpus(Corpus):
     def fingerprint(self) -> str:
         cut = self.cut
         text = f"{self.kind} {cut.chip} {cut.asked.bands} {cut.nodata:g}"
+        if cut.stated:  # what is not stated leaves the name as it was, and is in the chips' keys
+            text += f" resolution {cut.metres:g}"
         if cut.asked.scale is not None:
             text += f" {cut.asked.scale}"
         digest = hashlib.sha256(text.encode())
@@ -229,7 +248,9 @@ class RasterCorpus(Corpus):
             from data.corpus.rasters.raster import read_header
 
             path = os.fspath(self._paths[key])
-            self._rasters[key] = Raster(key, path, read_header(path, self.cut.asked))
+            header = read_header(path, self.cut.asked)
+            header = at_resolution(header, self.cut.metres, self.cut.stated)
+            self._rasters[key] = Raster(key, path, header)
         return self._rasters[key]
 
 
@@ -251,7 +272,7 @@ def read_cell(raster: Raster, index: int, shard: str, row: int, cut: Cut) -> Sam
     from data.corpus.rasters.raster import read_window
 
     x, y, width, height = box = raster.box(index, cut.chip)
-    key = f"{raster.key}#{x},{y},{width}x{height}"
+    key = f"{raster.key}#{x},{y},{width}x{height}{raster.suffix}"
     error: tuple[str, str] | None = None
     data: bytes | None = None
     if (width, height) != (cut.chip, cut.chip):
@@ -335,13 +356,13 @@ def _shards(sizes: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def _cut(
-    spec: str, options: Mapping[str, str], infrared: bool
+    spec: str, options: Mapping[str, str], infrared: bool, metres: float
 ) -> tuple[Cut, tuple[float, float] | None]:
     """The options of a specification, and the percentiles that its scale is, if it is.
 
     Raises UserError for unknown ones and impossible values.
     """
-    known = ("chip", "bands", "scale", "nodata", "urban")
+    known = ("chip", "bands", "scale", "nodata", "urban", "resolution")
     for name in options:
         if name not in known:
             raise UserError(f"{spec}: unknown option '{name}' (rasters know: {', '.join(known)})")
@@ -362,4 +383,6 @@ def _cut(
         raise UserError(f"{spec}: urban={urban}: no such file")
     stated, percent = scale or (None, False)
     asked = Asked(bands, None if percent else stated, "need" if infrared else "ask")
-    return Cut(int(chip), asked, fraction, urban), stated if percent else None
+    metres = parse_resolution(spec, options.get("resolution"), metres)
+    cut = Cut(int(chip), asked, fraction, urban, metres, "resolution" in options)
+    return cut, stated if percent else None

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from data.corpus.rasters.coarser import area_means, source_edges
 from data.corpus.sharded.shards import once_a_file
 from data.images.bands import Asked
 from data.images.formats import claimed, sniff
@@ -47,6 +48,7 @@ REASONS: dict[str, str] = {
     "partial-chip": "a chip at the edge of its raster, smaller than asked for",
     "nodata": "a chip with pixels that the raster has no data for",
     "not-urban": "a chip whose centre lies outside the urban areas",
+    "resolution": "a raster that cannot be brought to the resolution that is asked for",
 }
 """Why a raster, or a chip of one, is not used, besides the reasons of data.images.reject."""
 
@@ -71,6 +73,10 @@ class Header:
     """a, b, c, d, e, f of x = a col + b row + c, y = d col + e row + f; () without georeference."""
     resolution_m: float | None = None
     date: str | None = None
+    pixel_m: tuple[float, float] = ()  # type: ignore[assignment]
+    """Metres along a row and along a column from one pixel to the next; () if not known."""
+    source: Header | None = None
+    """The file's own header, where this one is of a coarser resolution (coarser.at_resolution)."""
 
     def bounds(self, x: int, y: int, width: int, height: int) -> Bounds | None:
         """Left, bottom, right, top of a window, in the CRS of the file."""
@@ -156,6 +162,7 @@ def _header(raster: Any, path: str, kind: str, asked: Asked) -> Header:
         crs=None if not crs else crs.to_string(),
         transform=transform,
         resolution_m=_metres(crs, transform),
+        pixel_m=_sides(crs, transform),
         date=acquired(name),
     )  # fmt: skip
 
@@ -202,6 +209,15 @@ def _check_still(path: str, kind: str) -> None:
             raise Reject("animated", f"{frames} frames", image.size)
 
 
+def _sides(crs: Any, transform: Sequence[float]) -> tuple[float, float]:
+    """Metres from one pixel to the next along a row, and along a column; () if not known."""
+    if _metres(crs, transform) is None:
+        return ()  # type: ignore[return-value]
+    a, b, _, d, e, _ = transform
+    unit = crs.linear_units_factor[1]
+    return math.hypot(a, d) * unit, math.hypot(b, e) * unit
+
+
 def _metres(crs: Any, transform: Sequence[float]) -> float | None:
     """Metres a pixel; None where coordinates are degrees or unknown."""
     if not transform or not crs or not crs.is_projected:
@@ -226,6 +242,9 @@ def read_window(
     """
     how = header.layout
     assert how is not None
+    target = box
+    if header.source is not None:
+        box, columns, rows = source_edges(header, target)
     try:
         with environment():
             raster = None if header.kind == "JPEG" else open_raster(path, header.kind)
@@ -233,11 +252,21 @@ def read_window(
                 values: NDArray[Any] = _jpeg_values(path, how, box)
             else:
                 values = stored(raster, how, box)
-            fraction = float(void(raster, how, values, box).mean())
+            lacking = void(raster, how, values, box)
     except Reject as reject:
         return reject.reason, reject.detail
     except DAMAGE as error:
         return "corrupt", f"this window cannot be read: {one_line(error)}"
+    fraction = float(lacking.mean())
+    if header.source is not None:
+        if how.palette:  # a mean of numbers of colours would be none of the colours
+            values, how = finish(values, how).transpose(2, 0, 1), replace(how, palette=b"")
+        elif how.scale is not None:  # what is not a number is 0 in the end, as ever
+            low, high = how.scale
+            values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+        means, fraction = area_means(values, columns, rows, lacking)
+        # What cumulated sums leave of rounding must not decide a half.
+        values = means if how.scale else np.floor(np.round(means, 6) + 0.5).astype(np.uint8)
     if fraction > allowed:
         return "nodata", f"{fraction:.2%} of its pixels have no data"
     return finish(values, how)
