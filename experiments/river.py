@@ -20,7 +20,7 @@ ON_GPU = {
     "eval.track", "downstream.train_segmenter", "downstream.train", "downstream.evaluate",
 }  # fmt: skip
 # At the beginning, when nothing else can run; later, a job of several cores waits for all of them.
-ALL_CORES = {"world.build", "prune.score", "prune.embed"}
+ALL_CORES = {"world.build", "prune.score", "prune.embed", "dit.train_vae"}
 ASSIGNED = ("rsprune", "moderate", *OWN)  # read assignments
 DRAWN = ("random", "random-survivors")  # drawn anew for each seed of a training
 EMBEDDED = 0.30  # embeddings of so many survivors serve all that need no more; else the pool's
