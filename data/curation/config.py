@@ -10,7 +10,7 @@ from pydantic import Field
 
 from core.errors import UserError
 from core.settings import AtLeast1, Fraction, Seed, machine, place, science, settings
-from core.stage import Stage, fingerprint, require_folder, sha256_file
+from core.stage import Stage, fingerprint, read_manifest, require_folder, sha256_file
 from data.curation.images import ImageSet, image_sets
 
 Holdout = Literal["pool", "balanced", "informative"]
@@ -84,6 +84,8 @@ class HoldoutConfig:
         params: dict[str, object] = {"n": self.n, "seed": self.seed}
         if self.at_most is not None:
             params["at_most"] = self.at_most
+        if "rasters" in read_manifest(self.scores).get("summary", {}):
+            params["ground"] = "apart"  # of chips; earlier versions left other dates in the pool
         if kinds != ("pool",):  # a pool hold-out alone is what earlier versions drew
             params["holdouts"] = list(kinds)
         if "informative" in kinds:

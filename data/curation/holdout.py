@@ -2,8 +2,9 @@
 
 A subset that a pruner chose must not be judged against real images that it, or another pruner,
 could have chosen too. So N images of each kind are drawn first, by a hash of seed and key; they,
-and every exact copy of them, leave the pool. The pool that remains is the "original N" of which
-pruning ratios are fractions.
+and every exact copy of them, leave the pool; of chips also those that show the same ground on
+another date (data.formats.places), which are in the file too, in no hold-out. The pool that
+remains is the "original N" of which pruning ratios are fractions.
 
     pool          uniformly from all usable images: what the corpus is, with its long tail
     balanced      equally from every scene class, by labels or by the nearest reference class
@@ -37,6 +38,8 @@ from core.stage import Result, Stage
 from data.curation.config import HOLDOUTS, HoldoutConfig
 from data.formats.embeddings import Embeddings
 from data.formats.names import read_labels
+from data.formats.places import COLUMNS as PLACE
+from data.formats.places import overlapping
 from data.formats.tables import part_paths, read_part, read_parts, write_table
 
 COLUMNS = ["key", "shard", "row", "digest"]
@@ -49,7 +52,8 @@ HELD = pa.schema(
         pa.field("class", pa.string()),
     ]
 )
-"""A hold-out file. A row in none of HOLDOUTS only leaves the pool (data.leakage --drop)."""
+"""A hold-out file. A row in none of HOLDOUTS only leaves the pool: it shows the ground of one held
+out, or is near one (data.leakage --drop)."""
 
 
 def draw(keys: Sequence[str], n: int, seed: int) -> list[int]:
@@ -164,6 +168,8 @@ def _drawn(config: HoldoutConfig) -> tuple[pa.Table, dict[str, Any], str]:
     assert config.scores is not None
     there = parquet.read_schema(part_paths(config.scores)[0]).names
     wanted = [*COLUMNS, "status", "entropy", *(["quality"] if "quality" in there else [])]
+    chips = set(PLACE) <= set(there)
+    wanted += PLACE if chips else ()
     scores = read_parts(config.scores, wanted)
     accepted = pool(scores)
     keys = accepted["key"].to_pylist()
@@ -204,16 +210,25 @@ def _drawn(config: HoldoutConfig) -> tuple[pa.Table, dict[str, Any], str]:
         held = held.append_column(name, pa.array([place in member for place in places]))
     labels = [classes.get(keys[place]) or None for place in places]
     held = held.append_column("class", pa.array(labels, pa.string())).select(HELD.names).cast(HELD)
+    ground = _same_ground(accepted, places) if chips else held.slice(0, 0)
+    held = pa.concat_tables([held, ground])
     left = pool(scores, held).num_rows
+    also = f", and {ground.num_rows:,} show their ground on other dates" if chips else ""
     if not left:
         raise UserError(
             f"--n {config.n}: all {len(keys):,} usable images of {config.scores} are held out or "
-            "copies of such, and some must remain to prune; choose a smaller --n"
+            f"copies of such{also}, and some must remain to prune; choose a smaller --n"
         )
-    copies = len(keys) - len(places) - left
-    summary = {"held": len(places), "copies": copies, "pool": left, **summary}
+    copies = len(keys) - len(places) - ground.num_rows - left
+    counts = {"held": len(places), "copies": copies}
+    summary = {**counts, **({"ground": ground.num_rows} if chips else {}), "pool": left, **summary}
     line = f"{config.n:,} images each of {', '.join(chosen)} held out ({len(places):,} in all), "
-    line += f"{copies:,} exact copies of them dropped, {left:,} remain"
+    line += f"{copies:,} exact copies of them dropped, "
+    if ground.num_rows:
+        line += f"{ground.num_rows:,} chips of the same ground on other dates dropped, "
+    line += f"{left:,} remain"
+    if 2 * left < len(keys):
+        line += f" of {len(keys):,}, less than half: a smaller --n leaves more to prune"
     if "classes" in summary:
         line += _uneven(summary["classes"])
     return held, summary, line
@@ -231,6 +246,16 @@ def _at_most(config: HoldoutConfig, usable: int) -> HoldoutConfig:
         file=sys.stderr, flush=True,
     )  # fmt: skip
     return dataclasses.replace(config, n=n)
+
+
+def _same_ground(accepted: pa.Table, places: Sequence[int]) -> pa.Table:
+    """The rows, in no hold-out, that show ground of those at some places on other dates."""
+    chosen = np.zeros(accepted.num_rows, np.bool_)
+    chosen[places] = True
+    rows = accepted.filter(pa.array(overlapping(accepted, chosen))).select(COLUMNS)
+    for name in HOLDOUTS:
+        rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, np.bool_)))
+    return rows.append_column("class", pa.nulls(rows.num_rows, pa.string())).cast(HELD)
 
 
 def balanced_quotas(n: int, sizes: Mapping[str, int]) -> dict[str, int]:

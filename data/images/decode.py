@@ -35,8 +35,8 @@ from data.images.formats import claimed, sniff
 from data.images.reject import MAX_PIXELS, REASONS, Luma, Reject
 
 __all__ = [
-    "MAX_PIXELS", "REASONS", "Luma", "Reject", "bands", "decode", "decode_grey", "decode_rgb",
-    "decode_rgbn", "sniff",
+    "MAX_PIXELS", "REASONS", "Luma", "Reject", "all_bands", "bands", "decode", "decode_grey",
+    "decode_rgb", "decode_rgbn", "sniff",
 ]  # fmt: skip
 
 Pixels = NDArray[np.uint8]
@@ -86,6 +86,14 @@ def decode_rgbn(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     if chips.chip_bands(data) != chips.BANDS:
         raise Reject("bands", f"a chip of {chips.chip_bands(data)} bands: no near infrared")
     return chips.decode_chip(data)
+
+
+def all_bands(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode to all the bands that there are: uint8 H x W x 1, 3 or 4. Raises Reject."""
+    count = bands(data)
+    if count == chips.BANDS:
+        return decode_rgbn(data, max_pixels=max_pixels)
+    return np.atleast_3d(decode(data, grey=count == 1, max_pixels=max_pixels)[0])
 
 
 def decode(

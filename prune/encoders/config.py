@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from core.engines import Engine
 from core.errors import UserError
@@ -37,6 +38,10 @@ class EmbedConfig:
     sample: AtLeast0 = 0
     """Only this many of the images kept, those with the smallest SHA-256 of '0|key'; 0: all. For
     data.holdout --embeddings, which needs some of a large corpus. Not used by --reference."""
+    composite: Literal["rgb", "infrared"] = "rgb"
+    """The three bands that the encoder sees. infrared: near infrared, red, green, of chips of four
+    bands. Its embeddings may be assigned to centroids of a reference in true colours, with a note:
+    vegetation is red in them."""
     encoder: str = "descriptor"
     """descriptor: colour and texture, training-free, nothing to download. git-rsclip: the paper's
     encoder."""
@@ -68,6 +73,8 @@ class EmbedConfig:
             raise UserError("give either --corpus with --scores, or --reference")
         if self.reference and (self.scores or self.holdout):
             raise UserError("--scores and --holdout belong to --corpus; a reference has neither")
+        if self.reference and self.composite != "rgb":
+            raise UserError("--composite infrared is of a corpus: reference sets have true colours")
         if self.corpus is not None and self.scores is None:
             raise UserError("--corpus needs --scores: run python -m prune.score first")
         require_folder(self.out)
@@ -88,6 +95,8 @@ class EmbedConfig:
         """What the command makes of what; `opened` is what `open` gave, where it has run."""
         encoder, scenes = opened or self.open()
         inputs, params = {"encoder": digest_of(encoder.core())}, science(self)
+        if self.composite == "rgb":  # as earlier versions, which knew no other
+            del params["composite"]
         if scenes is not None:
             inputs["reference"] = scenes.fingerprint
             del params["keep"], params["sample"]

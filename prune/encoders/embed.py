@@ -91,7 +91,14 @@ def _embed_pool(config: EmbedConfig, encoder: Encoder, stage: Stage) -> Parts:
         check_corpus(corpus, kept.num_rows, lambda rows: images_of(kept.take(rows)))
     process_group().open(stage)
     limit = read_manifest(config.scores)["params"]["max_pixels"]
-    work = Work(config.corpus, encoder.prepare, max_pixels=limit)
+    work = Work(config.corpus, encoder.prepare, max_pixels=limit, composite=config.composite)
+    if config.composite != "rgb" and process_group().main:
+        print(
+            "[prune.embed] note: colour infrared; centroids of a reference in true colours can be "
+            "assigned to, but colours mean another thing there: centroids of these embeddings "
+            "themselves see what these images show",
+            flush=True,
+        )
     images = kept.select(["key", "shard", "row", "entropy", "digest"])
     counts, timing = _make_parts(config, encoder, work, images, stage)
     summary = {"pool": everything.num_rows, "keep": config.keep, "tau": tau}

@@ -21,7 +21,8 @@ from core.parallel import ordered_map
 from data.corpus.base import Corpus, Location
 from data.corpus.specs import open_corpus
 from data.corpus.verified import verified
-from data.images.decode import MAX_PIXELS, Reject, decode_rgb
+from data.images.composites import Composite, composite
+from data.images.decode import MAX_PIXELS, Reject, decode_rgb, decode_rgbn
 from data.reference.sets import SceneReader, open_reader
 from prune.encoders.base import Encoder, Prepare, open_encoder
 from prune.encoders.config import EmbedConfig
@@ -38,6 +39,7 @@ class Work:
         corpus: specification for `open_corpus`; several (a tuple) are a reference set's.
         prepare: the encoder's function of one image.
         max_pixels: larger images are rejected undecoded.
+        composite: the three bands that the encoder sees.
         lenient: report images that cannot be used; otherwise they are a UserError.
     """
 
@@ -45,6 +47,7 @@ class Work:
     prepare: Prepare
     max_pixels: int = MAX_PIXELS
     lenient: bool = False
+    composite: Composite = "rgb"
 
 
 def prepare_task(task: Part, work: Work) -> list[NDArray[Any] | Rejected]:
@@ -60,8 +63,13 @@ def prepare_task(task: Part, work: Work) -> list[NDArray[Any] | Rejected]:
             if sample.data is None:
                 raise Reject(*(sample.error or ("unreadable", "")))
             # Without a name: a misleading extension is for Stage I to judge, not for this pass.
-            prepared.append(work.prepare(decode_rgb(sample.data, max_pixels=work.max_pixels)))
+            prepared.append(work.prepare(_three_bands(sample.data, work)))
         except Reject as reject:
+            if work.composite != "rgb" and reject.reason == "bands":
+                raise UserError(
+                    f"{work.corpus}: {sample.key}: --composite {work.composite} needs chips with "
+                    f"near infrared, this is {reject.detail}; leave --composite at rgb"
+                ) from None
             if not work.lenient:
                 raise UserError(
                     f"{work.corpus}: {sample.key} was readable when it was scored and is not now "
@@ -69,6 +77,12 @@ def prepare_task(task: Part, work: Work) -> list[NDArray[Any] | Rejected]:
                 ) from None
             prepared.append((reject.reason, reject.detail))
     return prepared
+
+
+def _three_bands(data: bytes, work: Work) -> NDArray[np.uint8]:
+    if work.composite == "rgb":
+        return decode_rgb(data, max_pixels=work.max_pixels)
+    return composite(decode_rgbn(data, max_pixels=work.max_pixels), work.composite)
 
 
 def embed_parts(

@@ -14,7 +14,7 @@ from data.corpus.base import Corpus, keep_apart
 from data.corpus.specs import open_corpus
 from data.images.reject import MAX_PIXELS, Luma
 
-Measure = Literal["grey", "gradient", "denoised"]
+Measure = Literal["grey", "gradient", "denoised", "bands"]
 
 
 @settings
@@ -31,7 +31,9 @@ class ScoreConfig:
     """grey: entropy of the grey-level histogram, the paper's Stage I, bits in [0, 8].
     gradient: entropy of gradient magnitudes; it ranks a smooth ramp low, but noise higher than
     'grey' does. denoised: the same of 4 x 4 means less the noise that the image shows; it ranks
-    ramps and noisy dull tiles low (noise of single pixels, also as JPEG; not noise scaled up)."""
+    ramps and noisy dull tiles low (noise of single pixels, also as JPEG; not noise scaled up).
+    bands: mean over all bands (red, green, blue and, of chips that have it, near infrared) of the
+    entropy of each one's histogram, instead of the luma's."""
     luma: Luma = "jpeg"
     """Grey of a colour JPEG. jpeg: the file's own Y channel, the fastest. rgb: decoded to RGB and
     converted as Pillow's convert("L") does. On 4,000 aerial JPEGs the entropies differ by 0.001

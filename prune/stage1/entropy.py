@@ -98,6 +98,15 @@ def denoised_entropy(grey: NDArray[np.uint8]) -> float:
     return shannon(np.bincount(magnitude.ravel(), minlength=256))
 
 
+def bands_entropy(pixels: NDArray[np.uint8]) -> float:
+    """Mean over the bands of each band's histogram entropy: uint8 H x W x bands -> bits in [0, 8].
+
+    Unlike the luma's it sees what near infrared alone shows. ValueError if empty.
+    """
+    entropies = [grey_entropy(pixels[..., band]) for band in range(pixels.shape[2])]
+    return round(math.fsum(entropies) / len(entropies), DECIMALS)
+
+
 MEASURES = {"grey": grey_entropy, "gradient": gradient_entropy, "denoised": denoised_entropy}
 
 

@@ -30,9 +30,9 @@ from data.corpus.base import Batch, Corpus, Sample
 from data.formats.scores import SCORES, scores_schema
 from data.formats.tables import part_path, read_part, write_part
 from data.images.border import black_border
-from data.images.decode import Reject, bands, decode
+from data.images.decode import Reject, all_bands, bands, decode
 from prune.stage1.config import ScoreConfig
-from prune.stage1.entropy import MEASURES
+from prune.stage1.entropy import MEASURES, bands_entropy
 from prune.stage1.extend import STATISTICS, NewFiles, Reuse, extend
 from prune.stage1.summary import (
     first_reject,
@@ -251,6 +251,10 @@ def score_sample(
             accept_misnamed=config.accept_misnamed,
             luma=config.luma,
         )
+        if config.entropy == "bands":
+            entropy = bands_entropy(all_bands(data, max_pixels=config.max_pixels))
+        else:
+            entropy = MEASURES[config.entropy](grey)
     except Reject as reject:
         size: tuple[int | None, int | None] = reject.size or (None, None)
         if max(side or 0 for side in size) >= 2**31:  # a damaged header's fits no column
@@ -262,6 +266,5 @@ def score_sample(
         more |= {
             "bands": bands(data), "clipped": ends / grey.size, "border": black_border(grey),
         }  # fmt: skip
-    entropy = MEASURES[config.entropy](grey)
     note = "; ".join(filter(None, (sample.note, note)))
     return row(digest, len(data), width, height, entropy, "ok", "", note)

@@ -139,8 +139,8 @@ def _write_quads(corpus: Sequence[Job], out: Path, parts: int, side: int) -> lis
             yield from np.fromfile(path, np.uint8).reshape(-1, side, side, 4)
 
     files, keys = write_world(out / "naip", len(jobs), tiles())
-    truth = {"key": keys, "scene": [job.scene for job in jobs], "tile": [job.key for job in jobs]}
-    _write_table(out / "naip-truth.parquet", truth)
+    scenes, tiles_of = [job.scene for job in jobs], [job.key for job in jobs]
+    _write_table(out / "naip-truth.parquet", {"key": keys, "scene": scenes, "tile": tiles_of})
     return [
         (path.relative_to(out).as_posix(), path.stat().st_size, sha256_file(path)) for path in files
     ]

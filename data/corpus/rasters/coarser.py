@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 
 if TYPE_CHECKING:
-    from data.corpus.rasters.raster import Header
+    from data.corpus.rasters.header import Header
 
 NATIVE = 0.0
 """The resolution that leaves every raster as it is."""

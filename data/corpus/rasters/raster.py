@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from data.corpus.rasters.coarser import area_means, source_edges
+from data.corpus.rasters.header import Bounds, Error, Header
 from data.corpus.sharded.shards import once_a_file
 from data.images.bands import Asked
 from data.images.formats import claimed, sniff
@@ -40,8 +41,7 @@ from data.images.raster import (
 )
 from data.images.reject import Reject
 
-Error = tuple[str, str]
-Bounds = tuple[float, float, float, float]  # left, bottom, right, top
+__all__ = ["REASONS", "Bounds", "Error", "Header", "read_header", "read_window"]
 
 REASONS: dict[str, str] = {
     "no-crs": "a raster without a coordinate system, where urban areas are asked for",
@@ -56,37 +56,6 @@ MAX_JPEG = 400_000_000  # pixels: 1.2 GB, held for one file at a time
 _JPEG_HEAD = 256 << 10  # bytes that hold nearly every JPEG's header
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
 _DAY = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a raster's header says. With `error` none of the file is used."""
-
-    error: Error | None = None
-    width: int = 0
-    height: int = 0
-    kind: str = ""
-    """Format: JPEG, which is decoded as a whole, or a key of data.images.raster.DRIVERS."""
-    layout: Layout | None = None
-    crs: str | None = None
-    transform: tuple[float, ...] = ()
-    """a, b, c, d, e, f of x = a col + b row + c, y = d col + e row + f; () without georeference."""
-    resolution_m: float | None = None
-    date: str | None = None
-    pixel_m: tuple[float, float] = ()  # type: ignore[assignment]
-    """Metres along a row and along a column from one pixel to the next; () if not known."""
-    source: Header | None = None
-    """The file's own header, where this one is of a coarser resolution (coarser.at_resolution)."""
-
-    def bounds(self, x: int, y: int, width: int, height: int) -> Bounds | None:
-        """Left, bottom, right, top of a window, in the CRS of the file."""
-        if not self.transform:
-            return None
-        a, b, c, d, e, f = self.transform
-        corners = [(x + i * width, y + j * height) for i in (0, 1) for j in (0, 1)]
-        xs = [a * column + b * row + c for column, row in corners]
-        ys = [d * column + e * row + f for column, row in corners]
-        return min(xs), min(ys), max(xs), max(ys)
 
 
 def acquired(name: str) -> str | None:
