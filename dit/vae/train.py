@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from dit.vae.autoencoder import load_vae
 from dit.vae.config import TrainVaeConfig
 from dit.vae.images import batched, in_background, read_images
 from dit.vae.listing import Listing, listing_of, read_subset
+from dit.vae.quality import compare
 from dit.vae.recipes import Recipe
 from dit.vae.trainer import Batches, VaeTrainer
 
@@ -191,30 +191,6 @@ class Images:
     def _read(self, indices: Any) -> Iterator[np.ndarray]:
         chosen = self.images.take(indices)
         return read_images(self.corpus, chosen, self.config.image_size, self.config.workers)
-
-
-def compare(images: np.ndarray, rebuilt: np.ndarray) -> dict[str, Any]:
-    """Reconstruction quality of uint8 N x H x W x C: L1 in grey levels (0 to 255) and PSNR in dB.
-
-    PSNR = 10 log10(255^2 / MSE), with the MSE over all images; for each band and over all.
-    psnr_mean averages the images' own PSNRs, as papers often do (capped at 60 dB).
-    """
-    error = images.astype(np.float32) - rebuilt.astype(np.float32)
-    bands = np.square(error).mean(axis=(0, 1, 2), dtype=np.float64)
-    each = np.square(error).mean(axis=(1, 2, 3), dtype=np.float64)
-
-    def psnr(mse: float) -> float:
-        return round(min(60.0, 10 * math.log10(255**2 / max(mse, 1e-9))), 4)
-
-    return {
-        "psnr": psnr(float(bands.mean())),
-        "psnr_mean": round(float(np.mean([psnr(float(value)) for value in each])), 4),
-        "psnr_band": [psnr(float(value)) for value in bands],
-        "l1_band": [
-            round(float(value), 4) for value in np.abs(error).mean(axis=(0, 1, 2), dtype=np.float64)
-        ],
-        "images": len(images),
-    }
 
 
 def _write_model(trainer: VaeTrainer, scale: float, out: Path) -> None:

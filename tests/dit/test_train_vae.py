@@ -35,8 +35,9 @@ from dit.vae.losses import (
     hinge_loss,
     make_perceptual,
 )
+from dit.vae.quality import compare
 from dit.vae.recipes import PRESETS
-from dit.vae.train import compare, split
+from dit.vae.train import split
 from dit.vae.trainer import VaeTrainer, augment, build
 from tests.dit.training import stats
 

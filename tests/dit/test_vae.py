@@ -22,7 +22,7 @@ from dit.vae.autoencoder import (
     to_unit,
     weights_file,
 )
-from dit.vae.train import compare
+from dit.vae.quality import compare
 from tests.dit.tiny_vae import save_tiny_vae
 
 
