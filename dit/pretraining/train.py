@@ -21,6 +21,7 @@ from dit.pretraining.labels import LabelledSource, read_labels
 from dit.training.loop import SampleHook, train
 from dit.training.pretrained import start_from
 from dit.vae.autoencoder import load_vae
+from dit.vae.pictures import beside
 
 _GRID = 4  # the sample grid is _GRID x _GRID
 SHOWN = 20  # names of classes that are printed
@@ -76,7 +77,8 @@ def _build(config: DitConfig, store: LatentStore, options: dict[str, Any]) -> Di
 
 
 def _sample_hook(config: DitConfig, store: LatentStore) -> SampleHook:
-    """Draws the same _GRID**2 starting noises at every call, so that grids can be compared."""
+    """Draws the same _GRID**2 starting noises at every call, so that grids can be compared; of four
+    bands a grid in true colour and, to its right, one in colour infrared."""
     main = process_group().main
     device = "cuda" if torch.cuda.is_available() and main else "cpu"
     vae = load_vae(config.vae, device)
@@ -100,9 +102,9 @@ def _sample_hook(config: DitConfig, store: LatentStore) -> SampleHook:
         images = vae.decode(latents)
         size = images.shape[1]
         tiles = images.reshape(_GRID, _GRID, size, size, -1).swapaxes(1, 2)
-        grid = Image.fromarray(tiles.reshape(_GRID * size, _GRID * size, -1)[..., :3])
+        grid = beside(tiles.reshape(1, _GRID * size, _GRID * size, -1))[0]
         with atomic_path(path) as temporary:
-            grid.save(temporary, format="PNG")
+            Image.fromarray(grid).save(temporary, format="PNG")
         return path
 
     return draw

@@ -81,7 +81,8 @@ class SampleConfig(DrawConfig, CheckpointConfig):
     """Settings of one folder of samples."""
 
     out: Path
-    """Output folder: 000000.png, 000001.png, ..., grid.png."""
+    """Output folder: 000000.png, 000001.png, ..., grid.png; of four bands also infrared/,
+    infrared-grid.png and bands/ (GeoTIFF and NumPy)."""
     compile: bool = machine(False)
     """Compile the DiT (torch.compile); pays on a GPU."""
 

@@ -1,4 +1,7 @@
-"""Images from a trained DiT: a folder of PNG files, and a grid of the first ones."""
+"""Images from a trained DiT: a folder of PNG files, and a grid of the first ones.
+
+Of images of four bands also colour infrared and the bands themselves: see dit/vae/pictures.py.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from core.atomic import atomic_path
 from core.engines import process_group
 from core.errors import UserError
 from core.parts import make_parts
 from core.stage import Result, Stage, discard_damaged
+from data.images.chips import BANDS
 from dit.diffusion.samplers import sample_latents
 from dit.model.device import pick_device
 from dit.model.transformer import DiT
@@ -23,8 +25,9 @@ from dit.sampling.config import SampleConfig, chosen_class
 from dit.training.checkpoint import class_names
 from dit.training.pretrained import load_dit
 from dit.vae.autoencoder import Vae, VaeInfo, load_vae
+from dit.vae.pictures import GRID, INFRARED, INFRARED_GRID, image_files, write_grid, write_image
 
-GRID = 64  # images in grid.png, eight to a row
+SHOWN = 64  # images in grid.png, eight to a row
 
 
 def sample(config: SampleConfig, stage: Stage) -> Result:
@@ -41,10 +44,13 @@ def sample(config: SampleConfig, stage: Stage) -> Result:
         for start in range(0, config.n, config.batch)
     ]
 
+    def files(slots: range) -> list[str]:
+        return [file for slot in slots for file in image_files(_name(slot), vae.in_channels)]
+
     def finished(index: int) -> bool | None:
         # Complete batches only: a stopped one is drawn again with the same neighbours, so that
         # not even the rounding differs from an uninterrupted run.
-        return all((config.out / _name(slot)).exists() for slot in batches[index]) or None
+        return all((config.out / file).exists() for file in files(batches[index])) or None
 
     def make(
         left: list[int], tick: Callable[[int], object]
@@ -68,13 +74,17 @@ def sample(config: SampleConfig, stage: Stage) -> Result:
 
     def write(index: int, images: np.ndarray) -> bool:
         for slot, image in zip(batches[index], images, strict=True):
-            _write(config.out / _name(slot), image)
+            write_image(config.out, _name(slot), image)
         return True
 
     sizes = [len(slots) for slots in batches]
     make_parts(sizes, finished, make, write, name="sample", group=group, stage=stage)
-    names = [_name(slot) for slot in range(config.n)]
-    _grid(config.out, names)
+    shown = range(min(config.n, SHOWN))
+    grids = {GRID: config.out}
+    if vae.in_channels == BANDS:
+        grids[INFRARED_GRID] = config.out / INFRARED
+    for grid, folder in grids.items():
+        write_grid(config.out / grid, [folder / f"{_name(slot)}.png" for slot in shown])
     side = model.input_size
     line = f"{config.n:,} images, {config.sampler} {config.steps}, {config.weights} weights"
     classes: dict[str, Any] = {}
@@ -92,7 +102,7 @@ def sample(config: SampleConfig, stage: Stage) -> Result:
             "latent_shape": [model.in_channels, side, side],
             "image_size": side * vae.factor,
         },
-        [*names, "grid.png"],
+        [*files(range(config.n)), *grids],
         line,
     )
 
@@ -202,26 +212,4 @@ def _load(config: SampleConfig) -> tuple[DiT, Vae]:
 
 
 def _name(slot: int) -> str:
-    return f"{slot:06d}.png"
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    """One PNG; of more than three bands the first three, and all of them in bands/*.npy."""
-    if image.shape[2] > 3:
-        bands = path.parent / "bands" / f"{path.stem}.npy"
-        with atomic_path(bands) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, image)
-    shown = image[:, :, 0] if image.shape[2] < 3 else image[:, :, :3]
-    with atomic_path(path) as temporary:  # last, since its presence says that the slot is done
-        Image.fromarray(np.ascontiguousarray(shown)).save(temporary, format="PNG")
-
-
-def _grid(folder: Path, names: Sequence[str]) -> None:
-    tiles = [Image.open(folder / name).convert("RGB") for name in names[:GRID]]
-    columns, side = min(8, len(tiles)), tiles[0].width
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * side))
-    for index, tile in enumerate(tiles):
-        sheet.paste(tile, (index % columns * side, index // columns * side))
-    with atomic_path(folder / "grid.png") as temporary:
-        sheet.save(temporary, format="PNG")
+    return f"{slot:06d}"

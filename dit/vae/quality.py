@@ -44,7 +44,7 @@ class Quality:
     """The figures of `compare`, of images that come in batches."""
 
     def __init__(self) -> None:
-        self._sums: defaultdict[str, Any] = defaultdict(float)
+        self._sums: defaultdict[Any, Any] = defaultdict(float)
         self._each: list[float] = []  # images' own PSNR
         self._pixels, self._ssim = 0, True
 
@@ -130,13 +130,13 @@ def _psnr(mse: float) -> float:
 def _ssim(images: NDArray[np.uint8], rebuilt: NDArray[np.uint8]) -> NDArray[np.float64]:
     """SSIM of each band, summed over images: float64 [C]."""
     n, height, width, bands = images.shape
-    pair = [
+    theirs, ours = (
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
         .reshape(n * bands, 1, height, width)
         .double()
         for pixels in (images, rebuilt)
-    ]
-    found = structural_similarity_index_measure(*pair, data_range=255.0, reduction="none")
+    )
+    found = structural_similarity_index_measure(ours, theirs, data_range=255.0, reduction="none")
     assert isinstance(found, torch.Tensor)
     return found.reshape(n, bands).sum(dim=0).numpy()
 

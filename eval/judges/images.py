@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,13 @@ from core.stage import read_manifest
 from data.corpus.base import Corpus
 from data.corpus.verified import check_corpus, images_of
 from data.curation import holdout as holdouts
+from data.images.chips import BANDS
+from data.images.composites import composite
 from data.images.decode import Reject, decode_rgb
+from dit.vae.images import read_images
+from dit.vae.listing import Listing
+
+SHEETS = ("grid.png", "infrared-grid.png")
 
 
 def names_of(stage: Path, part: str = "") -> list[str]:
@@ -25,7 +31,7 @@ def names_of(stage: Path, part: str = "") -> list[str]:
     names = [n.removeprefix(head) for n in read_manifest(stage)["files"] if n.startswith(head)]
     images = sorted(n for n in names if n.endswith(".png") and "/" not in n)
     if not part:
-        images = [name for name in images if name != "grid.png"]
+        images = [name for name in images if name not in SHEETS]
     if not images:
         raise UserError(f"{stage}: its manifest lists no images{f' in {part}' if part else ''}")
     return images
@@ -58,6 +64,18 @@ def read_png(path: Path) -> np.ndarray:
         raise UserError(
             f"{path}: {reject.reason} ({reject.detail}); delete the folder and sample again"
         ) from None
+
+
+def read_composite(
+    corpus: Corpus, images: Listing, image_size: int, bands: int, name: str = "rgb"
+) -> Iterator[np.ndarray]:
+    """A corpus's images as a network for photographs takes them: uint8 [S, S, 3] each.
+
+    `bands` are the corpus's, see `bands_of`; of three `name` is 'rgb'. Raises UserError as
+    `read_images` does.
+    """
+    found = read_images(corpus, images, image_size, bands=bands, taker="the comparison")
+    return (composite(image, name) for image in found) if bands == BANDS else found
 
 
 def check_holdout(corpus: Corpus, holdout: Path) -> None:

@@ -27,10 +27,11 @@ from dit.sampling.sample import draw_latents, load_checked
 from dit.training.checkpoint import WEIGHTS_FILES, Weights, verify
 from dit.training.tracking import open_logger, wandb_mode
 from dit.vae.autoencoder import load_vae
-from dit.vae.images import read_images
+from dit.vae.images import bands_of
 from eval.judges.evaluate import distances
 from eval.judges.extractors import load_extractor
 from eval.judges.features import features_of
+from eval.judges.images import read_composite
 from eval.records.config import TrackConfig
 from eval.records.diffusion import TERMS, encode, losses
 from eval.records.loss import Sets, read_sets
@@ -225,7 +226,7 @@ class Measurer:
         content = [self._corpus.fingerprint(), images.places, images.digests, image_size]
         return features_of(
             self.extractor,
-            read_images(self._corpus, images, image_size),
+            read_composite(self._corpus, images, image_size, bands_of(self._corpus, images)),
             digest=digest_of(content),
             cache=self.config.out / "features",
             label="hold-outs",

@@ -113,20 +113,20 @@ def test_continues_to_the_same_bytes(made, tmp_path, monkeypatch):
     out = tmp_path / "cut"
     import dit.sampling.sample
 
-    real, written = dit.sampling.sample._write, []
+    real, written = dit.sampling.sample.write_image, []
 
-    def dies(path: Path, image: np.ndarray) -> None:
+    def dies(folder: Path, name: str, image: np.ndarray) -> None:
         if len(written) == 4:
             raise RuntimeError("power cut")
-        written.append(path)
-        real(path, image)
+        written.append(name)
+        real(folder, name, image)
 
-    monkeypatch.setattr(dit.sampling.sample, "_write", dies)
+    monkeypatch.setattr(dit.sampling.sample, "write_image", dies)
     with pytest.raises(RuntimeError):
         sample(made, out)
     assert len(contents(out)) == 4
     before = (out / "000002.png").stat().st_mtime_ns
-    monkeypatch.setattr(dit.sampling.sample, "_write", real)
+    monkeypatch.setattr(dit.sampling.sample, "write_image", real)
     sample(made, out)
     assert contents(out) == whole
     assert (out / "000002.png").stat().st_mtime_ns == before  # its batch was whole
@@ -207,13 +207,58 @@ def test_diverged_weights_are_named(made, tmp_path):
     assert not contents(tmp_path / "out")
 
 
-def test_four_bands_keep_their_values(tmp_path):
-    vae = save_tiny_vae(tmp_path / "vae", in_channels=4)
-    run = save_run(tmp_path / "run", vae, small_dit())
-    out = sample((run, vae), tmp_path / "out")
+@pytest.fixture(scope="module")
+def four(tmp_path_factory) -> tuple[Path, Path]:
+    """(run folder, VAE folder) of four bands."""
+    root = tmp_path_factory.mktemp("four")
+    vae = save_tiny_vae(root / "vae", in_channels=4)
+    return save_run(root / "run", vae, small_dit()), vae
+
+
+def test_four_bands_keep_their_values(four, tmp_path):
+    out = sample(four, tmp_path / "out")
+    names = [f"{i:06d}" for i in range(N)]
+    listed = [f"{name}.png" for name in names] + ["grid.png", "infrared-grid.png"]
+    listed += [f"infrared/{name}.png" for name in names]
+    listed += [f"bands/{name}.{kind}" for name in names for kind in ("npy", "tif")]
+    assert sorted(read_manifest(out)["files"]) == sorted(listed)
     bands = np.load(out / "bands" / "000003.npy")
     assert bands.shape == (16, 16, 4) and bands.dtype == np.uint8
-    assert np.array_equal(np.asarray(Image.open(out / "000003.png")), bands[:, :, :3])
+    colour = np.asarray(Image.open(out / "000003.png"))
+    assert np.array_equal(colour, bands[:, :, :3])
+    infrared = np.asarray(Image.open(out / "infrared" / "000003.png"))
+    assert np.array_equal(infrared, bands[:, :, [3, 0, 1]])
+    grid = np.asarray(Image.open(out / "infrared-grid.png"))
+    assert np.array_equal(grid[:, 48:64], infrared)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_geotiff_says_its_bands_and_is_true_colour_to_others(four, tmp_path):
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    out = sample(four, tmp_path / "out")
+    bands = np.load(out / "bands" / "000001.npy")
+    with rasterio.open(out / "bands" / "000001.tif") as raster:
+        assert raster.descriptions == ("red", "green", "blue", "near infrared")
+        assert raster.dtypes == ("uint8",) * 4
+        assert np.array_equal(raster.read().transpose(1, 2, 0), bands)
+        assert ColorInterp.alpha not in raster.colorinterp
+    with Image.open(out / "bands" / "000001.tif") as opened:
+        assert opened.tag_v2[262] == 2  # photometric: RGB
+        assert opened.tag_v2[338] == (0,)  # the fourth sample: unspecified, no transparency
+        colour = np.asarray(opened.convert("RGB"))
+    assert np.array_equal(colour, np.asarray(Image.open(out / "000001.png")))
+
+
+def test_four_bands_continue_where_a_file_is_missing(four, tmp_path):
+    out = sample(four, tmp_path / "out")
+    paths = [path for path in out.rglob("0*") if path.is_file()]
+    whole = {path: path.read_bytes() for path in paths}
+    (out / "manifest.json").unlink()
+    (out / "bands" / "000004.tif").unlink()
+    sample(four, out)
+    assert {path: path.read_bytes() for path in paths} == whole
 
 
 @pytest.mark.slow
