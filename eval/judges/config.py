@@ -110,3 +110,38 @@ def target_folder(pairs: Path) -> str:
     """
     former = any(name.startswith("reference/") for name in read_manifest(pairs)["files"])
     return "reference" if former else "target"
+
+
+@settings
+class ReconstructionConfig:
+    """Settings of eval.reconstruction."""
+
+    vae: str
+    """The VAE: a folder in diffusers' layout, a shipped name or a hub id."""
+    corpus: str = place()
+    """Corpus that the hold-out images come from, as prune.score takes it."""
+    holdout: Path
+    """Hold-out file (from data.holdout): each of its hold-outs is measured."""
+    out: Path
+    """Metrics file to write (.json); a sheet of pictures lies beside it (.png)."""
+    image_size: AtLeast1 = 256
+    """Side of the images (pixels)."""
+    extractor: ExtractorName = "inception"
+    """Who judges, see eval.evaluate: inception's distance is the rFID."""
+    weights: Path | None = None
+    """Weights of --extractor, where they are not at their own place."""
+    device: str = machine("auto")
+    """Where networks run: auto, cpu, cuda (machine setting)."""
+
+    def stage(self) -> Stage:
+        """What the command makes of what."""
+        from dit.vae.autoencoder import describe_vae
+
+        if self.out.suffix != ".json":
+            raise UserError(f"{self.out}: the metrics file must end in .json")
+        require_holdout(self.holdout)
+        inputs = {
+            "vae": describe_vae(self.vae).fingerprint,
+            "holdout": sha256_file(self.holdout),
+        }
+        return Stage(self.out, "eval.reconstruction", science(self), inputs)

@@ -18,10 +18,12 @@ from data.corpus.verified import check_corpus, images_of
 from data.curation.holdout import draw
 from data.formats.index import read_index
 from data.formats.tables import read_parts
-from dit.vae.images import read_images
-from dit.vae.listing import listing_of
+from data.images.chips import BANDS
+from dit.vae.images import bands_of
+from dit.vae.listing import Listing, listing_of
+from dit.vae.pictures import INFRARED
 from eval.judges.config import target_folder
-from eval.judges.images import names_of, read_folder
+from eval.judges.images import names_of, read_composite, read_folder
 from eval.programme.plan import Plan
 from eval.records.curves import save_figure
 from eval.report.shown import Shown
@@ -63,6 +65,9 @@ def _pictures(one: Shown, corpus: Corpus, scores: pa.Table, out: Path) -> Iterat
         yield entropy_picture(subset, survivors, corpus, scores, out / "entropy.png")
     if one.samples:
         yield samples_picture(one.samples, corpus, out / "samples.png")
+        four = bands_of(corpus, listing_of(scores.slice(0, 1))) == BANDS
+        if four and all((folder / INFRARED).is_dir() for _, folder, _ in one.samples):
+            yield samples_picture(one.samples, corpus, out / "samples-infrared.png", INFRARED)
     for task, folders in one.pairs.items():
         if folders:
             yield pairs_picture(folders, task, out / f"{task}.png")
@@ -117,13 +122,19 @@ def _tiles(corpus: Corpus, scores: pa.Table, mask: np.ndarray) -> list[np.ndarra
     rows = np.flatnonzero(mask)
     rows = rows[np.argsort(scores["entropy"].to_numpy()[rows], kind="stable")]
     rows = rows[np.linspace(0, len(rows) - 1, 16).round().astype(int)] if len(rows) else rows
-    return list(read_images(corpus, listing_of(scores.take(rows)), 64))
+    return list(_real(corpus, listing_of(scores.take(rows)), 64))
+
+
+def _real(corpus: Corpus, images: Listing, side: int, shown: str = "rgb") -> Iterator[np.ndarray]:
+    bands = bands_of(corpus, images) if len(images) else 3
+    return read_composite(corpus, images, side, bands, shown)
 
 
 def samples_picture(
-    samples: Sequence[tuple[str, Path, Path]], corpus: Corpus, out: Path
+    samples: Sequence[tuple[str, Path, Path]], corpus: Corpus, out: Path, shown: str = "rgb"
 ) -> Path:
-    """The first 24 samples of each family, from the same noise; real images of its subset below.
+    """The first 24 samples of each family, from the same noise; real images of its subset below;
+    in true colour or, of four bands, in colour infrared.
 
     Args:
         samples: label, samples and subset index of each family.
@@ -131,13 +142,14 @@ def samples_picture(
     figure = Figure(figsize=(11, 3.3 * len(samples)), layout="constrained")
     axes = iter(figure.subplots(2 * len(samples), 1, height_ratios=[2.0, 1.0] * len(samples)))
     for name, folder, subset in samples:
-        images = read_folder(folder, names_of(folder)[:24])
+        place = folder / INFRARED if shown == INFRARED else folder
+        images = read_folder(place, names_of(folder)[:24])
         starts = range(0, len(images), 12)
         rows = [_row(images[start : start + 12], count=12) for start in starts]
         _show(next(axes), np.concatenate(rows), f"generated, trained on the {name} subset", "large")
         index, _ = read_index(subset)
         chosen = index.take(draw(index["key"].to_pylist(), 12, 0))
-        real = list(read_images(corpus, listing_of(chosen), images.shape[1]))
+        real = list(_real(corpus, listing_of(chosen), images.shape[1], shown))
         _show(next(axes), _row(real, count=12), f"real images of the {name} subset", "large")
     return save_figure(figure, out)
 
