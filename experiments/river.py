@@ -356,7 +356,7 @@ class River:
             return self.jobs[identity]
         target = place / "finished" / f"{name}.txt" if note else manifest_path(place)
         machine: dict[str, Any] = dict(profile.machine.get(stage, {}))
-        if stage in ("eval.evaluate", "eval.reconstruction"):
+        if stage == "eval.evaluate":
             machine["cache"] = str(self.root / "features")
         words = ["python", "-m", stage, *argv(science), *argv(machine), "--out", str(place)]
         gpus = self.settings["gpus"] if stage in ON_GPU else 0
