@@ -237,7 +237,7 @@ class River:
             made["generation"] = self._job("eval.evaluate", f"{label}-generation", {
                 "generated": samples, **of_corpus, "subset": subset, "vae": vae,
                 "image-size": self.settings["image_size"],
-            }, suffix=".json", items=8 * n)  # fmt: skip
+            }, part=cell.corpus, suffix=".json", items=8 * n)  # fmt: skip
         if "loss" in cell.tasks:
             made["loss"] = self._job("eval.loss", f"{label}-loss", {
                 "checkpoint": train, **of_corpus, "subset": subset, "vae": vae,
@@ -303,7 +303,7 @@ class River:
         return None if images is None else images * (1 - cell.ratio)
 
     def steps(self, cell: Cell) -> int:
-        """Training steps: USA-1m's are 0.4 of the others' (40K and 100K, Sec. 4.1), but in mini."""
+        """Training steps: USA-1m's are 0.4 of the others' (40K and 100K, Sec. 4.1); more in mini."""
         factor = self.profile.corpora[cell.corpus].get("steps_factor", {}).get(self.profile.name, 1)
         return max(1, round(self.settings["steps"] * factor))
 
