@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--references", nargs="+", default=["main"],
                         help="main (REFERENCE_ROOT), ucm, nwpu, aid, whurs19, rsd46")
     parser.add_argument("--tasks", nargs="*", default=["sr", "sis"], help="sr, sis")
-    parser.add_argument("--weights", nargs="*", default=[], help="further weights: sscd")
+    parser.add_argument("--weights", nargs="*", default=[], help="further weights: sscd, lpips-vgg")
     parser.add_argument("--disk", type=float, default=None, help="GB that are needed")
     return parser
 

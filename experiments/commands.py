@@ -31,7 +31,7 @@ class Job:
 
 
 Inside = tuple[Job, str]
-"""A file or folder inside a job's output."""
+"""A file or folder inside a job's output, or a specification with {} for the output's folder."""
 Flags = Mapping[str, Any]
 
 
@@ -50,6 +50,14 @@ def _token(value: Any) -> Any:
     if isinstance(value, list):
         return [_token(one) for one in value]
     return value
+
+
+def text_of(place: str | Inside) -> str:
+    """A place as a command takes it."""
+    if isinstance(place, str):
+        return place
+    job, part = place
+    return part.format(job.out) if "{}" in part else str(job.out / part)
 
 
 def jobs_in(values: Iterable[Any]) -> Iterable[Job]:
@@ -77,7 +85,7 @@ def argv(flags: Flags) -> list[str]:
             if isinstance(one, Job):
                 words.append(str(one.out))
             elif isinstance(one, tuple):
-                words.append(str(one[0].out / one[1]))
+                words.append(text_of((one[0], one[1])))
             else:
                 words.append(str(one))
     return words

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 # These share their work out over the processes of a launch, one to a GPU.
 LAUNCHED = {
-    "prune.embed", "dit.encode", "dit.train", "dit.sample", "downstream.train",
+    "prune.embed", "dit.train_vae", "dit.encode", "dit.train", "dit.sample", "downstream.train",
     "downstream.evaluate",
     "eval.evaluate", "eval.loss",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from core.atomic import write_json
 from core.errors import UserError
 from core.manifest import read_manifest
 from core.parallel import available_cpus
-from experiments.commands import Job
+from experiments.commands import Job, text_of
 from experiments.grid import Experiment
 from experiments.profiles import Profile
 from experiments.river import ON_GPU, River
@@ -23,6 +23,7 @@ _DISK_GB = {  # what a stage leaves for an item (latents: mean and deviation, bo
     "prune.embed": 2.1e-6, "dit.encode": 3.3e-5, "dit.sample": 1.2e-4,
     "downstream.evaluate": 3.6e-4,
 }  # fmt: skip
+_VAE_GB = {"paper": 4.0}  # three exports, and a checkpoint with Adam and the discriminator
 _CHECKPOINT_GB = {
     "DiT-XL/2": 10.8,
     "DiT-L/2": 7.3,
@@ -87,6 +88,8 @@ class Planned:
             steps = settings["steps" if job.stage == "dit.train" else "tune_steps"]
             number = 2 + (steps // kept if kept else 0)
             return _CHECKPOINT_GB.get(settings["model"], 0.02) * number
+        if job.stage == "dit.train_vae":
+            return _VAE_GB.get(self.profile.name, 0.05)
         return _DISK_GB.get(job.stage, 0.0) * (job.items or 0.0)
 
     def damaged(self) -> list[Job]:
@@ -149,7 +152,7 @@ def plan(
             ],
         })  # fmt: skip
     _share_stores(river)
-    corpora = {cell.corpus: _text(river.corpus(cell.corpus)) for cell in experiment.cells}
+    corpora = {cell.corpus: text_of(river.corpus(cell.corpus)) for cell in experiment.cells}
     wanted = frozenset(cell.name for cell in (chosen or experiment).cells)
     jobs = _ordered(river)
     _share_cores(jobs, len(wanted) * len(profile.settings["seeds"]))
@@ -268,10 +271,6 @@ def _share_cores(jobs: list[Job], trainings: int) -> None:
     for job in jobs:
         if not job.gpus and job.stage in ON_GPU:
             job.cpus = max(job.cpus, cores)
-
-
-def _text(place: Any) -> str:
-    return place if isinstance(place, str) else str(place[0].out / place[1])
 
 
 def _with_needs(river: River, jobs: Any) -> list[Job]:

@@ -13,6 +13,7 @@ import yaml
 
 from core.errors import UserError
 
+CHIP = 256  # pixels a side: what rasters are cut into where nothing is said
 FILE = Path(__file__).with_name("profiles.yaml")
 
 
@@ -47,12 +48,20 @@ class Profile:
         value = self.environment.get(about["variable"])
         if not value:
             return None
-        prefix, options = about.get("prefix", ""), about.get("options")
+        prefix = about.get("prefix", "")
+        if about.get("chips") and "?" in value:
+            return value  # how it is cut is said
         if prefix and ":" not in value:
             value = prefix + value
-        if options and "?" not in value:
-            value += f"?{options}"
+            if about.get("chips"):
+                value += self.cut
         return value
+
+    @property
+    def cut(self) -> str:
+        """The option of rasters that are cut into chips of the image size; '' for 256 pixels."""
+        size = self.settings["image_size"]
+        return "" if size == CHIP else f"?chip={size}"
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -16,11 +16,11 @@ from experiments.profiles import Profile
 
 ON_GPU = {
     "prune.embed", "dit.train_vae", "dit.encode", "dit.train", "dit.sample", "eval.evaluate",
-    "eval.loss",
+    "eval.loss", "eval.reconstruction",
     "eval.track", "downstream.train_segmenter", "downstream.train", "downstream.evaluate",
 }  # fmt: skip
 # At the beginning, when nothing else can run; later, a job of several cores waits for all of them.
-ALL_CORES = {"world.build", "prune.score", "prune.embed"}
+ALL_CORES = {"world.build", "prune.score", "prune.embed", "dit.train_vae"}
 ASSIGNED = ("rsprune", "moderate", *OWN)  # read assignments
 DRAWN = ("random", "random-survivors")  # drawn anew for each seed of a training
 EMBEDDED = 0.30  # embeddings of so many survivors serve all that need no more; else the pool's
@@ -31,7 +31,7 @@ ROOMS = {
     "prune.embed": "embeddings", "prune.centroids": "centroids", "prune.assign": "assignments",
     "prune.select": "subsets", "dit.train_vae": "vaes", "dit.encode": "latents", "dit.train": "dit",
     "dit.sample": "samples", "eval.evaluate": "metrics", "eval.loss": "metrics",
-    "eval.track": "tracks",
+    "eval.track": "tracks", "eval.reconstruction": "metrics",
     "downstream.train_segmenter": "segmenters", "downstream.train": "downstream",
     "downstream.evaluate": "downstream-images",
 }  # fmt: skip
@@ -55,7 +55,14 @@ class River:
 
     def corpus(self, name: str) -> str | Inside:
         """The corpus as prune.score takes it: the user's, or the miniature world's."""
-        return self.profile.place("corpora", name) or self._world("corpora", name, "corpus")
+        given = self.profile.place("corpora", name)
+        if given or not self.four_bands(name):
+            return given or self._world("corpora", name, "corpus")
+        return self._world("corpora", name, f"usa1m:{{}}/naip{self.profile.cut}")
+
+    def four_bands(self, corpus: str) -> bool:
+        """Whether the corpus has near infrared, and so a VAE of its own."""
+        return int(self.profile.corpora[corpus].get("bands", 3)) == 4
 
     def scores(self, corpus: str) -> Job:
         """Stage I's entropies; for RS5M, of what its filter leaves."""
@@ -80,7 +87,8 @@ class River:
         """Evaluation images, set aside before anything is pruned: pool, balanced, informative."""
         spec, scores = self.corpus(corpus), self.scores(corpus)
         if isinstance(spec, tuple):  # the miniature world knows its classes
-            classes: Flags = {"labels": (spec[0], "truth.parquet")}
+            truth = "naip-truth.parquet" if self.four_bands(corpus) else "truth.parquet"
+            classes: Flags = {"labels": (spec[0], truth)}
         else:
             flags = {
                 "corpus": spec,
@@ -93,7 +101,7 @@ class River:
             )
             classes = {"embeddings": sample, "reference": self.reference("main")[0]}
         flags = {"scores": scores, "n": self.settings["holdout"], **classes}
-        return self._job("data.holdout", corpus, flags, suffix=".parquet")
+        return self._job("data.holdout", corpus, flags, part=corpus, suffix=".parquet")
 
     def pool(self, corpus: str, keep: float, part: str = "") -> Job:
         """Embeddings of the pool, or of enough survivors of Stage I."""
@@ -158,15 +166,31 @@ class River:
         return self._job("prune.select", label, flags, part=method, suffix=".parquet", items=items)
 
     def vae(self, corpus: str) -> str | Job:
-        """The VAE: as published, as it comes with the code, or trained on the pool (VAE=train)."""
-        if self.settings["vae"] != "train":
-            return str(self.settings["vae"])
+        """The VAE: as published, as it comes with the code, or trained on the pool (VAE=train).
+
+        A corpus of four bands has settings of its own, vae_CORPUS and vae_steps_CORPUS: no VAE of
+        four bands is published.
+        """
+        vae = self.settings.get(f"vae_{corpus}", self.settings["vae"])
+        if vae != "train":
+            return str(vae)
+        steps = self.settings.get(f"vae_steps_{corpus}", self.settings["vae_steps"])
         flags = {
             "corpus": self.corpus(corpus), "scores": self.scores(corpus),
             "holdout": self.holdout(corpus),
-            "image-size": self.settings["image_size"], "steps": self.settings["vae_steps"],
+            "image-size": self.settings["image_size"], "steps": steps,
         }  # fmt: skip
-        return self._job("dit.train_vae", corpus, flags)
+        return self._job("dit.train_vae", corpus, flags, part=corpus, items=steps)
+
+    def reconstruction(self, corpus: str) -> Job:
+        """How well the VAE of a corpus gives its hold-outs back: a floor of all generation."""
+        flags = {
+            "vae": self.vae(corpus), "corpus": self.corpus(corpus),
+            "holdout": self.holdout(corpus), "image-size": self.settings["image_size"],
+        }  # fmt: skip
+        items = 3 * self.settings["holdout"]
+        name = f"{corpus}-reconstruction"
+        return self._job("eval.reconstruction", name, flags, suffix=".json", items=items)
 
     def encode(self, cell: Cell, subset: Job) -> Job:
         """The subset's latents in the one store of its corpus and VAE."""
@@ -196,6 +220,8 @@ class River:
         label = f"{cell.corpus}-{cell.subset}" + (f"-s{seed}" if seed else "")
         vae, holdout = self.vae(cell.corpus), self.holdout(cell.corpus)
         made["encode"] = self.encode(cell, subset)
+        if self.four_bands(cell.corpus):
+            made["reconstruction"] = self.reconstruction(cell.corpus)
         steps = self.steps(cell)
         train = made["train"] = self._job("dit.train", label, {
             "latents": made["encode"], "subset": subset, "model": self.settings["model"],
@@ -211,7 +237,7 @@ class River:
             made["generation"] = self._job("eval.evaluate", f"{label}-generation", {
                 "generated": samples, **of_corpus, "subset": subset, "vae": vae,
                 "image-size": self.settings["image_size"],
-            }, suffix=".json", items=8 * n)  # fmt: skip
+            }, part=cell.corpus, suffix=".json", items=8 * n)  # fmt: skip
         if "loss" in cell.tasks:
             made["loss"] = self._job("eval.loss", f"{label}-loss", {
                 "checkpoint": train, **of_corpus, "subset": subset, "vae": vae,
@@ -277,8 +303,8 @@ class River:
         return None if images is None else images * (1 - cell.ratio)
 
     def steps(self, cell: Cell) -> int:
-        """Training steps: USA-1m's are 0.4 of the others' (40K and 100K, Sec. 4.1)."""
-        factor = self.profile.corpora[cell.corpus].get("steps_factor", 1)
+        """Training steps: USA-1m's are 0.4 of the others' (40K and 100K, Sec. 4.1); more in mini."""
+        factor = self.profile.corpora[cell.corpus].get("steps_factor", {}).get(self.profile.name, 1)
         return max(1, round(self.settings["steps"] * factor))
 
     # Names.

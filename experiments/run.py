@@ -135,7 +135,10 @@ def _preflight(planned: Planned) -> int:
     gigabytes = sum(planned.disk(job) for job in planned.wanted if not job.target.exists())
     words = ["--experiment", *planned.corpora, "--references", *references, "--tasks"]
     words += [task for task in planned.profile.tasks if any(task in cell.tasks for cell in cells)]
-    words += ["--weights", *(["sscd"] if any(cell.method == "dinov2" for cell in cells) else [])]
+    weights = ["sscd"] if any(cell.method == "dinov2" for cell in cells) else []
+    if any(job.stage == "dit.train_vae" for job in planned.wanted):
+        weights.append("lpips-vgg")  # kl-f8's perceptual loss
+    words += ["--weights", *weights]
     words += ["--holdout", str(planned.profile.settings["holdout"]), "--disk", f"{gigabytes:.0f}"]
     check = [sys.executable, "-m", "data.check", "--profile", "paper", *words]
     return subprocess.run(check, check=False).returncode

@@ -29,6 +29,9 @@ class HoldoutConfig:
     """Score table: a folder that prune.score made."""
     n: AtLeast1 = 5000
     """Images in each hold-out (the paper computes FID against 5,000 real images)."""
+    at_most: Fraction | None = None
+    """Largest part of the usable images in a hold-out: a corpus in which --n images are more gives
+    so many, and says so. Default: --n, or an error."""
     seed: Seed = 0
     """Seed of the draws: the images with the smallest SHA-256 of 'seed|key'."""
     holdouts: tuple[Holdout, ...] = ()
@@ -58,7 +61,8 @@ class HoldoutConfig:
         if self.out.suffix != ".parquet" or self.out.is_dir():
             raise UserError(f"--out {self.out}: name a file, such as {self.out.stem}.parquet")
         if self.join:
-            if self.scores or self.holdouts or self.labels or self.embeddings or self.reference:
+            drawing = (self.scores, self.holdouts, self.labels, self.embeddings, self.reference)
+            if any(drawing) or self.at_most is not None:
                 raise UserError(
                     "--join puts files together and draws nothing: leave out the other flags"
                 )
@@ -78,6 +82,8 @@ class HoldoutConfig:
             )
         inputs: dict[str, str] = {"scores": fingerprint(self.scores)}
         params: dict[str, object] = {"n": self.n, "seed": self.seed}
+        if self.at_most is not None:
+            params["at_most"] = self.at_most
         if "rasters" in read_manifest(self.scores).get("summary", {}):
             params["ground"] = "apart"  # of chips; earlier versions left other dates in the pool
         if kinds != ("pool",):  # a pool hold-out alone is what earlier versions drew

@@ -19,8 +19,10 @@ An image may be in several; the hash is the same for all, so the draws share wha
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import heapq
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,7 @@ def _drawn(config: HoldoutConfig) -> tuple[pa.Table, dict[str, Any], str]:
     scores = read_parts(config.scores, wanted)
     accepted = pool(scores)
     keys = accepted["key"].to_pylist()
+    config = _at_most(config, len(keys))
     if config.n >= len(keys):
         raise UserError(
             f"--n {config.n}: {config.scores} has {len(keys):,} usable images, and some must "
@@ -229,6 +232,20 @@ def _drawn(config: HoldoutConfig) -> tuple[pa.Table, dict[str, Any], str]:
     if "classes" in summary:
         line += _uneven(summary["classes"])
     return held, summary, line
+
+
+def _at_most(config: HoldoutConfig, usable: int) -> HoldoutConfig:
+    """The settings with as many images as --at-most lets of so many usable ones."""
+    n = config.n if config.at_most is None else max(1, int(config.at_most * usable))
+    if n >= config.n:
+        return config
+    print(
+        f"WARNING: hold-outs of {n:,} images, not of {config.n:,}: {config.scores} has {usable:,} "
+        f"usable images, and --at-most {config.at_most} of them leave the pool for each; distances "
+        "of so few are rough",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    return dataclasses.replace(config, n=n)
 
 
 def _same_ground(accepted: pa.Table, places: Sequence[int]) -> pa.Table:

@@ -7,6 +7,7 @@ so that it answers in a second or two, before anything is installed.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from data.sources.registry import Source
 
 ENOUGH = 2_000_000  # files counted in a corpus of image files before 'at least' is said
 SHARDS = (".arrow", ".parquet", ".tar")
+TIFFS = (".tif", ".tiff")
+LOOKED = 3  # rasters whose bands are counted
 ABOUT = 0.2  # a corpus whose bytes differ from the published ones by more is odd
 
 
@@ -94,7 +97,28 @@ def _expected(note: str) -> bool:
     return note.startswith("left out, listed in") or "without a label" in note
 
 
+def _require_bands(value: str, bands: int) -> None:
+    """Raise UserError where a corpus is read with, or has, other bands than are needed."""
+    stated = split_options(value)[1].get("bands", "")
+    if stated == "rgb":
+        raise UserError(f"bands=rgb leaves near infrared out; {bands} bands are needed")
+    from data.images.raster import DAMAGE, opened
+
+    for path in itertools.islice((p for p in _files(value) if p.suffix.lower() in TIFFS), LOOKED):
+        try:
+            with opened(str(path), "TIFF") as raster:
+                there = raster.count
+        except DAMAGE:
+            continue  # prune.score says what is wrong with a file
+        if there < bands:
+            raise UserError(
+                f"{path}: {there} bands; {bands} are needed (red, green, blue, near infrared)"
+            )
+
+
 def _corpus(source: Source, value: str, least: int) -> tuple[str, list[str]]:
+    if source.bands is not None:
+        _require_bands(value, source.bands)
     images = shards = size = 0
     enough = least or ENOUGH
     suffixes: set[str] = set()

@@ -72,6 +72,7 @@ class Source:
     bytes: int | None = None
     number_of_files: int | None = None
     images: int | None = None
+    bands: int | None = None
     images_about: bool = False
     also_images: tuple[int, ...] = ()
     classes: int | None = None

@@ -20,13 +20,14 @@ from eval.records.costs import cost_of
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "missing")
 LOG_LINES = 12
+INFRARED = "infrared"  # folder of the samples in colour infrared, below theirs
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 _LISTED = (".md", ".tex", ".csv", ".json", ".png", ".pdf", ".jpg", ".svg")
 _ORDER = {
     part: number
     for number, part in enumerate((
         "scores", "reference", "holdout", "embeddings", "centroids", "assignments", "subset",
-        "encode", "train", "samples", "generation", "loss", "track",
+        "encode", "reconstruction", "train", "samples", "generation", "loss", "track",
         "sr-train", "sr-images", "sr", "sis-train", "sis-images", "sis",
     ))
 }  # fmt: skip
@@ -277,12 +278,17 @@ def links(folder: Path) -> dict[str, list[str]]:
     return {"pages": pages, "files": files}
 
 
-def image_jobs(plan: Plan) -> list[tuple[Cell, str, Job]]:
-    """(cell, 'samples', 'sr' or 'sis', job) of the finished pictures, of each cell's first seed."""
+def image_jobs(plan: Plan) -> list[tuple[Cell, str, Path, Job]]:
+    """(cell, what, folder, job) of the finished pictures, of each cell's first seed.
+
+    What: samples, sr, sis; of samples of four bands also infrared, which lie below them.
+    """
     found = []
     for part in ("samples", "sr-images", "sis-images"):
         for cell in plan.cells:
             job = plan.job(cell.runs[0], part) if cell.runs else None
             if job is not None and job.state() == "done":
-                found.append((cell, part.removesuffix("-images"), job))
+                found.append((cell, part.removesuffix("-images"), job.out, job))
+                if part == "samples" and (job.out / INFRARED).is_dir():
+                    found.append((cell, INFRARED, job.out / INFRARED, job))
     return found

@@ -22,9 +22,15 @@ from eval.programme.plan import Plan
 
 HERE = Path(__file__).parent
 PARTS = ("dashboard.html.j2", "dashboard.css", "dashboard.js")
-TASKS = {"samples": "Generated images", "sr": "Super-resolution", "sis": "Semantic image synthesis"}
+TASKS = {
+    "samples": "Generated images",
+    "infrared": "Generated images in colour infrared",
+    "sr": "Super-resolution",
+    "sis": "Semantic image synthesis",
+}
 ROWS = {
     "samples": "samples of the first seed, from the same noise",
+    "infrared": "the same samples with near infrared, red and green as red, green and blue",
     "sr": "low resolution, generated and real, from top to bottom",
     "sis": "mask, generated and real, from top to bottom",
 }
@@ -96,8 +102,8 @@ def gather(plan: Plan, folder: Path) -> dict[str, Any]:
         "base": "" if folder == plan.folder else f"{os.path.relpath(plan.folder, folder)}/",
         "pictures": [
             {"cell": cell.name, "name": names[cell.name], "corpus": cell.corpus, "task": task,
-             "folder": str(job.out), "made": _fingerprint(job.out)}
-            for cell, task, job in collect.image_jobs(plan)
+             "folder": str(place), "made": _fingerprint(job.out)}
+            for cell, task, place, job in collect.image_jobs(plan)
         ],
         "figures": {str(path): sha256_file(path) for path in drawn},
     }  # fmt: skip
@@ -181,7 +187,7 @@ def _pictures(wanted: list[dict[str, Any]]) -> tuple[dict[str, list[dict[str, An
     size = left_out = 0
     for one in wanted:
         folder = Path(one["folder"])
-        if one["task"] == "samples":
+        if one["task"] in ("samples", "infrared"):
             uri = images.samples_grid(folder)
         else:
             target = target_folder(folder) if manifest_path(folder).exists() else "target"

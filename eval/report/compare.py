@@ -16,6 +16,7 @@ from eval.paper.numbers import amount, paper_cell, paper_cells
 from eval.programme.plan import Cell, Plan
 from eval.records.costs import clustering_seconds
 from eval.records.value import RULE_NAMES, value_of
+from eval.report.bands import SHOWN, has_four_bands
 from eval.report.records import Key, Records
 from eval.report.seeds import mean_of
 
@@ -41,7 +42,7 @@ COLUMN_NAMES = {
 TRAINED = {"generation": "train", "sr": "sr-train", "sis": "sis-train"}
 FIELDS = (
     "table", "corpus", "cell", "label", "method", "ratio", "task", "metric", "checkpoint",
-    "profile", "state", "paper", "ours", "difference", "value", "measure", "comparable",
+    "bands", "profile", "state", "paper", "ours", "difference", "value", "measure", "comparable",
     "low", "high", "seeds_low", "seeds_high", "seeds", "n", "holdout", "training_images", "model",
     "steps", "batch", "sampler", "sampling_steps", "weights", "checkpoint_step", "judge",
     "paper_steps", "paper_checkpoint", "paper_remark", "remark", "command", "files",
@@ -168,6 +169,8 @@ def _line(
         "checkpoint": RULE_NAMES.get(rule, rule), "profile": plan.profile,
         "command": family.command, "state": "missing", "files": [], "seeds": [],
     }  # fmt: skip
+    if has_four_bands(family) and task != "clustering":
+        line["bands"] = SHOWN
     if theirs is not None:
         line |= {
             "paper": theirs["value"], "paper_steps": theirs.get("steps"),

@@ -44,6 +44,8 @@ def markdown(table: dict[str, Any]) -> str:
         lines += [f"## Measured, {name}", "", *_measured(part["rows"], part["labels"]), ""]
         if part["conclusion"]:
             lines += [part["conclusion"], ""]
+    for part in table["four_bands"]:
+        lines += _four_bands(part)
     return "\n".join([*lines, *_unfilled(table), *_notes(table)]) + "\n"
 
 
@@ -82,6 +84,7 @@ def _lines(section: Section, ours: str) -> list[str]:
         for line in section.lines:
             if (line["task"], line["metric"]) == column and line["value"] is not None:
                 checkpoint = line["checkpoint"]
+                bands = line["bands"] and f"of {line['bands']}"
                 if line["checkpoint_step"] is not None:
                     checkpoint += f" (step {line['checkpoint_step']:,})"
                 body.append([
@@ -89,7 +92,7 @@ def _lines(section: Section, ours: str) -> list[str]:
                     difference(line), interval(line), said(line["n"]),
                     said(line["training_images"]), said(line["steps"]), sampler(line),
                     said(line["weights"]), said(line["seeds"]), said(line["holdout"]), checkpoint,
-                    "; ".join(filter(None, (line["measure"], line["remark"]))) or "-",
+                    "; ".join(filter(None, (line["measure"], bands, line["remark"]))) or "-",
                 ])  # fmt: skip
     header = ["cell", "row", "paper", ours, "difference", "interval", "n", "images", "steps",
               "sampler", "weights", "seeds", "hold-out", "checkpoint", "measure"]  # fmt: skip
@@ -156,6 +159,32 @@ def _measured(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
             beside.append(f"{pair['a']} - {pair['b']}, {pair['n']} seeds: {mean} [{low}, {high}]")
         body.append([*line, "; ".join(beside) or "-"])
     return _grid(header, body)
+
+
+def _four_bands(part: dict[str, Any]) -> Iterator[str]:
+    """What red, green and blue do not show: distances of NIR, R, G; the VAE; SR and SIS."""
+    name = CORPUS_NAMES.get(part["corpus"], part["corpus"])
+    yield from (f"## Four bands, {name}", "")
+    yield "The paper does not say how it compares images of four bands; its columns above are of"
+    yield "red, green and blue. Here: near infrared, red and green in their place."
+    yield ""
+    if part["rows"]:
+        yield from ("Near infrared, red, green:", "", *_measured(part["rows"], part["labels"]), "")
+    if part["vae"]:
+        holdouts = list(part["vae"][0]["values"])
+        body = [
+            [row["what"] + ("" if row["scale"] == 1 else f" x {row['scale']:,.0f}"), row["better"],
+             *(figure(row["values"][holdout] * row["scale"]) for holdout in holdouts)]
+            for row in part["vae"]
+        ]  # fmt: skip
+        header = ["hold-outs after the VAE", "better", *holdouts]
+        yield from (*_grid(header, body), "")
+    if part["ways"]:
+        body = [
+            [label, *(ways.get(task, "-") for task in ("sr", "sis"))]
+            for label, ways in part["ways"].items()
+        ]
+        yield from (*_grid(["trained on four bands, tuned on", "SR", "SIS"], body), "")
 
 
 def _measured_cell(cell: dict[str, Any], scale: float, best: bool) -> str:

@@ -103,6 +103,8 @@ class Records:
         """What a table is made from: digests of the records, states of the jobs, last log lines."""
         found = {"/".join(map(str, key)): _digest(path) for key, path in self.files.items()}
         found |= {f"state of {name}": state for name, state in self.states.items()}
+        rebuilt = (job for job in self.plan.jobs.values() if job.stage == "eval.reconstruction")
+        found |= {job.id: _digest(job.out) for job in rebuilt}
         for name, job in self.plan.jobs.items():
             if self.states[name] == "failed":
                 found[f"log of {name}"] = last_line(job.log)

@@ -16,6 +16,7 @@ from eval.report.claims import claims
 from eval.report.compare import FIELDS, sections
 from eval.report.conclusion import conclusion
 from eval.report.config import TablesConfig
+from eval.report.four_bands import four_bands
 from eval.report.latex import latex
 from eval.report.log import last_line
 from eval.report.markdown import markdown
@@ -64,7 +65,8 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
     """All that the table says, in whichever form.
 
     `sections` (eval.report.compare), `orderings`, `claims` of figures; `measured`, for each corpus
-    the rows of eval.report.measured and the `conclusion` in words; `failed` jobs and `damaged`
+    the rows of eval.report.measured and the `conclusion` in words; `four_bands`, for each corpus
+    that has near infrared, eval.report.four_bands; `failed` jobs and `damaged`
     records; `filled` of `planned` cells.
     """
     found = sections(plan, records)
@@ -83,6 +85,7 @@ def build(plan: Plan, records: Records) -> dict[str, Any]:
         "orderings": orderings(found),
         "claims": [{**claim, "mark": mark} for claim in _claims(plan, records)],
         "measured": _measured(plan, records),
+        "four_bands": four_bands(plan, records),
         "failed": [
             {"id": name, "log": str(job.log), "last_line": last_line(job.log),
              "command": plan.command, "cells": list(job.cells)}

@@ -15,6 +15,7 @@ from data.check import main
 from data.setup.check import check, count_images
 from data.setup.paper import check_weights
 from data.sources.registry import find_source, sources
+from tests.data.rasters import pixels, write_raster
 from tests.data.shards import write_tar
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +92,19 @@ def test_corpora(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("USA1M_ROOT", str(tmp_path / "empty"))
     assert check(find_source("usa1m")).state == "missing"
+
+
+def test_a_corpus_of_four_bands_is_not_taken_without_one(tmp_path, monkeypatch):
+    for bands, state in ((4, "found"), (3, "missing")):
+        folder = tmp_path / f"bands{bands}"
+        folder.mkdir()
+        write_raster(folder / "m_1.tif", pixels(300, 300, bands))
+        monkeypatch.setenv("USA1M_ROOT", str(folder))
+        finding = check(find_source("usa1m"))
+        assert finding.state == state, finding.notes
+    assert "3 bands; 4 are needed" in finding.notes[0]
+    monkeypatch.setenv("USA1M_ROOT", f"usa1m:{tmp_path / 'bands4'}?bands=rgb")
+    assert "leaves near infrared out" in check(find_source("usa1m")).notes[0]
 
 
 def test_downstream(tmp_path, monkeypatch):

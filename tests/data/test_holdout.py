@@ -97,6 +97,17 @@ def test_too_many_is_refused(tmp_path):
         main(["--scores", str(tmp_path / "same"), "--n", "1", "--out", str(tmp_path / "g.parquet")])
 
 
+def test_a_small_corpus_gives_a_part_of_itself_and_says_so(tmp_path, capsys):
+    scores(tmp_path / "s", [(f"k{n}", f"d{n}", "ok") for n in range(60)])
+    flags = ["--scores", str(tmp_path / "s"), "--holdouts", "pool", "--at-most", "0.1"]
+    assert main([*flags, "--n", "20", "--out", str(tmp_path / "h.parquet")]) == 0
+    assert read_holdout(tmp_path / "h.parquet").num_rows == 6
+    assert "WARNING: hold-outs of 6 images, not of 20" in capsys.readouterr().err
+    assert main([*flags, "--n", "4", "--out", str(tmp_path / "g.parquet")]) == 0
+    assert read_holdout(tmp_path / "g.parquet").num_rows == 4
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_missing_inputs_are_named(tmp_path):
     with pytest.raises(UserError, match="not a finished stage"):
         main(["--scores", str(tmp_path / "absent"), "--out", str(tmp_path / "h.parquet")])

@@ -37,11 +37,12 @@ def share(value: float, **more: Any) -> dict[str, Any]:
 
 
 def generation_metrics(
-    value: float, name: str = "EfficientNetLite0", after: float | None = None, n: int = 200
+    value: float, name: str = "EfficientNetLite0", after: float | None = None, n: int = 200,
+    infrared: bool = False,
 ) -> dict[str, Any]:
     """A metrics file of eval.evaluate --generated; every distance is `value`, floors parts of it.
 
-    `after`: that with both sides after the VAE.
+    `after`: that with both sides after the VAE; `infrared`: three times as far on NIR, R, G.
     """
     held: dict[str, Any] = {
         "distance": distance(value, name, n=n),
@@ -51,7 +52,13 @@ def generation_metrics(
     if after is not None:
         held["after_vae"] = {"distance": distance(after, name, 0.01, n)}
     classes = {"sea": {"recall": 0.9, "n": 15}, "port": {"recall": 0.1, "n": 15}}
+    more = {}
+    if infrared:
+        more["infrared"] = {
+            "holdouts": generation_metrics(3 * value, name, after, n)["holdouts"]
+        }
     return {
+        **more,
         "task": "generation",
         "extractor": INCEPTION if name == "FID" else JUDGE,
         "holdouts": {"pool": held, "balanced": {**held, "classes": classes}, "informative": held},
@@ -88,6 +95,24 @@ def pair_metrics(
     sampling = {"task": task, "split": "test" if task == "sr" else "val", "weights": "ema",
                 "sampler": "ddim", "steps": 20, "crops": "grid", "limit": n, "seed": 0}  # fmt: skip
     return found | {"checkpoint_rule": rule, "sampling": {**sampling, "checkpoint_rule": rule}}
+
+
+def reconstruction_metrics(value: float, name: str = "EfficientNetLite0") -> dict[str, Any]:
+    """A record of eval.reconstruction; PSNR of band b is `value` + b."""
+    one = {
+        "quality": {
+            "images": 200, "psnr": value, "psnr_mean": value,
+            "psnr_band": [value + band for band in range(4)],
+            "ssim_band": [0.8, 0.81, 0.82, 0.83], "l1_band": [0.01] * 4,
+            "infrared": {
+                "red_correlation": {"images": -0.25, "rebuilt": -0.2}, "ndvi_error": 0.0625,
+                "ndvi_mean": {"images": 0.5, "rebuilt": 0.45},
+                "ndvi_std": {"images": 0.3, "rebuilt": 0.28},
+            },
+        },
+        "rgb": {"distance": distance(7.0, name)}, "infrared": {"distance": distance(9.0, name)},
+    }  # fmt: skip
+    return {"holdouts": dict.fromkeys(HOLDOUTS, one)}
 
 
 def loss_metrics(value: float, n: int = 200) -> dict[str, Any]:

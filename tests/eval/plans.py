@@ -32,6 +32,7 @@ from tests.eval.formats import (
     generation_metrics,
     loss_metrics,
     pair_metrics,
+    reconstruction_metrics,
     track_lines,
 )
 
@@ -50,6 +51,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...], float]] = {
     "train": ("dit.train", ("encode",), 8.0),
     "samples": ("dit.sample", ("train",), 1.0),
     "generation": ("eval.evaluate", ("samples", "holdout", "subset"), 0.25),
+    "reconstruction": ("eval.reconstruction", ("holdout",), 0.1),
     "loss": ("eval.loss", ("train", "holdout", "subset"), 0.25),
     "track": ("eval.track", ("train", "holdout"), 1.0),
     "sr-train": ("downstream.train", ("train",), 2.0),
@@ -59,9 +61,10 @@ PARTS: dict[str, tuple[str, tuple[str, ...], float]] = {
     "sis-images": ("downstream.evaluate", ("sis-train",), 0.5),
     "sis": ("eval.evaluate", ("sis-images", "subset"), 0.25),
 }
-SHARED = ("scores", "reference", "holdout")  # by all methods on a corpus
+SHARED = ("scores", "reference", "holdout", "reconstruction")  # by all methods on a corpus
 FILES = {
     "holdout": "holdout.parquet", "subset": "subset.parquet", "generation": "metrics.json",
+    "reconstruction": "metrics.json",
     "loss": "metrics.json", "sr": "metrics.json", "sis": "metrics.json",
 }  # fmt: skip
 NEEDED_FOR = {
@@ -113,6 +116,7 @@ class PlanMaker:
         value: float = 4.0,
         seconds: float = 2.0,
         judge: str = "EfficientNetLite0",
+        infrared: bool = False,
     ) -> PlanMaker:
         """Add a cell family with its jobs.
 
@@ -123,6 +127,7 @@ class PlanMaker:
             value: of the distances of seed 0 (seed s has `value` + s); LPIPS a hundredth of it.
             seconds: that each job took.
             judge: 'FID' for Inception's names.
+            infrared: of a corpus of four bands.
         """
         if paper == "auto":
             of = 0.0 if method == "full" else ratio
@@ -131,13 +136,15 @@ class PlanMaker:
         for seed in seeds:
             wanted = {*SHARED, "subset", "encode", "train"}
             wanted |= {part for task in tasks for part in NEEDED_FOR[task]}
+            wanted -= set() if infrared else {"reconstruction"}
             jobs = {part: "" for part in PARTS if part in wanted}
             for task in ("sr", "sis"):
                 for rule in rules if task in tasks else ():
                     jobs |= {f"{task}-images:{rule}": "", f"{task}:{rule}": ""}
             how = {"name": name, "corpus": corpus, "method": method, "seed": seed, "ratio": ratio,
                    "keep": keep, "clusters": clusters, "reduce": reduce, "steps": steps,
-                   "value": value + seed, "seconds": seconds, "judge": judge}  # fmt: skip
+                   "value": value + seed, "seconds": seconds, "judge": judge,
+                   "infrared": infrared}  # fmt: skip
             for part in jobs:
                 jobs[part] = self._job(part, how, jobs, (stop or {}) if seed == seeds[0] else {})
             runs.append({"seed": seed, "jobs": jobs})
@@ -296,7 +303,8 @@ def _record(
         return  # a track is never finished for good
     else:
         made = {
-            "generation": lambda: generation_metrics(value, name),
+            "generation": lambda: generation_metrics(value, name, infrared=how["infrared"]),
+            "reconstruction": lambda: reconstruction_metrics(value, name),
             "loss": lambda: loss_metrics(value / 100),
         }.get(head, lambda: pair_metrics(head, value - 0.5 * (rule != "last"), name, rule))()
         summary = {"result": made}

@@ -16,6 +16,7 @@ import pytest
 from eval.dashboard import main
 from eval.pages.charts import MOST, Line, plot, thinned, ticks
 from eval.pages.collect import costs, grid, progress, states_of, tail
+from eval.programme.plan import read_plan
 from tests.eval.plans import PlanMaker, small_plan
 
 
@@ -273,3 +274,22 @@ def test_the_browsers_probe_sees_a_request_and_an_error(tmp_path: Path) -> None:
     body, said = open_in_browser(page, tmp_path / "profile")
     assert body["data-asked"] == "https://images.invalid/a.png"
     assert "CONSOLE" in said and "seen" in said
+
+
+def test_samples_of_four_bands_are_shown_in_colour_infrared_too(tmp_path: Path) -> None:
+    maker = PlanMaker(tmp_path)
+    maker.family("usa1m/random-70", "random", corpus="usa1m", infrared=True)
+    maker.family("git10m/random-70", "random", tasks=("generation",))
+    samples = maker.out("usa1m/random-70", "samples")
+    (samples / "infrared").mkdir()
+    for path in sorted(samples.glob("*.png"))[:6]:
+        shutil.copy(path, samples / "infrared" / path.name)
+    plan = read_plan(maker.write())
+    assert main(arguments(maker.runs)) == 0
+    page = Page((plan.folder / "dashboard.html").read_text())
+    alts = [image["alt"] for image in page.all("img")]
+    (shown,) = (alt for alt in alts if alt.startswith("Generated images in colour infrared"))
+    assert shown.endswith("usa1m")
+    assert sum(alt.startswith("Generated images by") for alt in alts) == 2
+    parts = grid(plan, states_of(plan))["parts"]
+    assert parts.index("encode") < parts.index("reconstruction") < parts.index("train")

@@ -435,3 +435,38 @@ def test_status_of_a_plan_alone_and_of_none(tmp_path: Path, capsys) -> None:
     with pytest.raises(UserError, match=r"bash experiments/table2.sh --dry-run writes it"):
         main(["table2", "--runs", str(tmp_path / "runs"), "--status"])
     assert read_plan(plan.file).jobs == plan.jobs
+
+
+def test_a_corpus_of_four_bands_says_what_its_columns_are_of(tmp_path: Path) -> None:
+    maker = PlanMaker(tmp_path, corpora={"git10m": "a", "usa1m": "b"})
+    maker.family("git10m/random-70", "random", label="Random", **GENERATION)
+    tasks = ("generation", "sr", "sis")
+    how = {"corpus": "usa1m", "infrared": True, "tasks": tasks}
+    maker.family("usa1m/rsprune-70", "rsprune", label="Ours", value=4.0, **how)
+    maker.family("usa1m/random-70", "random", label="Random", value=5.0, **how)
+    way = {"way": "predicted", "infrared": {"r2": {"linear": 0.4, "quadratic": 0.625}, "mean": 90}}
+    rewrite(maker.out("usa1m/rsprune-70", "sr"), lambda found: {**found, "bands": way})
+    table = make(maker)
+    assert {line["bands"] for line in lines_of(table, corpus="usa1m")} == {"R,G,B"}
+    assert {line["bands"] for line in lines_of(table, corpus="git10m")} == {None}
+    (part,) = table["four_bands"]
+    assert part["corpus"] == "usa1m" and part["labels"] == ["Ours", "Random"]
+    rows = {row["what"]: row for row in part["rows"]}
+    row = rows["Generation, pool hold-out"]
+    assert row["cells"]["Random"]["value"] == pytest.approx(0.015)  # three times as far
+    assert row["beside"]["VAE"] == pytest.approx(0.003)
+    vae = {row["what"]: row["values"]["balanced"] for row in part["vae"]}
+    assert [vae[f"PSNR, {band}, dB"] for band in ("red", "near infrared")] == [4.0, 7.0]
+    assert vae["correlation of near infrared and red, real images"] == -0.25
+    assert vae["NDVI, mean absolute error"] == 0.0625
+    assert vae["KD-EfficientNetLite0 after the VAE, NIR,R,G"] == pytest.approx(0.009)
+    assert part["ways"] == {"Ours": {"sr": "RGB data, near infrared predicted (r2 0.62)"}}
+    text = (folder(maker) / "table.md").read_text()
+    assert "## Four bands, USA-1m" in text and "RGB data, near infrared predicted" in text
+    of = [line for line in text.splitlines() if "of R,G,B" in line]
+    assert len(of) == 10 and not any("not run" in line for line in of)  # two rows, five columns
+
+    record = maker.out("usa1m/random-70", "reconstruction")  # what both share
+    rewrite(record, lambda found: {"holdouts": {"pool": {"quality": {}}}})
+    (part,) = make(maker)["four_bands"]
+    assert part["vae"] == [] and part["rows"]

@@ -155,6 +155,49 @@ def test_real_images_take_the_place_of_the_world(monkeypatch):
     assert [job for job in jobs if job.stage == "world.build"]  # references and tasks are not set
 
 
+def test_usa1m_is_read_on_four_bands_and_has_a_vae_of_its_own(monkeypatch):
+    jobs = planned("table1").jobs
+    of = {
+        stage: [j for j in jobs if j.stage == stage]
+        for stage in ("dit.train_vae", "eval.reconstruction")
+    }
+    (vae,), (rebuilt,) = of.values()  # once for all cells of the corpus
+    corpus = vae.argv[vae.argv.index("--corpus") + 1]
+    world = next(j for j in jobs if j.stage == "world.build" and "--infrared" in j.argv)
+    assert corpus == f"usa1m:{world.out}/naip?chip=64"
+    assert vae.id in rebuilt.needs and world.id in vae.needs
+    assert len(rebuilt.cells) == 7 and all(name.startswith("usa1m/") for name in rebuilt.cells)
+    takers = [j for j in jobs if j.stage == "dit.encode" and vae.id in j.needs]
+    assert len(takers) == 7 and all(corpus in j.argv for j in takers)
+    (holdout,) = (j for j in jobs if j.stage == "data.holdout" and world.id in j.needs)
+    assert f"{world.out}/naip-truth.parquet" in holdout.argv and "--at-most" in holdout.argv
+    monkeypatch.setenv("VAE_USA1M", "/vae")
+    jobs = planned("table1").jobs
+    assert not [j for j in jobs if j.stage == "dit.train_vae"]
+    (rebuilt,) = (j for j in jobs if j.stage == "eval.reconstruction")
+    assert "/vae" in rebuilt.argv
+
+
+@pytest.mark.parametrize(("value", "mini", "paper"), [
+    ("/naip", "usa1m:/naip?chip=64", "usa1m:/naip"),
+    ("usa1m:/naip", "usa1m:/naip", "usa1m:/naip"),
+    ("/naip?chip=128", "/naip?chip=128", "/naip?chip=128"),
+    ("usa1m:/naip?chip=96", "usa1m:/naip?chip=96", "usa1m:/naip?chip=96"),
+])  # fmt: skip
+def test_a_folder_of_naip_is_cut_into_chips_of_the_image_size(value, mini, paper, monkeypatch):
+    monkeypatch.setenv("USA1M_ROOT", value)
+    for name, expected in (("mini", mini), ("paper", paper)):
+        assert load_profile(name).place("corpora", "usa1m") == expected
+
+
+def test_the_dry_run_of_the_paper_has_the_vaes_hours_and_disk():
+    found = planned("usa1m_70", "paper")
+    (vae,) = (job for job in found.jobs if job.stage == "dit.train_vae")
+    hours, _ = found.hours(vae)
+    assert vae.gpus == 4 and 10 < hours < 20 and 1 < found.disk(vae) < 10
+    assert vae.argv[vae.argv.index("--steps") + 1] == "100000" and "kl-f8" in vae.argv
+
+
 @pytest.mark.parametrize(("variable", "value", "message"), [
     ("STEPS", "many", "STEPS=many"), ("STEPS", "0", "at least 1"), ("SEEDS", "0 0", "twice"),
     ("SEEDS", "-1", "at least 0"), ("CHECKPOINTS", "first", "best-validation"),
