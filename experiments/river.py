@@ -303,7 +303,7 @@ class River:
         return None if images is None else images * (1 - cell.ratio)
 
     def steps(self, cell: Cell) -> int:
-        """Training steps: USA-1m's are 0.4 of the others' (40K and 100K, Sec. 4.1); more in mini."""
+        """Training steps: USA-1m's are 0.4 of the others' (40K, 100K; Sec. 4.1); more in mini."""
         factor = self.profile.corpora[cell.corpus].get("steps_factor", {}).get(self.profile.name, 1)
         return max(1, round(self.settings["steps"] * factor))
 

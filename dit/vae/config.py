@@ -54,8 +54,12 @@ class TrainVaeConfig:
     learning_rate: Positive | None = None
     """Adam's rate, at its height; the preset's by default."""
     perceptual: Perceptual | None = None
-    """Perceptual term. lpips-* needs pretrained weights (cached or downloaded); gradient, which
-    compares differences of neighbouring pixels at three scales, needs none."""
+    """Perceptual term, of four bands on R, G, B and on NIR, R, G. lpips-* and efficientnet-lite0
+    need pretrained weights (--perceptual-weights, a cache, a package, or downloaded); gradient,
+    which compares differences of neighbouring pixels at three scales, needs none."""
+    substitute: Literal["gradient", "efficientnet-lite0", "refuse"] = "gradient"
+    """What takes the perceptual term's place, said and recorded, where its weights cannot be had
+    when the training begins; refuse: nothing does, and it does not begin."""
     kl_weight: NonNegative | None = None
     """Weight of KL(posterior || N(0,1)), summed over the latent, against the reconstruction
     summed over pixels."""
@@ -67,16 +71,27 @@ class TrainVaeConfig:
     """Images set aside for validation by a hash of their key (at most a tenth)."""
     scale_images: AtLeast1 = 4096
     """Training images over which the latent scale is measured."""
+    export: Literal["best", "last", "ema"] = "best"
+    """Weights in OUT itself: those of the lowest validation loss, the last, or their moving
+    average. The last and the average are in OUT/last and OUT/ema besides."""
     seed: Seed = 0
     """Seed of weights, order, crops, flips and posterior noise."""
     checkpoint_every: AtLeast0 = machine(0)
     """Steps between checkpoints, beside the one at each validation; 0: no others."""
     workers: AtLeast1 = machine(2)
     """Threads that decode images."""
+    perceptual_weights: Path | None = machine(None)
+    """File of the perceptual term's pretrained weights, or the folder that holds it."""
     device: str = machine("auto")
-    """Torch device: auto, cpu, cuda, ..."""
-    precision: Literal["fp32", "bf16"] = machine("fp32")
-    """Arithmetic of the network (bf16: autocast); losses are float32."""
+    """Torch device: auto, cpu, cuda, ... Of a launch of several processes, each takes its own."""
+    precision: Literal["auto", "fp32", "bf16"] = machine("auto")
+    """Arithmetic of the networks (bf16: autocast); weights, L1 and KL are float32. auto: bf16 on a
+    GPU, fp32 on a CPU."""
+    per_device: AtLeast0 = machine(0)
+    """Micro batch: crops that a process takes at once; 0: all of its part of the batch. Smaller
+    ones are accumulated, with the same result to rounding."""
+    compile: bool = machine(False)
+    """Compile encoder, decoder and discriminator (torch.compile); pays on a GPU."""
     gradient_checkpointing: bool = machine(False)
     """Recompute activations in the backward pass: less memory, slower."""
 
@@ -113,7 +128,6 @@ class TrainVaeConfig:
         }
         if self.init is not None:
             inputs["init"] = describe_vae(self.init).fingerprint
-        params = {**science(self), **dataclasses.asdict(recipe)}
-        if not recipe.half:
-            del params["half"]  # which earlier versions did not know
+        # The form of the training: before 2, no bands but R, G, B were seen.
+        params = {**science(self), **dataclasses.asdict(recipe), "form": 2}
         return Stage(self.out, "dit.train_vae", params, inputs)

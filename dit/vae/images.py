@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, cast
 
@@ -115,7 +115,7 @@ def batched(images: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
         yield np.stack(batch)
 
 
-def in_background(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
+def in_background(items: Iterable[T], ahead: int = 4) -> Generator[T, None, None]:
     """Run an iterator in a thread of its own, at most `ahead` items before the consumer.
 
     Its exceptions are raised here. Leaving the loop early stops the thread.

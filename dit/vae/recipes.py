@@ -65,7 +65,7 @@ class Recipe:
     """Images that share the discriminator's batch statistics; a micro batch is a multiple of it."""
 
     def rate(self, step: int) -> float:
-        """Adam's rate at a step (1-based): linear warm-up, then the schedule, down to a fiftieth."""
+        """Adam's rate at a step (1-based): linear warm-up, then constant or half a cosine."""
         rate = self.learning_rate * min(1.0, step / max(1, self.warmup))
         return rate * schedule_factor(self.schedule, step - 1, self.steps, _FLOOR)
 

@@ -96,7 +96,7 @@ class VaeTrainer:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + 1)
                 self.discriminator = PatchDiscriminator(channels, group=recipe.normalised_together)
-            self.discriminator.to(device=self.device, memory_format=torch.channels_last)
+            self.discriminator.to(self.device).to(memory_format=torch.channels_last)
             self.critic = self._adam(self.discriminator)
         if self.machine.compiled:
             for region in (self.model.encoder, self.model.decoder, self.discriminator):
@@ -203,7 +203,8 @@ class VaeTrainer:
         recipe, made = self.recipe, []
         side = recipe.crop >> (len(recipe.block_out_channels) - 1)
         crops = augment(images, plan, recipe.crop).transpose(0, 3, 1, 2)
-        for start, part in zip(range(0, len(plan), self.micro), plan.split(self.micro), strict=True):
+        starts = range(0, len(plan), self.micro)
+        for start, part in zip(starts, plan.split(self.micro), strict=True):
             pixels = torch.from_numpy(np.ascontiguousarray(crops[start : start + self.micro]))
             noise = part.noise((recipe.latent_channels, side, side), Stream.POSTERIOR)
             pair = (pixels, noise)

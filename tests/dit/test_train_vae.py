@@ -38,7 +38,8 @@ from dit.vae.losses import (
 from dit.vae.quality import compare
 from dit.vae.recipes import PRESETS
 from dit.vae.train import split
-from dit.vae.trainer import VaeTrainer, augment, build
+from dit.vae.network import build, latent_statistics
+from dit.vae.trainer import Machine, VaeTrainer, augment
 from tests.dit.training import stats
 
 TINY = dataclasses.replace(
