@@ -1,4 +1,4 @@
-"""Perceptual distances of images: LPIPS, and one that needs no model hub. They judge, and teach VAEs.
+"""Perceptual distances of images: LPIPS, and one that needs no model hub. They judge and teach.
 
 LPIPS (Zhang et al. 2018, arXiv 1801.03924) is the lpips package's network on torchvision's AlexNet
 or VGG-16. Where those weights cannot be had, the distance in EfficientNet-lite0's feature maps

@@ -159,7 +159,9 @@ class VaeTrainer:
         with bar, stop_signals() as asked, contextlib.closing(coming):
             while self.step < recipe.steps:
                 with speed.waiting():
-                    micros = next(coming)
+                    micros = next(coming, None)
+                if micros is None:
+                    break
                 self._update(micros, asked.is_set())
                 self.step += 1
                 bar.update()
@@ -258,11 +260,11 @@ class VaeTrainer:
         if adversarial:
             assert self.discriminator is not None
             self.discriminator.requires_grad_(False)  # it learns from its own loss alone
-            gradients: Any = 0.0
+            pulls: Any = 0.0
             for micro in micros:  # the weight is that of the whole batch, so it comes first
                 kept = self._forward(micro, adversarial)
-                gradients = gradients + self._weigh(kept) / parts
-            weight = adaptive_weight(*self._mean([gradients])[0])
+                pulls = pulls + self._weigh(kept) / parts
+            weight = adaptive_weight(*self._mean([pulls])[0])
             self._adaptive += torch.stack([weight, torch.ones_like(weight)])
 
         seen = []
@@ -294,11 +296,11 @@ class VaeTrainer:
 
         norms = []
         for module, _ in modules:
-            parameters = [p for p in module.parameters() if p.grad is not None]
-            means = self._mean([p.grad for p in parameters if p.grad is not None])
-            for parameter, gradient in zip(parameters, means, strict=True):
-                parameter.grad = gradient
-            norms.append(torch.nn.utils.get_total_norm(means))
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            if self.group.size > 1:
+                # Copied: the fused optimizer wants a gradient in its parameter's memory layout.
+                torch._foreach_copy_(gradients, self._mean(gradients))
+            norms.append(torch.nn.utils.get_total_norm(gradients))
         # Not finite: left out on all processes alike; the fused optimizer changes nothing where
         # found_inf is 1, and the host need not know.
         bad = ~torch.stack([*totals[:-1], *norms]).isfinite().all()

@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from dit.diffusion.gaussian import Diffusion
 from dit.training import checkpoint
 from dit.training.order import plan_batch
+from dit.vae.network import latent_statistics
 from dit.vae.recipes import PRESETS
 from dit.vae.trainer import VaeTrainer
 from tests.dit.test_train_vae import TINY as TINY_VAE
@@ -117,7 +118,7 @@ def test_the_latent_scale_is_exact_far_from_the_origin() -> None:
         trainer.model.quant_conv.bias[4:] = 1.0
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (48, 8, 8, 3), generator=generator, dtype=torch.uint8).numpy()
-    scale = trainer.latent_scale(iter([images[:40], images[40:]]))
+    scale, _ = latent_statistics(trainer.model, iter([images[:40], images[40:]]))
     with torch.no_grad():
         unit = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
         posterior = trainer.model.encode(unit.float()).latent_dist
@@ -129,8 +130,7 @@ def test_the_latent_scale_is_exact_far_from_the_origin() -> None:
 def test_the_vaes_optimizer_follows_its_recipe() -> None:
     trainer = VaeTrainer(TINY_VAE, 3, 0)
     assert trainer.optimizer.defaults["betas"] == (0.5, 0.99)
-    mini = VaeTrainer(PRESETS["mini"], 3, 0)
-    rates = [mini.learning_rate(step) / 4e-4 for step in (0, 9, 300, 599, 600)]
+    rates = [PRESETS["mini"].rate(step + 1) / 4e-4 for step in (0, 9, 300, 599, 600)]
     assert rates[0] == pytest.approx(1 / 20, rel=1e-3)
     assert rates[1] == pytest.approx(10 / 20, rel=1e-3)
     assert rates[2:] == pytest.approx([0.51, 0.02, 0.02], abs=1e-4)  # down to a fiftieth

@@ -29,8 +29,8 @@ from dit.model import transformer
 from dit.train import main as train
 from dit.training import checkpoint
 from dit.vae.autoencoder import Vae, load_vae
+from dit.vae.network import build
 from dit.vae.recipes import PRESETS
-from dit.vae.trainer import build
 from tests.dit.test_latents import arguments, folder_bytes, make_corpus, make_subset
 from tests.dit.tiny_vae import save_tiny_vae
 from tests.dit.training import ENV, TINY, flags

@@ -28,18 +28,20 @@ from dit.training.runlog import RunLog
 from dit.vae.autoencoder import load_vae, to_unit, weights_file
 from dit.vae.listing import Listing
 from dit.vae.losses import (
+    GROUPS,
     GradientDistance,
-    LpipsDistance,
+    NetworkDistance,
     PatchDiscriminator,
     adaptive_weight,
     hinge_loss,
     make_perceptual,
 )
+from dit.vae.network import build, latent_statistics
+from dit.vae.perceptual import Perceptual
 from dit.vae.quality import compare
 from dit.vae.recipes import PRESETS
 from dit.vae.train import split
-from dit.vae.network import build, latent_statistics
-from dit.vae.trainer import Machine, VaeTrainer, augment
+from dit.vae.trainer import VaeTrainer, augment
 from tests.dit.training import stats
 
 TINY = dataclasses.replace(
@@ -67,37 +69,40 @@ def test_gradient_distance_sees_blur_and_not_brightness() -> None:
 
 
 def test_lpips_without_its_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*arguments: object, **options: object) -> None:
+    offline(monkeypatch)
+    with pytest.raises(UserError, match=r"vgg16-397923af\.pth.*efficientnet-lite0"):
+        make_perceptual("lpips-vgg", "cpu")
+    with pytest.raises(UserError, match="how 6 bands are shown"):
+        make_perceptual("lpips-vgg", "cpu", channels=6)
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object, **options: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(UserError, match=r"vgg16-397923af\.pth.*--perceptual gradient"):
-        make_perceptual("lpips-vgg", "cpu")
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fails)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: "/nowhere")
 
 
-def test_lpips_of_four_bands_is_the_mean_of_rgb_and_cir() -> None:
-    class Metric(torch.nn.Module):
-        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            weights = torch.tensor([1.0, 10.0, 100.0])
-            return ((x - y).abs().mean((2, 3)) * weights).sum(1).view(-1, 1, 1, 1)
+def test_a_network_sees_four_bands_as_rgb_and_as_infrared() -> None:
+    def weighted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return ((x - y).abs().mean((2, 3)) * torch.tensor([1.0, 10.0, 100.0])).sum(1)
 
-    distance = LpipsDistance.__new__(LpipsDistance)
-    torch.nn.Module.__init__(distance)
-    distance.metric = Metric()
+    distance = NetworkDistance(Perceptual("p", {}, weighted, None), GROUPS[4])
     x, y = torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
     y[:, 3] = 1.0  # an error in the near infrared alone: first band of (NIR, R, G)
     assert distance(x, y).tolist() == [0.5]
-    assert distance(x[:, :3], y[:, :3]).tolist() == [0.0]
+    y[:, 3], y[:, 0] = 0.0, 1.0  # red: first of R, G, B and second of NIR, R, G
+    assert distance(x, y).tolist() == [5.5]
 
 
 def test_adversarial_parts() -> None:
     discriminator = PatchDiscriminator(4, width=8)
     assert discriminator(torch.rand(2, 4, 64, 64)).shape == (2, 1, 6, 6)
     assert hinge_loss(torch.tensor([0.0, 2.0]), torch.tensor([0.0, -2.0])).item() == 0.5
-    last = torch.nn.Parameter(torch.ones(3))
-    weight = adaptive_weight((last * 4.0).sum(), (last * 2.0).sum(), last)
+    weight = adaptive_weight(torch.full((3,), 4.0), torch.full((3,), 2.0).requires_grad_())
     assert weight.item() == pytest.approx(2.0, rel=1e-3) and not weight.requires_grad
+    assert adaptive_weight(torch.ones(3), torch.zeros(3)).item() == 1e4
 
 
 def test_crops_and_flips_follow_the_picks() -> None:
@@ -198,12 +203,12 @@ def test_training_learns_with_gan_and_any_bands(tmp_path: Path, channels: int) -
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 1, 1, channels), dtype=np.uint8).repeat(32, 1).repeat(32, 2)
     trainer = VaeTrainer(recipe, channels, 0)
-    before = trainer.evaluate(images)["val_loss"]
+    before = trainer.evaluate(images)["val_l1"]
     batches = ((chosen := plan_batch(0, s, 4, 4), images[chosen.indices]) for s in range(6))
-    assert trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}))
+    assert trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert [("discriminator" in line) for line in lines] == [False] * 4 + [True] * 2
-    assert lines[-1]["val_loss"] < before and lines[-1]["kl"] > 0
+    assert lines[-1]["val_l1"] < before and lines[-1]["kl"] > 0
     assert trainer.best["step"] == 6
     resumed = VaeTrainer(recipe, channels, 5)
     assert resumed.resume(tmp_path) and resumed.step == 6
@@ -219,36 +224,54 @@ def test_training_learns_with_gan_and_any_bands(tmp_path: Path, channels: int) -
 def test_best_weights_are_those_of_the_lowest_validation_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(
-        VaeTrainer, "evaluate", lambda self, images: {"val_loss": next(losses), "val_psnr": 0.0}
-    )
-    images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
+    losses, at = iter([3.0, 1.0, 2.0]), {}
+    name = "decoder.conv_out.weight"
+
+    def evaluate(self: VaeTrainer, images: np.ndarray) -> dict[str, float]:
+        at[self.step] = self.model.state_dict()[name].clone()
+        return {"val_loss": next(losses), "val_psnr": 0.0}
+
+    monkeypatch.setattr(VaeTrainer, "evaluate", evaluate)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     trainer = VaeTrainer(TINY, 3, 0)
-    at: dict[int, torch.Tensor] = {}
-
-    def batches():
-        for step in range(9):
-            at[step] = trainer.model.decoder.conv_out.weight.detach().clone()
-            yield plan_batch(0, step, 4, 4), images
-        at[9] = trainer.model.decoder.conv_out.weight.detach().clone()
-
-    trainer.train(batches(), images, RunLog(tmp_path, {}, 0, {}))
+    batches = ((plan_batch(0, step, 4, 4), images) for step in range(9))
+    trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}), tmp_path)
     assert trainer.best["step"] == 6
-    trainer.load_best()
-    assert torch.equal(trainer.model.decoder.conv_out.weight, at[6])
-    assert not torch.equal(at[6], at[8])
+    assert torch.equal(trainer.weights("best")[name], at[6])
+    assert torch.equal(trainer.weights("last")[name], at[9])
+    ema = trainer.weights("ema")
+    assert torch.equal(ema[name], trainer.ema.average[name]) and not torch.equal(ema[name], at[9])
+    assert not torch.equal(at[6], at[9])
+
+
+def test_a_best_before_the_discriminator_is_no_best_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 3.0, 2.0])
+    figures = {"val_psnr": 0.0}
+    monkeypatch.setattr(
+        VaeTrainer, "evaluate", lambda self, images: {"val_loss": next(losses), **figures}
+    )
+    recipe = dataclasses.replace(TINY, crop=32, adversarial_start=4)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    trainer = VaeTrainer(recipe, 3, 0)
+    batches = ((plan_batch(0, step, 4, 4), images) for step in range(9))
+    trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}), tmp_path)
+    assert trainer.best == {"step": 9, "val_loss": 2.0, "val_psnr": 0.0}
 
 
 def test_latent_scale_is_one_over_the_spread_of_samples() -> None:
     trainer = VaeTrainer(TINY, 3, 0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
-    scale = trainer.latent_scale(iter([images[:40], images[40:]]))
+    scale, found = latent_statistics(trainer.model, iter([images[:40], images[40:]]))
     with torch.no_grad():
         posterior = trainer.model.encode(to_unit(images)).latent_dist
         samples = torch.cat([posterior.mean + posterior.std * torch.randn(64, 4, 2, 2)] * 1)
     assert scale * samples.std().item() == pytest.approx(1.0, rel=0.1)
+    assert found["std"] == pytest.approx(1 / scale, abs=1e-6)
+    assert found["channel_std"] == pytest.approx(samples.std((0, 2, 3)).tolist(), rel=0.15)
+    assert found["channel_mean"] == pytest.approx(samples.mean((0, 2, 3)).tolist(), abs=0.1)
 
 
 @pytest.mark.parametrize("stop", [1, 4])
@@ -263,7 +286,8 @@ def test_a_gan_goes_on_to_the_same_bytes(tmp_path: Path, stop: int) -> None:
         trainer.resume(run)
         plans = (plan_batch(0, step, 4, 4) for step in range(trainer.step, until))
         batches = ((plan, images[plan.indices]) for plan in plans)
-        trainer.train(batches, images, RunLog(run, {}, trainer.step, {}), checkpoint_every=1)
+        log = RunLog(run, {}, trainer.step, {})
+        trainer.train(batches, images, log, run, checkpoint_every=1)
         return trainer
 
     whole = trained(tmp_path / "whole", 6)
@@ -283,17 +307,20 @@ def test_a_gan_goes_on_to_the_same_bytes(tmp_path: Path, stop: int) -> None:
 def test_a_discriminator_that_diverges_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = dataclasses.replace(TINY, crop=32, adversarial_start=1)
-    images = np.zeros((4, 32, 32, 3), np.uint8)
+    """Steps that are not finite change nothing; ten in a row end the run."""
+    recipe = dataclasses.replace(TINY, crop=32, adversarial_start=1, steps=20, validate_every=20)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     trainer = VaeTrainer(recipe, 3, 0)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
     def infinite(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         return hinge_loss(real, fake) * float("inf")
 
     monkeypatch.setattr("dit.vae.trainer.hinge_loss", infinite)
-    batches = iter([(plan_batch(0, 0, 4, 4), images)])
-    with pytest.raises(UserError, match="discriminator's loss is inf"):
-        trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}))
+    batches = ((plan_batch(0, step, 4, 4), images) for step in range(20))
+    with pytest.raises(UserError, match=r"step 10: the loss or gradient, 10 steps in a row"):
+        trainer.train(batches, images, RunLog(tmp_path, {}, 0, {}), tmp_path)
+    assert all(torch.equal(v, before[n]) for n, v in trainer.model.state_dict().items())
 
 
 @pytest.fixture(scope="module")
@@ -334,9 +361,9 @@ def test_a_killed_training_ends_with_the_same_bytes(corpus: Path, tmp_path: Path
         "import sys; from dit import train_vae\n"
         "from dit.vae import config, trainer as vae_trainer\n"
         "real = vae_trainer.VaeTrainer._update\n"
-        "def update(self, plan, images):\n"
+        "def update(self, *given):\n"
         "    if self.step == 5: print('FIVE', flush=True); import time; time.sleep(60)\n"
-        "    return real(self, plan, images)\n"
+        "    return real(self, *given)\n"
         "vae_trainer.VaeTrainer._update = update; config.PRESETS['mini'] = "
         "__import__('dataclasses').replace(config.PRESETS['mini'], log_every=1)\n"
         "train_vae.main(sys.argv[1:])"
@@ -405,9 +432,6 @@ def test_half_weights_are_those_measured_and_another_training_starts_from_them(
     assert read_manifest(second)["inputs"]["init"] == vae.fingerprint
     with pytest.raises(UserError, match=r"--init .*another network"):
         main(command(corpus, tmp_path / "other", "--init", str(first)))
-    assert "half" not in TrainVaeConfig(
-        corpus=corpus, out=tmp_path, scores=corpus / "scores"
-    ).stage().params  # as the manifests of earlier versions
 
 
 def test_the_command_refuses_what_makes_no_sense(corpus: Path, tmp_path: Path) -> None:
