@@ -65,6 +65,8 @@ class TrainVaeConfig:
     summed over pixels."""
     adversarial_start: AtLeast0 | None = None
     """Step from which the patch discriminator takes part; 0: never."""
+    normalised_together: AtLeast1 | None = None
+    """Images that share the discriminator's batch statistics; a micro batch is a multiple of it."""
     validate_every: AtLeast1 | None = None
     """Steps between validations; the weights with the lowest validation loss are kept."""
     validation_images: AtLeast1 = 256

@@ -94,8 +94,8 @@ class NetworkDistance(nn.Module):
 class PatchDiscriminator(nn.Sequential):
     """PatchGAN (Isola et al. 2017): a real-or-fake score for overlapping 70-px patches.
 
-    Its batch normalisation takes the statistics of `group` successive images (latent diffusion:
-    those of one GPU's 12), so that they do not depend on how a batch is divided.
+    Its batch normalisation takes the statistics of `group` successive images (in latent diffusion
+    those of a GPU's 12), so that they do not depend on how a batch is divided.
 
     Args:
         channels: image bands.

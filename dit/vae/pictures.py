@@ -39,11 +39,14 @@ def image_files(name: str, bands: int) -> list[str]:
     return [*more, f"{name}.png"]
 
 
-def write_image(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
+def write_image(
+    folder: Path, name: str, image: NDArray[np.uint8], *, picture: bool = True
+) -> None:
     """Write uint8 H x W x bands as `image_files` names it, each file whole or not at all.
 
-    The PNG is the last of them: where it is, all are. Of more than four bands no names are known:
-    they are in bands/*.npy alone, and the PNG shows the first three.
+    The PNG is the last of them: where it is, all are. Without `picture` it is left to others. Of
+    more than four bands no names are known: they are in bands/*.npy alone, and the PNG shows the
+    first three.
     """
     bands = image.shape[2]
     shown = np.ascontiguousarray(image[..., 0] if bands < 3 else image[..., :3])
@@ -53,7 +56,7 @@ def write_image(folder: Path, name: str, image: NDArray[np.uint8]) -> None:
         f"{INFRARED}/{name}.png": lambda stream: _png(composite(image, "infrared"), stream),
         f"{name}.png": functools.partial(_png, shown),
     }
-    for file in image_files(name, bands):
+    for file in image_files(name, bands)[: None if picture else -1]:
         with atomic_path(folder / file) as temporary, open(temporary, "wb") as stream:
             writers[file](stream)
 

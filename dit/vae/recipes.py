@@ -141,6 +141,6 @@ PRESETS = {
         validate_every=2_500,
         log_every=50,
         ema_decay=0.9999,
-        normalised_together=12,
+        normalised_together=6,  # so that 24 crops divide among four GPUs
     ),
 }

@@ -15,26 +15,20 @@ from core.engines import process_group
 from core.errors import UserError
 from core.parts import Tick, make_parts
 from core.stage import Result, Stage, digest_of, discard_damaged
+from data.images.chips import BANDS
 from data.pairs.listing import file_names
 from dit.diffusion.gaussian import Model
 from dit.diffusion.samplers import guided, sample_latents
 from dit.model.device import pick_device
 from dit.training.checkpoint import fingerprint, load_model, read_state, resolve
 from dit.vae.autoencoder import Vae, load_vae
+from dit.vae.pictures import image_files, write_image
 from downstream.tasks.bands import line_of, told, vae_for
 from downstream.tasks.choose import choose, slot_of
 from downstream.tasks.config import EvaluateConfig, listing_of
 from downstream.tasks.dataset import Crop, PairDataset, cut_out, fixed_crops
 from downstream.tasks.judge import ADHERENCE, measure_adherence
-from downstream.tasks.pictures import (
-    BESIDE,
-    files_of,
-    load_png,
-    padded,
-    rows_of,
-    save_bands,
-    save_png,
-)
+from downstream.tasks.pictures import load_png, padded, rows_of, save_png
 from downstream.tasks.source import open_pairs
 from downstream.tasks.windows import Windows, decode_windows, windowed
 
@@ -105,7 +99,7 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         return [[config.out / f / f"{n}.png" for n in names[batches[index]]] for f in FOLDERS]
 
     def beside(index: int) -> list[list[Path]]:
-        return [files_of(config.out, n) for n in names[batches[index]]] if four else []
+        return [_beside(config.out, n) for n in names[batches[index]]] if four else []
 
     def finished(index: int) -> bool | None:
         places = [*paths(index), *beside(index)]
@@ -121,8 +115,9 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         for places, pictures in zip(paths(index), drawn, strict=True):
             for path, picture in zip(places, pictures, strict=True):
                 save_png(path, picture[..., :3])
-        for files, picture in zip(beside(index), drawn[1], strict=False):
-            save_bands(files, picture)
+        if four:
+            for name, picture in zip(names[batches[index]], drawn[1], strict=True):
+                write_image(config.out, name, picture, picture=False)
         return True
 
     make_parts(
@@ -148,7 +143,7 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
     }
     outputs = [*(f"{folder}/{name}.png" for folder in FOLDERS for name in names), "grid.png"]
     if four:
-        files = (path for name in names for path in files_of(config.out, name))
+        files = (path for name in names for path in _beside(config.out, name))
         outputs += [path.relative_to(config.out).as_posix() for path in files]
     line = f"{task}: {len(names):,} images of {split}"
     if bands is not None:
@@ -165,6 +160,11 @@ def evaluate(config: EvaluateConfig, stage: Stage) -> Result:
         if own is not None:
             line += f", mIoU {own:.3f} (real images {real:.3f})"
     return stage.finish(summary, outputs, line)
+
+
+def _beside(out: Path, name: str) -> list[Path]:
+    """The files of what is drawn in four bands, but for its true-colour picture."""
+    return [out / file for file in image_files(name, BANDS)[:-1]]
 
 
 def conditioned(model: torch.nn.Module, guidance: float) -> Model:
@@ -248,14 +248,14 @@ def _tidy(out: Path, names: Sequence[str], four: bool) -> None:
     former = out / "reference"  # what version 0.1 called target/
     if former.is_dir() and not (out / "target").exists():
         former.rename(out / "target")
-    for folder in (*FOLDERS, *(BESIDE if four else ())):
+    for folder in (*FOLDERS, *(("bands", "infrared") if four else ())):
         (out / folder).mkdir(exist_ok=True)
         _remove_others(out / folder, names)
 
 
 def _remove_others(folder: Path, names: Sequence[str]) -> None:
     """Files that this evaluation will not write: readers of the folder take all of it."""
-    wanted = {f"{name}.png" for name in names}
+    wanted = {*names}
     for path in folder.iterdir():
-        if path.name not in wanted:
+        if path.stem not in wanted or path.suffix not in (".png", ".tif", ".npy"):
             path.unlink()

@@ -9,8 +9,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from core.atomic import atomic_path
-from data.images.chips import chip_to_file, encode_chip
-from data.images.composites import composite
 
 _GAP = 2  # pixels of white between pictures
 
@@ -20,21 +18,6 @@ def save_png(path: Path, pixels: np.ndarray) -> Path:
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
     return path
-
-
-BESIDE = ("bands", "infrared")  # folders of what is drawn with near infrared
-
-
-def files_of(out: Path, name: str) -> list[Path]:
-    """The files of an image of four bands: all of them, and as colour infrared."""
-    return [out / "bands" / f"{name}.tif", out / "infrared" / f"{name}.png"]
-
-
-def save_bands(files: Sequence[Path], pixels: np.ndarray) -> None:
-    """Write `files_of` of an image, uint8 H x W x 4: a GeoTIFF that names its bands, and a PNG."""
-    with atomic_path(files[0]) as temporary:
-        temporary.write_bytes(chip_to_file(encode_chip(pixels)))
-    save_png(files[1], composite(pixels, "infrared"))
 
 
 def load_png(path: Path) -> np.ndarray:

@@ -85,13 +85,16 @@ def _rows(holdouts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             f"PSNR, {name}, dB", "higher", {h: q["psnr_band"][band] for h, q in quality.items()}
         )
     for band, name in enumerate(BANDS):
-        yield row(f"SSIM, {name}", "higher", {h: q["ssim_band"][band] for h, q in quality.items()})
+        values = {h: q["ssim_band"][band] for h, q in quality.items() if q["ssim_band"]}
+        yield row(f"SSIM, {name}", "higher", values)
     for key, what in (
         ("red_correlation", "correlation of near infrared and red"),
         ("ndvi_mean", "NDVI, mean"), ("ndvi_std", "NDVI, standard deviation"),
     ):  # fmt: skip
         for side, whose in (("images", "real images"), ("rebuilt", "after the VAE")):
             values = {h: q["infrared"][key][side] for h, q in quality.items()}
+            # There is no correlation of a band that is the same everywhere.
+            values = {h: value for h, value in values.items() if value is not None}
             yield row(f"{what}, {whose}", "as real", values)
     errors = {h: q["infrared"]["ndvi_error"] for h, q in quality.items()}
     yield row("NDVI, mean absolute error", "lower", errors)
