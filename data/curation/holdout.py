@@ -121,6 +121,14 @@ def read_holdout(path: Path | str, name: str | None = None) -> pa.Table:
     return table.select([*COLUMNS, "class"])
 
 
+def read_named(path: Path | str) -> pa.Table:
+    """The rows that are in a hold-out, each once: what only leaves the pool is not among them."""
+    table = read_holdout(path)
+    keys = [read_holdout(path, name)["key"] for name in holdout_names(path)]
+    named = pa.chunked_array([c for key in keys for c in key.chunks], pa.string())
+    return table.filter(pc.is_in(table["key"], value_set=named.combine_chunks()))
+
+
 def holdout_names(path: Path | str) -> tuple[str, ...]:
     """Which of HOLDOUTS a file has, in that order. Raises UserError as read_holdout does."""
     path = Path(path)

@@ -205,14 +205,17 @@ def _export(
         model.load_state_dict(weights)
         if recipe.half:
             model.half().float()  # what is measured below is what is written
-        scale, latent = latent_statistics(model, source.first(chosen))
-        figures = trainer.evaluate(validation)
         rebuilt = reconstruct(model, validation)
-        exports[which] = {
-            "step": trainer.best["step"] if which == "best" else trainer.step,
-            "scaling_factor": scale, "latent": latent, **figures,
-            "reconstruction": compare(validation, rebuilt),
-        }  # fmt: skip
+        if which == "last" and exports.get("best", {}).get("step") == trainer.step:
+            exports[which] = exports["best"]  # the same weights
+        else:
+            scale, latent = latent_statistics(model, source.first(chosen))
+            exports[which] = {
+                "step": trainer.best["step"] if which == "best" else trainer.step,
+                "scaling_factor": scale, "latent": latent, **trainer.evaluate(validation),
+                "reconstruction": compare(validation, rebuilt),
+            }  # fmt: skip
+        scale = exports[which]["scaling_factor"]
         for folder in folders:
             _write_model(model, scale, recipe.half, folder)
             files += [str((folder / name).relative_to(out)) for name in ("config.json", WEIGHTS)]

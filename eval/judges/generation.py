@@ -30,7 +30,7 @@ from core.engines import ProcessGroup
 from core.errors import UserError
 from core.stage import Stage, digest_of, read_manifest
 from data.corpus.specs import open_corpus
-from data.curation.holdout import draw, holdout_names, read_holdout
+from data.curation.holdout import draw, holdout_names, read_holdout, read_named
 from data.formats.index import read_index
 from data.images.chips import BANDS
 from data.images.composites import composite
@@ -82,7 +82,7 @@ class Sets:
             table, _ = read_index(config.subset)
             most = config.training_images or table.num_rows
             self.training = table.take(draw(table["key"].to_pylist(), most, 0))
-        self.rows = read_holdout(config.holdout)
+        self.rows = read_named(config.holdout)
         place = {key: n for n, key in enumerate(self.rows["key"].to_pylist())}
         self.holdouts: dict[str, tuple[pa.Table, np.ndarray]] = {}
         for name in holdout_names(config.holdout):

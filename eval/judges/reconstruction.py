@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.stage import Result, Stage
 from data.corpus.base import keep_apart
 from data.corpus.specs import open_corpus
-from data.curation.holdout import holdout_names, read_holdout
+from data.curation.holdout import holdout_names, read_holdout, read_named
 from data.images.chips import BANDS
 from data.images.composites import composite
 from dit.model.device import pick_device
@@ -45,7 +45,7 @@ def reconstruction(config: ReconstructionConfig, stage: Stage) -> Result:
     corpus = open_corpus(config.corpus)
     keep_apart(config.out.parent, corpus, config.corpus)
     check_holdout(corpus, config.holdout)
-    rows = read_holdout(config.holdout)
+    rows = read_named(config.holdout)
     if not rows.num_rows:
         raise UserError(f"--holdout {config.holdout}: no images in it; make it with data.holdout")
     images, device = listing_of(rows), pick_device(config.device)
