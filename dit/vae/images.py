@@ -16,6 +16,7 @@ from data.images.chips import BANDS as INFRARED
 from data.images.chips import MAGIC, chip_bands
 from data.images.decode import Reject, decode_rgb, decode_rgbn
 from data.images.transforms import center_crop
+from dit.training.order import BatchPlan
 from dit.vae.listing import Listing
 
 T = TypeVar("T")
@@ -129,3 +130,16 @@ def in_background(items: Iterable[T], ahead: int = 4) -> Generator[T, None, None
             yield cast(T, item)
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+def augment(images: np.ndarray, plan: BatchPlan, crop: int) -> np.ndarray:
+    """Each slot's random crop, mirrored or not: uint8 N x H x W x C -> N x crop x crop x C."""
+    out = np.empty((len(images), crop, crop, images.shape[3]), dtype=np.uint8)
+    room = images.shape[1] - crop + 1
+    corners = np.floor(plan.uniforms[:, :2] * room).astype(int)
+    for row, (image, (top, left), flip) in enumerate(
+        zip(images, corners, plan.flips, strict=True)
+    ):
+        part = image[top : top + crop, left : left + crop]
+        out[row] = part[:, ::-1] if flip else part
+    return out

@@ -19,6 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from pyarrow import parquet
+from torch import nn
 
 from core.atomic import atomic_path, write_json
 from core.engines import ALONE, process_group
@@ -46,10 +47,11 @@ from dit.vae.infrared import FILE as INFRARED_FILE
 from dit.vae.infrared import fit_infrared, write_infrared
 from dit.vae.listing import Listing, listing_of, read_subset
 from dit.vae.losses import GROUPS, make_perceptual
+from dit.vae.machine import Machine
 from dit.vae.network import latent_statistics, reconstruct
 from dit.vae.quality import compare
 from dit.vae.recipes import Recipe
-from dit.vae.trainer import Batches, Machine, VaeTrainer
+from dit.vae.trainer import Batches, VaeTrainer
 
 WEIGHTS = WEIGHTS_FILES[0]
 SHEET = "reconstructions.png"
@@ -192,7 +194,6 @@ def _export(
 ) -> tuple[dict[str, Any], list[str], str]:
     """Write the weights of each kind, with their own scale: (summary, files, line)."""
     out, model, bands = config.out, trainer.model, source.bands
-    model.to(torch.float32)
     chosen = min(len(source.images), config.scale_images)  # in order of the hash: a random sample
     exports: dict[str, dict[str, Any]] = {}
     files: list[str] = []
@@ -204,7 +205,7 @@ def _export(
             continue
         model.load_state_dict(weights)
         if recipe.half:
-            model.half().float()  # what is measured below is what is written
+            nn.Module.float(nn.Module.half(model))  # what is measured below is what is written
         rebuilt = reconstruct(model, validation)
         if which == "last" and exports.get("best", {}).get("step") == trainer.step:
             exports[which] = exports["best"]  # the same weights
@@ -342,11 +343,11 @@ def _write_model(model: Any, scale: float, half: bool, out: Path) -> None:
     out.mkdir(exist_ok=True)
     model.register_to_config(scaling_factor=scale)
     with tempfile.TemporaryDirectory() as folder:
-        (model.half() if half else model).save_pretrained(folder)
+        (nn.Module.half(model) if half else model).save_pretrained(folder)
         for name in (WEIGHTS, "config.json"):
             with atomic_path(out / name) as temporary:
                 temporary.write_bytes((Path(folder) / name).read_bytes())
-    model.float()
+    nn.Module.float(model)
 
 
 def _write_sheet(path: Path, images: np.ndarray, rebuilt: np.ndarray, columns: int = 8) -> None:

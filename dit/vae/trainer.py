@@ -10,7 +10,6 @@ its last checkpoint and ends with the same bytes (on a CPU; GPU kernels may diff
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.engines import ALONE, ProcessGroup
 from core.errors import UserError
 from core.progress import progress
 from dit.model.ema import Ema
@@ -32,8 +30,9 @@ from dit.training.order import BatchPlan, Stream
 from dit.training.processes import stop_signals
 from dit.training.runlog import RunLog
 from dit.vae.autoencoder import Vae, to_unit
-from dit.vae.images import in_background
+from dit.vae.images import augment, in_background
 from dit.vae.losses import PatchDiscriminator, adaptive_weight, hinge_loss, make_perceptual
+from dit.vae.machine import Machine, micro_batch
 from dit.vae.network import BLOCK, Pass, build, divergence
 from dit.vae.recipes import Recipe
 
@@ -44,21 +43,6 @@ PATIENCE = 10  # non-finite steps in a row that end a run
 _LOOK_EVERY = 10  # steps between looks at a GPU's counters: a look makes the host wait
 _TERMS = ("loss", "l1", "perceptual", "kl")
 _ADVERSARIAL = ("generator", "discriminator", "adaptive_weight")
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """Where and how a step is computed; its result does not depend on it, but for rounding."""
-
-    device: str = "cpu"
-    half: bool = False
-    """Networks under bf16 autocast; weights, L1 and KL are float32."""
-    recompute: bool = False
-    compiled: bool = False
-    per_device: int = 0
-    """Micro batch; 0: all slots of a process."""
-    group: ProcessGroup = ALONE
-    perceptual_weights: Path | None = None
 
 
 class VaeTrainer:
@@ -78,7 +62,7 @@ class VaeTrainer:
     ) -> None:
         self.recipe, self.machine = recipe, machine or Machine()
         self.device, self.group = torch.device(self.machine.device), self.machine.group
-        self.micro = _micro(recipe, self.machine)
+        self.micro = micro_batch(recipe, self.machine)
         # Channels last: faster convolutions on CPUs, and what tensor cores take.
         self.model = build(recipe, channels, seed).to(
             device=self.device, memory_format=torch.channels_last
@@ -426,25 +410,6 @@ class VaeTrainer:
         return state if which == "last" else {**state, **self.ema.average}
 
 
-def _micro(recipe: Recipe, machine: Machine) -> int:
-    """The micro batch. Raises UserError where batch, processes and micro batch do not divide."""
-    slots, rest = divmod(recipe.batch, machine.group.size)
-    if rest:
-        raise UserError(
-            f"--batch {recipe.batch} does not divide among {machine.group.size} processes"
-        )
-    micro = machine.per_device or slots
-    if slots % micro:
-        raise UserError(f"--per-device {micro} does not divide a process's {slots} crops of a step")
-    if recipe.adversarial_start and micro % recipe.normalised_together:
-        raise UserError(
-            f"{micro} crops at a time (--batch {recipe.batch}, {machine.group.size} processes, "
-            f"--per-device {machine.per_device}): the discriminator normalises "
-            f"{recipe.normalised_together} together, so a micro batch must be a multiple of that"
-        )
-    return micro
-
-
 def _moments(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     return checkpoint.optimizer_tensors(optimizer, dict(module.named_parameters()))
 
@@ -453,16 +418,3 @@ def _restore(
     optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
     checkpoint.restore_optimizer(tensors, optimizer, dict(module.named_parameters()))
-
-
-def augment(images: np.ndarray, plan: BatchPlan, crop: int) -> np.ndarray:
-    """Each slot's random crop, mirrored or not: uint8 N x H x W x C -> N x crop x crop x C."""
-    out = np.empty((len(images), crop, crop, images.shape[3]), dtype=np.uint8)
-    room = images.shape[1] - crop + 1
-    corners = np.floor(plan.uniforms[:, :2] * room).astype(int)
-    for row, (image, (top, left), flip) in enumerate(
-        zip(images, corners, plan.flips, strict=True)
-    ):
-        part = image[top : top + crop, left : left + crop]
-        out[row] = part[:, ::-1] if flip else part
-    return out

@@ -26,6 +26,7 @@ from dit.training import checkpoint
 from dit.training.order import plan_batch
 from dit.training.runlog import RunLog
 from dit.vae.autoencoder import load_vae, to_unit, weights_file
+from dit.vae.images import augment
 from dit.vae.listing import Listing
 from dit.vae.losses import (
     GROUPS,
@@ -41,7 +42,7 @@ from dit.vae.perceptual import Perceptual
 from dit.vae.quality import compare
 from dit.vae.recipes import PRESETS
 from dit.vae.train import split
-from dit.vae.trainer import VaeTrainer, augment
+from dit.vae.trainer import VaeTrainer
 from tests.dit.training import stats
 
 TINY = dataclasses.replace(

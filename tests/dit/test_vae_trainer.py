@@ -25,8 +25,9 @@ from dit.training.order import plan_batch
 from dit.training.runlog import RunLog
 from dit.vae.autoencoder import load_vae
 from dit.vae.infrared import read_infrared
+from dit.vae.machine import Machine
 from dit.vae.recipes import PRESETS, Recipe
-from dit.vae.trainer import Machine, VaeTrainer
+from dit.vae.trainer import VaeTrainer
 from tests.dit.test_train_vae import offline
 from tests.dit.tiny_vae import save_tiny_vae
 
