@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -128,6 +129,18 @@ def test_validation_split_is_a_function_of_the_key() -> None:
     gone = set(training.keys[:40])
     fewer = images.take(i for i, key in enumerate(images.keys) if key not in gone)
     assert split(fewer, 10, seed=0)[1] == held
+
+
+def test_validation_is_of_ground_that_training_does_not_show() -> None:
+    """Two dates of 50 places: whichever date is held out, the other is in neither part."""
+    images = Listing([(f"image{i}", "files-00000", i) for i in range(100)], [None] * 100)
+    boxes = [[10.0 * (i % 50), 0.0, 10.0 * (i % 50) + 10.0, 10.0] for i in range(100)]
+    places = pa.table({"crs": ["EPSG:26914"] * 100, "bounds": boxes})
+    training, held = split(images, 10, seed=0, places=places)
+    assert held == split(images, 10, seed=0)[1]
+    shown = {int(key.removeprefix("image")) % 50 for key in held.keys}
+    assert not shown & {int(key.removeprefix("image")) % 50 for key in training.keys}
+    assert len(training) == 100 - 2 * len(shown)
 
 
 def test_quality_figures() -> None:
