@@ -15,7 +15,8 @@ from core.errors import UserError
 from data.pairs.listing import open_sis, open_sr
 from data.pairs.palettes import PALETTES, decode_mask
 from data.unpack import main as unpack
-from downstream.tasks.dataset import choose_palette, read_image, read_mask
+from downstream.tasks.bands import read_bands
+from downstream.tasks.dataset import choose_palette, read_mask
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -150,7 +151,7 @@ class TestOpenEarthMap:
         (root / "train.txt").write_text("aachen_1.tif\n")
         listing = open_sis(tmp_path)  # with a parent called images
         (item,) = listing.items("train")
-        np.testing.assert_array_equal(read_image(item), self.IMAGE)
+        np.testing.assert_array_equal(read_bands(item, "rgb"), self.IMAGE)
         np.testing.assert_array_equal(read_mask(item), self.IDS)
         palette = choose_palette([item], listing.layout, listing.report, 1, True)
         assert palette.classes == 9 and palette.names[0] == "unknown"
@@ -244,4 +245,4 @@ def test_real_masks_and_images(shared_data):
     assert decode_mask(items[0].mask.read_bytes()).ndim == 3
     listing = open_sr(shared_data / "sr")
     assert listing.layout == "folder"
-    assert read_image(listing.items("test")[0]).shape == (512, 512, 3)
+    assert read_bands(listing.items("test")[0], "rgb").shape == (512, 512, 3)
