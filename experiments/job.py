@@ -28,7 +28,7 @@ LAUNCHED = {
 }  # fmt: skip
 # Exit codes of a job that ended as asked: no failure. 75: a checkpoint is written, run me again.
 STOPPED = {0, 75, 130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1}
-COMPILED = {"dit.train", "downstream.train"}
+COMPILED = {"dit.train", "dit.train_vae", "downstream.train"}
 
 
 def main(argv: list[str]) -> int:

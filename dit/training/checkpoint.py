@@ -103,7 +103,7 @@ def save_checkpoint(
 
     root = run / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
-    _clear(root)
+    clear(run)
     final = folder_of(run, step)
     temporary = root / f"{final.name}.tmp-{os.getpid()}"
     try:
@@ -125,7 +125,7 @@ def save_checkpoint(
     for old in kept[:-keep]:
         if step_of(old) not in forever and (not keep_every or step_of(old) % keep_every):
             old.rename(root / f"{old.name}.old.tmp-{os.getpid()}")  # never seen half deleted
-    _clear(root)
+    clear(run)
     return final
 
 
@@ -358,7 +358,10 @@ def load_model(path: Path | str, weights: Weights = "ema") -> tuple[nn.Module, d
     return model.eval(), state
 
 
-def _clear(root: Path) -> None:
-    """Remove what killed writers left and what was set aside to be deleted."""
-    for path in root.glob("*.tmp-*"):
+def clear(run: Path) -> None:
+    """Remove what killed writers left and what was set aside to be deleted.
+
+    For the process that has the run to itself (the stage's lock).
+    """
+    for path in (run / "checkpoints").glob("*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -270,6 +270,7 @@ def _open(stage: Stage, out: Path, accelerator: Accelerator) -> Path | None:
         try:
             _check_run(stage, out)  # before stage.json binds the folder to these settings
             stage.open()
+            checkpoint.clear(out)  # a run killed in its last checkpoint writes no other
             found[0] = checkpoint.latest(out)
         except UserError as error:
             found[1] = str(error)

@@ -35,6 +35,7 @@ from data.formats.tables import part_paths, read_parts
 from data.images.chips import BANDS as INFRARED
 from data.images.composites import COMPOSITES, composite
 from dit.model.device import pick_device
+from dit.training.checkpoint import clear
 from dit.training.order import plan_batch
 from dit.training.processes import RUN_AGAIN
 from dit.training.runlog import RunLog
@@ -86,6 +87,7 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
     machine.group.open(stage)
     if machine.group.main:
         record.mkdir(exist_ok=True)
+        clear(record)
         _settle_perceptual(config, record, bands)
     machine.group.wait()
     recipe = dataclasses.replace(config.recipe(), perceptual=_perceptual(record))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.stage import read_manifest
+from core.stage import manifest_path, read_manifest
 from dit.training import checkpoint
 from tests.dit.training import final_bytes, flags, latent_store, seen, start, stats, train
 
@@ -101,6 +101,17 @@ def test_killed_at_random_moments_ends_bit_equal(store: Path, tmp_path: Path) ->
     assert final_bytes(run) == final_bytes(tmp_path / "whole")
     assert stats(run) == stats(tmp_path / "whole")
     assert not list(run.rglob("*.tmp-*"))
+
+
+def test_what_a_kill_in_the_last_checkpoint_leaves_is_removed(store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(flags(store, run), tmp_path / "log")[0] == 0
+    before = final_bytes(run)
+    manifest_path(run).unlink()
+    left = run / "checkpoints" / "step-0000008.old.tmp-1"
+    shutil.copytree(run / "checkpoints" / "step-0000012", left)
+    assert train(flags(store, run), tmp_path / "log")[0] == 0
+    assert not left.exists() and final_bytes(run) == before
 
 
 def test_sigterm_saves_and_asks_to_be_run_again(store: Path, whole: Path, tmp_path: Path) -> None:
