@@ -76,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
                         help="main (REFERENCE_ROOT), ucm, nwpu, aid, whurs19, rsd46")
     parser.add_argument("--tasks", nargs="*", default=["sr", "sis"], help="sr, sis")
     parser.add_argument("--weights", nargs="*", default=[], help="further weights: sscd, lpips-vgg")
+    parser.add_argument("--without", nargs="*", default=[],
+                        help="weights that are not needed: sd-vae, where the VAE is trained")
     parser.add_argument("--disk", type=float, default=None, help="GB that are needed")
     return parser
 
@@ -88,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(
         given.profile, corpora=given.experiment, holdout=given.holdout, disk=given.disk,
         references=given.references, tasks=given.tasks, weights=given.weights,
+        without=given.without,
     )  # fmt: skip
 
 

@@ -139,6 +139,9 @@ def _preflight(planned: Planned) -> int:
     if any(job.stage == "dit.train_vae" for job in planned.wanted):
         weights.append("lpips-vgg")  # kl-f8's perceptual loss
     words += ["--weights", *weights]
+    encoders = [job for job in planned.wanted if job.stage == "dit.encode"]
+    if not any(str(planned.profile.settings["vae"]) in job.argv for job in encoders):
+        words += ["--without", "sd-vae"]
     words += ["--holdout", str(planned.profile.settings["holdout"]), "--disk", f"{gigabytes:.0f}"]
     check = [sys.executable, "-m", "data.check", "--profile", "paper", *words]
     return subprocess.run(check, check=False).returncode

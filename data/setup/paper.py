@@ -29,6 +29,7 @@ def paper_needs(
     tasks: Sequence[str] = ("sr", "sis"),
     weights: Sequence[str] = (),
     disk: float | None = None,
+    without: Sequence[str] = (),
 ) -> list[Finding]:
     """Every need of the paper profile.
 
@@ -39,6 +40,7 @@ def paper_needs(
         tasks: sr, sis or both.
         weights: names of weights that are needed beside those of every experiment.
         disk: GB that are needed; by default those of one corpus pruned by 85 %.
+        without: names of weights that most experiments need, and these do not.
 
     Raises UserError when there is no such corpus, reference set or weights.
     """
@@ -54,6 +56,8 @@ def paper_needs(
     sets = [_named(known["reference"], name, "reference") for name in references if name != "main"]
     asked = [_named(known["weights"], name, "weights") for name in weights]
     asked += [s for s in known["weights"].values() if s.paper and s not in asked]
+    spared = [_named(known["weights"], name, "weights") for name in without]
+    asked = [source for source in asked if source not in spared]
     reachable = hub_reachable()
     return [
         check_gpu(),

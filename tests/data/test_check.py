@@ -178,6 +178,13 @@ def test_flags_of_the_profile(capsys):
         main(["--profile", "paper", "--holdout", "0"])
     with pytest.raises(SystemExit):
         main(["--profile", "huge"])
+    with pytest.raises(UserError, match=r"sd-va: no such weights"):
+        main(["--profile", "paper", "--without", "sd-va"])
+    capsys.readouterr()
+    main(["--profile", "paper"])
+    assert "SD_VAE" in capsys.readouterr().out
+    main(["--profile", "paper", "--without", "sd-vae"])
+    assert "SD_VAE" not in capsys.readouterr().out
 
 
 def test_the_experiments_reference(tmp_path, monkeypatch, capsys):

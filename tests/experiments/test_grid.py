@@ -17,6 +17,7 @@ from experiments.graph import draw
 from experiments.grid import GRID, load, names, only
 from experiments.plan import describe, plan, write
 from experiments.profiles import load_profile, profile_names
+from experiments.run import _preflight
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS = yaml.safe_load((ROOT / "eval" / "paper" / "paper.yaml").read_text())["cells"]
@@ -196,6 +197,15 @@ def test_the_dry_run_of_the_paper_has_the_vaes_hours_and_disk():
     hours, _ = found.hours(vae)
     assert vae.gpus == 4 and 10 < hours < 20 and 1 < found.disk(vae) < 10
     assert vae.argv[vae.argv.index("--steps") + 1] == "100000" and "kl-f8" in vae.argv
+
+
+@pytest.mark.parametrize(("name", "asked"), [
+    ("usa1m_70", {"lpips-vgg"}), ("git10m_85", {"SD_VAE"}), ("table1", {"lpips-vgg", "SD_VAE"}),
+])  # fmt: skip
+def test_the_paper_asks_for_the_weights_that_its_vae_needs(name, asked, capfd):
+    _preflight(planned(name, "paper"))
+    listed = [line for line in capfd.readouterr().out.splitlines() if "]" in line]
+    assert asked == {line.split("]")[1].split()[0] for line in listed} & {"lpips-vgg", "SD_VAE"}
 
 
 @pytest.mark.parametrize(("variable", "value", "message"), [
