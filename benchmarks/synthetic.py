@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import quiet
 from core.atomic import write_json
-from core.stage import Stage, digest_of
+from core.parallel import available_cpus
+from core.stage import Stage, digest_of, sha256_file
 from data.formats.embeddings import write_embeddings
 from data.formats.scores import SCORES
 from data.formats.tables import write_part
@@ -55,8 +57,13 @@ def _hex(random: np.random.Generator, count: int) -> pa.Array:
 
 
 def _finish(out: Path, stage: str, summary: dict[str, Any], files: list[Path]) -> None:
-    """A manifest as core.stage writes it, but for the digests of the files (not read here)."""
-    entries = {p.name: {"bytes": p.stat().st_size, "sha256": "0" * 64} for p in files}
+    """A manifest as core.stage writes it: later stages hold the files against its digests."""
+    with ThreadPoolExecutor(available_cpus()) as threads:
+        digests = list(threads.map(sha256_file, files))
+    entries = {
+        path.name: {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, digests, strict=True)
+    }
     # What later stages ask of an earlier one: its pixel limit, its embeddings.
     inputs = {"embeddings": "made up"} if stage == "prune.centroids" else {}
     made = {"stage": stage, "params": {"max_pixels": 100_000_000}, "inputs": inputs}
