@@ -371,14 +371,17 @@ def test_compiled_regions_bear_the_adaptive_weight(monkeypatch: pytest.MonkeyPat
 def test_a_step_that_is_left_out_leaves_nothing_in_the_adaptive_weight() -> None:
     trainer = VaeTrainer(TINY, 4, 0)
     stepped(trainer, 1)
-    before = trainer._adaptive.clone(), copy.deepcopy(trainer.model.state_dict())
+    assert trainer.discriminator is not None
+    modules = (trainer.model, trainer.discriminator)  # the critic's own gradient stays finite
+    before = trainer._adaptive.clone(), [copy.deepcopy(m.state_dict()) for m in modules]
     held = trainer.perceptual.forward
-    trainer.perceptual.forward = lambda x, y: held(x, y) * float("nan")  # type: ignore[method-assign]
+    trainer.perceptual.forward = lambda x, y: held(x, y) * float("nan")
     stepped(trainer, 1)
-    trainer.perceptual.forward = held  # type: ignore[method-assign]
+    trainer.perceptual.forward = held
     assert torch.equal(trainer._adaptive, before[0]) and trainer.meter.look()[0] == 1
-    for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, before[1][name])
+    for module, kept in zip(modules, before[1], strict=True):
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, kept[name])
     assert np.isfinite(trainer.evaluate(IMAGES)["val_loss"])  # else the run would end here
 
 
