@@ -20,7 +20,7 @@ from core.settings import (
 )
 from core.stage import Stage, fingerprint, require_folder
 from dit.vae.autoencoder import describe_vae
-from dit.vae.recipes import PRESETS, Perceptual, Recipe
+from dit.vae.recipes import PRESETS, SMALLEST, Perceptual, Recipe
 
 
 @settings
@@ -114,6 +114,11 @@ class TrainVaeConfig:
                 raise UserError(f"--{what} {value}: must be a multiple of {factor} pixels")
         if crop > self.image_size:
             raise UserError(f"--crop {crop} is larger than --image-size {self.image_size}")
+        if recipe.adversarial_start and crop < SMALLEST:
+            raise UserError(
+                f"--crop {crop}: the discriminator of --adversarial-start "
+                f"{recipe.adversarial_start} takes {SMALLEST} pixels or more; 0 is without it"
+            )
         return recipe
 
     def stage(self) -> Stage:

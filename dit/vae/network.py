@@ -52,6 +52,23 @@ class Pass(nn.Module):
         return self.vae.decode(mean + std * noise).sample.float(), mean, std, logvar
 
 
+def compile_regions(model: Any, discriminator: nn.Module | None) -> None:
+    """Compile encoder, decoder and discriminator, in place.
+
+    The adaptive weight takes gradients at the decoder's last layer and keeps the graph for the
+    step's own. So compiled regions may not give their buffers away in their first backward pass,
+    and the last layer stays outside: a compiled region's backward is computed as a whole, the
+    decoder's twice more in every step.
+    """
+    if discriminator is not None:
+        torch._functorch.config.donated_buffer = False
+        last = model.decoder.conv_out
+        last.forward = torch.compiler.disable(last.forward)
+        discriminator.compile(dynamic=False)
+    for region in (model.encoder, model.decoder):
+        region.compile(dynamic=False)
+
+
 def divergence(mean: Tensor, std: Tensor, logvar: Tensor) -> Tensor:
     """KL(posterior || N(0, 1)) of each image, nats, [N]."""
     return 0.5 * (mean.square() + std.square() - 1.0 - logvar).sum(dim=(1, 2, 3))

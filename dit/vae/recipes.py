@@ -8,6 +8,8 @@ from typing import Literal
 from dit.training.config import Schedule, schedule_factor
 
 Perceptual = Literal["gradient", "lpips-vgg", "lpips-alex", "efficientnet-lite0", "none"]
+SMALLEST = 24
+"""Pixels a side of what the discriminator can judge."""
 _FLOOR = 0.02  # of the cosine: the last steps still learn
 
 

@@ -81,6 +81,11 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
     check_corpus(corpus, len(images), images.images)
     wanted = min(config.validation_images, len(images) // 10)
     training, held = split(images, wanted, config.seed, places)
+    if not len(training):
+        raise UserError(
+            f"{config.corpus}: all of its {len(images):,} images show the ground of those that are "
+            "set aside for validation, and none is left to train on; take tiles of more ground"
+        )
     bands = bands_of(corpus, training)
     wandb_mode()  # a mode that there is not is refused before anything is written
     machine = _machine(config)
@@ -126,6 +131,7 @@ def train_vae(config: TrainVaeConfig, stage: Stage) -> Result:
             where = f"[{stage.name}] stopped at step {trainer.step:,} of {recipe.steps:,}"
             print(f"{where} as asked; run the same command again to continue", flush=True)
         stage.close()
+        machine.group.wait()  # a launcher ends the others as soon as one has left
         return Result(config.out, exit_code=RUN_AGAIN)
     machine.group.gather(stage)  # the others are done
     trainer.group = ALONE
@@ -247,7 +253,7 @@ def _export(
         "perceptual": recipe.perceptual,
         **({"perceptual_asked": asked} if asked != recipe.perceptual else {}),
         "validation_loss": "of what is trained on at that step, on [-1, 1], from the posterior "
-        "mean; after the GAN's start with its term, and best among these alone",
+        "mean; after the GAN's start with its term, and best among these alone; of exports without",
         "best": trainer.best,
         "exported": config.export,
         "exports": exports,

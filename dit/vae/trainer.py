@@ -33,7 +33,7 @@ from dit.vae.autoencoder import Vae, to_unit
 from dit.vae.images import augment, in_background
 from dit.vae.losses import PatchDiscriminator, adaptive_weight, hinge_loss, make_perceptual
 from dit.vae.machine import Machine, micro_batch
-from dit.vae.network import BLOCK, Pass, build, divergence
+from dit.vae.network import BLOCK, Pass, build, compile_regions, divergence
 from dit.vae.recipes import Recipe
 
 Batches = Iterator[tuple[BatchPlan, np.ndarray]]
@@ -83,9 +83,7 @@ class VaeTrainer:
             self.discriminator.to(self.device).to(memory_format=torch.channels_last)
             self.critic = self._adam(self.discriminator)
         if self.machine.compiled:
-            for region in (self.model.encoder, self.model.decoder, self.discriminator):
-                if region is not None:
-                    region.compile(dynamic=False)
+            compile_regions(self.model, self.discriminator)
         terms = _TERMS + (_ADVERSARIAL if recipe.adversarial_start else ())
         self.meter = Meter(self.device, terms)
         self._adaptive = torch.zeros(2, device=self.device)  # sum and number since a validation
@@ -246,15 +244,16 @@ class VaeTrainer:
             self.discriminator.requires_grad_(False)  # it learns from its own loss alone
             pulls: Any = 0.0
             for micro in micros:  # the weight is that of the whole batch, so it comes first
+                kept = None  # one graph at a time is held
                 kept = self._forward(micro, adversarial)
                 pulls = pulls + self._weigh(kept) / parts
+            kept = kept if parts == 1 else None
             weight = adaptive_weight(*self._mean([pulls])[0])
-            self._adaptive += torch.stack([weight, torch.ones_like(weight)])
 
         seen = []
         for micro in micros:
             # Of one micro batch the pass above still has its graph.
-            found = kept if kept is not None and parts == 1 else self._forward(micro, adversarial)
+            found = self._forward(micro, adversarial) if kept is None else kept
             loss = found["reconstruction"] + recipe.kl_weight * found["kl"]
             if adversarial:
                 loss = loss + recipe.adversarial_weight * weight * found["generator"]
@@ -288,6 +287,9 @@ class VaeTrainer:
         # Not finite: left out on all processes alike; the fused optimizer changes nothing where
         # found_inf is 1, and the host need not know.
         bad = ~torch.stack([*totals[:-1], *norms]).isfinite().all()
+        if adversarial:
+            pair = torch.stack([weight, torch.ones_like(weight)])
+            self._adaptive += torch.where(bad, 0.0, pair)
         for module, optimizer in modules:
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             optimizer.param_groups[0]["lr"] = recipe.rate(done)

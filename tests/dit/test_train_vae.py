@@ -460,6 +460,14 @@ def test_the_command_refuses_what_makes_no_sense(corpus: Path, tmp_path: Path) -
         main(command(corpus, tmp_path / "old"))
 
 
+def test_tiles_of_one_ground_leave_nothing_to_train_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dit.vae.train.overlapping", lambda places, chosen: ~chosen)
+    with pytest.raises(UserError, match="all of its 29 images show the ground of those"):
+        main(command(corpus, tmp_path / "vae"))
+
+
 def test_a_finished_vae_answers_without_the_heavy_imports(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "vae"
     arguments = command(corpus, out, "--perceptual", "none")

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import traceback
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,96 @@ def test_the_same_vae_again_has_the_same_fingerprint(
     given = words(root, tmp_path / "vae", f"{root / 'corpus'}?chip=32", "--export", "ema")
     assert main(given) == 0
     assert fingerprint(out) == fingerprint(tmp_path / "vae")
+
+
+def stepped(trainer: VaeTrainer, steps: int) -> None:
+    """Steps of a trainer without its loop."""
+    for step in range(trainer.step, trainer.step + steps):
+        plan = plan_batch(0, step, trainer.recipe.batch, 8)
+        trainer._update(trainer._ready((plan, IMAGES[plan.indices])))
+        trainer.step += 1
+
+
+def test_compiled_regions_bear_the_adaptive_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two gradients of the last layer come before the step's own, of one graph; they need the
+    compiled discriminator's backward once more, and not the decoder's."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    runs: list[int] = []
+
+    def counted(graph: torch.fx.GraphModule, _: Any) -> Any:
+        def run(*given: Any) -> Any:
+            runs.append(1)
+            return graph(*given)
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(
+        fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=counted
+    )
+    plain = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **more: plain(self, backend=backend, **more)
+    )
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    made = []
+    for compiled in (False, True):
+        trainer = VaeTrainer(TINY, 4, 0, Machine(compiled=compiled))
+        stepped(trainer, 2)
+        made.append((trainer.meter.state(), trainer.model.decoder.conv_in.weight.detach()))
+    # Of a step: encoder and decoder once, the discriminator at the weight, in the step and for
+    # both of its own images.
+    assert len(runs) == 2 * (1 + 1 + 2 + 2)
+    assert not torch._functorch.config.donated_buffer  # a kept graph's buffers are asked for again
+    torch.testing.assert_close(made[0][1], made[1][1], rtol=1e-3, atol=1e-4)
+    assert made[1][0] == pytest.approx(made[0][0], rel=1e-2)
+
+
+def test_a_step_that_is_left_out_leaves_nothing_in_the_adaptive_weight() -> None:
+    trainer = VaeTrainer(TINY, 4, 0)
+    stepped(trainer, 1)
+    assert trainer.discriminator is not None
+    modules = (trainer.model, trainer.discriminator)  # the critic's own gradient stays finite
+    before = trainer._adaptive.clone(), [copy.deepcopy(m.state_dict()) for m in modules]
+    held = trainer.perceptual.forward
+    trainer.perceptual.forward = lambda x, y: held(x, y) * float("nan")
+    stepped(trainer, 1)
+    trainer.perceptual.forward = held
+    assert torch.equal(trainer._adaptive, before[0]) and trainer.meter.look()[0] == 1
+    for module, kept in zip(modules, before[1], strict=True):
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, kept[name])
+    assert np.isfinite(trainer.evaluate(IMAGES)["val_loss"])  # else the run would end here
+
+
+def test_one_micro_batch_at_a_time_has_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = VaeTrainer(TINY, 4, 0, Machine(per_device=2))
+    forward, alive = trainer._forward, []
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(micro: Any, adversarial: bool) -> dict[str, torch.Tensor]:
+        # In the second round a batch's graph has been freed by its backward pass.
+        alive.append(sum(made() is not None for made in seen[:4]))
+        found = forward(micro, adversarial)
+        seen.append(weakref.ref(found["generator"]))
+        return found
+
+    monkeypatch.setattr(trainer, "_forward", watched)
+    stepped(trainer, 1)
+    assert alive == [0] * 8
+
+
+def test_a_crop_that_the_discriminator_cannot_judge_is_refused() -> None:
+    from dit.vae.config import TrainVaeConfig
+    from dit.vae.losses import PatchDiscriminator
+
+    def recipe(crop: int, start: int) -> Recipe:
+        given: dict[str, Any] = {"image_size": 64, "crop": crop, "adversarial_start": start}
+        return TrainVaeConfig(corpus="c", out=Path("o"), scores=Path("s"), **given).recipe()
+
+    with pytest.raises(UserError, match="--crop 20"):
+        recipe(20, 5)
+    assert recipe(20, 0).crop == 20
+    side = recipe(24, 5).crop
+    assert PatchDiscriminator(4)(torch.zeros(2, 4, side, side)).shape == (2, 1, 1, 1)
