@@ -100,8 +100,8 @@ def _expected(note: str) -> bool:
 def _require_bands(value: str, bands: int) -> None:
     """Raise UserError where a corpus is read with, or has, other bands than are needed."""
     stated = split_options(value)[1].get("bands", "")
-    if stated == "rgb":
-        raise UserError(f"bands=rgb leaves near infrared out; {bands} bands are needed")
+    if stated and "n" not in stated.lower():
+        raise UserError(f"bands={stated} leaves near infrared out; {bands} bands are needed")
     from data.images.raster import DAMAGE, opened
 
     for path in itertools.islice((p for p in _files(value) if p.suffix.lower() in TIFFS), LOOKED):

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import UserError
 from core.stage import read_manifest
-from data.curation.holdout import holdout_names, pool, read_holdout
+from data.curation.holdout import holdout_names, pool, read_holdout, read_named
 from data.formats.places import overlapping
 from data.formats.tables import read_parts
 from data.holdout import main as holdout
@@ -88,6 +88,7 @@ def test_chips_of_held_out_ground_leave_the_pool(dates, capsys):
     held, everything = read_holdout(out, "pool"), read_holdout(out)
     assert held.num_rows == 9 and everything.num_rows == 9 + summary["ground"]
     assert holdout_names(out) == ("pool",)
+    assert read_named(out)["key"].to_pylist() == held["key"].to_pylist()  # what is judged
     left = pool(scores, everything)
     assert left.num_rows == summary["pool"] == 4 * 48 - 9 - summary["ground"]
 

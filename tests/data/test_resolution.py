@@ -171,6 +171,26 @@ def test_stored_values_are_averaged_before_they_are_scaled(tmp_path):
     assert np.unique(decode_chip(sample.data)).tolist() == [128]
 
 
+def test_what_has_no_data_is_black_whatever_the_scale(tmp_path):
+    data = np.full((32, 32, 4), 50, np.float32)
+    data[4:8, 4:8] = -9999
+    write_raster(tmp_path / "n" / NAME, data, metres=0.5, colours=None, nodata=-9999)
+    sample = samples(f"usa1m:{tmp_path}/n?chip=16&scale=-100,100&nodata=0.5")[0]
+    chip = decode_chip(sample.data)
+    assert (chip[2:4, 2:4] == 0).all() and (chip == 0).sum() == 16 and chip.max() == 191
+
+
+def test_a_value_far_out_of_the_scale_stays_in_its_pixel(tmp_path):
+    """A fill value that the header does not state: as at the file's resolution, one dark pixel."""
+    data = np.full((32, 32, 4), 50, np.float32)
+    data[4, 4] = -3.4e38
+    data[20, 9] = 3.4e38
+    write_raster(tmp_path / "n" / NAME, data, metres=0.5, colours=None)
+    chip = decode_chip(samples(f"usa1m:{tmp_path}/n?chip=16&scale=0,100")[0].data)
+    assert (chip[2, 2] == 0).all() and (chip[10, 4] == 255).all()
+    assert (chip == 128).sum() + (chip == 127).sum() == (16 * 16 - 2) * 4
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "fine", "1e9", "nan"])
 def test_impossible_resolutions_are_refused(tmp_path, text):
     write_raster(tmp_path / "n" / NAME)

@@ -160,6 +160,20 @@ def test_pipeline_decodes_as_we_do(exported, pipe):
     assert len(pipe(num_images=3, steps=2).images) == 3
 
 
+def test_pipeline_of_four_bands_gives_all_and_shows_red_green_and_blue(tmp_path):
+    vae = save_tiny_vae(tmp_path / "vae", in_channels=4)
+    run = save_run(tmp_path / "run", vae, dit())
+    assert main(["--checkpoint", str(run), "--vae", str(vae), "--out", str(tmp_path / "out")]) == 0
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    start = slot_noise(3, STREAM, 0, range(2), SHAPE)
+    options = {"latents": start, "steps": 3, "sampler": "scheduler"}
+    ours = load_vae(vae).decode(pipeline(**options, output_type="latent").images)
+    assert ours.shape[3] == 4 and (ours[..., 3] != ours[..., 0]).any()
+    assert np.array_equal(pipeline(**options, output_type="np").images, ours)
+    shown = [np.asarray(image) for image in pipeline(**options).images]
+    assert np.array_equal(np.stack(shown), ours[..., :3])
+
+
 def test_folder_says_how_to_use_it(exported, capsys):
     card = (exported[2] / "README.md").read_text()
     assert "24 x 24 pixels, unconditional" in card and "trust_remote_code" in card

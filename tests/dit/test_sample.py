@@ -15,11 +15,16 @@ from PIL import Image
 
 from core.errors import UserError
 from core.stage import Stage, read_manifest
+from dit.diffusion.samplers import sample_latents
+from dit.latents.store import LatentStore
 from dit.model.transformer import DiT
+from dit.pretraining.config import DitConfig
+from dit.pretraining.train import _sample_hook
 from dit.sample import SampleConfig, main
-from dit.training.checkpoint import save_checkpoint
-from dit.vae.autoencoder import describe_vae
+from dit.training.checkpoint import load_model, save_checkpoint
+from dit.vae.autoencoder import describe_vae, load_vae
 from tests.dit.tiny_vae import save_tiny_vae
+from tests.dit.training import latent_store
 
 N = 7
 ROOT = Path(__file__).parents[2]
@@ -230,6 +235,28 @@ def test_four_bands_keep_their_values(four, tmp_path):
     assert np.array_equal(infrared, bands[:, :, [3, 0, 1]])
     grid = np.asarray(Image.open(out / "infrared-grid.png"))
     assert np.array_equal(grid[:, 48:64], infrared)
+
+
+def test_four_bands_are_those_that_the_vae_decodes(four, tmp_path):
+    out, vae = sample(four, tmp_path / "out"), load_vae(str(four[1]))
+    model, _ = load_model(four[0])
+    drawn = vae.decode(sample_latents(model, (4, 4, 4), N, sampler="ddim", steps=4, seed=0))
+    assert len({band.tobytes() for band in drawn[0].transpose(2, 0, 1)}) == 4
+    bands = np.stack([np.load(out / "bands" / f"{i:06d}.npy") for i in range(N)])
+    assert np.abs(bands.astype(int) - drawn).max() <= 1  # rounding: other batches
+
+
+def test_training_shows_true_colour_and_beside_it_colour_infrared(four, tmp_path):
+    vae = load_vae(str(four[1]))
+    store = latent_store(tmp_path / "store", vae_fingerprint=vae.fingerprint)
+    config = DitConfig(latents=store, out=tmp_path / "run", vae=str(four[1]), sample_every=6)
+    model = small_dit()
+    grid = np.asarray(Image.open(_sample_hook(config, LatentStore(store))(model, 6)))
+    drawn = vae.decode(sample_latents(model, (4, 4, 4), 16, sampler="ddim", steps=50, seed=0))
+    assert grid.shape == (4 * 16, 2 * 4 * 16, 3)
+    for half, bands in ((grid[:, :64], [0, 1, 2]), (grid[:, 64:], [3, 0, 1])):
+        tiles = half.reshape(4, 16, 4, 16, 3).swapaxes(1, 2).reshape(16, 16, 16, 3)
+        assert np.abs(tiles.astype(int) - drawn[..., bands]).max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -15,14 +15,16 @@ from PIL import Image
 from core.errors import UserError
 from core.stage import Stage
 from data.corpus.specs import open_corpus
+from data.formats.index import write_index
 from data.images.chips import chip_to_file, decode_chip, encode_chip
+from dit.vae.autoencoder import load_vae, to_unit
 from dit.vae.pictures import image_files, write_image
 from eval import evaluate, reconstruction
 from eval.distances.frechet import fit, frechet_distance
 from eval.judges.extractors import load_extractor
 from tests.dit.tiny_vae import save_tiny_vae
 
-SIDE, N = 32, 6
+SIDE, N = 32, 8
 
 
 def pixels(seed: int) -> np.ndarray:
@@ -78,14 +80,55 @@ def test_holdouts_in_both_composites_with_the_vaes_floor(tmp_path: Path, made) -
         evaluate.main([*flags, "--generated", str(three), "--out", str(tmp_path / "3.json")])
 
 
+def test_floors_are_of_the_composite_that_they_stand_beside(tmp_path: Path, made) -> None:
+    """Four images held out, four trained on; the floors by hand in both composites."""
+    flags, images = made
+    rows = pq.read_table(tmp_path / "holdout.parquet")
+    pq.write_table(rows.slice(0, 4), tmp_path / "holdout.parquet")
+    index = rows.slice(4).drop_columns(["pool"])
+    more = {"entropy": [5.0] * 4, "cluster": [-1] * 4, "similarity": [None] * 4}
+    for name, values in {**more, "rank": [0, 1, 2, 3], "chosen": ["random"] * 4}.items():
+        index = index.append_column(name, pa.array(values))
+    subset, out = tmp_path / "subset.parquet", tmp_path / "m.json"
+    stage = Stage(subset, "prune.select", {}, {})
+    stage.open()
+    parts = ("method", "params", "inputs", "code", "counts")
+    write_index(subset, index, {"encoder": None, **{name: {} for name in parts}})
+    stage.finish({}, [subset.name], "")
+    folder, _ = samples(tmp_path / "samples")
+    vae = save_tiny_vae(tmp_path / "vae", in_channels=4)
+    given = ["--generated", str(folder), "--vae", str(vae), "--subset", str(subset)]
+    assert evaluate.main([*flags, *given, "--out", str(out)]) == 0
+    found, extractor = json.loads(out.read_text()), load_extractor("descriptor")
+    loaded = load_vae(str(vae), "cpu")
+    mean, _ = loaded.encode(to_unit(images))
+    rebuilt, (held, trained) = loaded.decode(mean * loaded.scale), (slice(0, 4), slice(4, 8))
+    for entry, bands in ((found, [0, 1, 2]), (found["infrared"], [3, 0, 1])):
+
+        def distance(one: np.ndarray, other: np.ndarray, bands: list[int] = bands) -> float:
+            sides = [np.ascontiguousarray(side[..., bands]) for side in (one, other)]
+            return pytest.approx(frechet_distance(*(fit(extractor(s)) for s in sides)), rel=1e-4)
+
+        pool = entry["holdouts"]["pool"]
+        assert pool["vae_floor"]["value"] == distance(rebuilt[held], images[held])
+        assert pool["subset_floor"]["value"] == distance(images[trained], images[held])
+        after = pool["after_vae"]["subset_floor"]["value"]
+        assert after == distance(rebuilt[trained], rebuilt[held])
+
+
 def test_reconstruction_of_each_band(tmp_path: Path, made) -> None:
-    flags, _ = made
+    flags, images = made
     vae, out = save_tiny_vae(tmp_path / "vae", in_channels=4), tmp_path / "r.json"
     assert reconstruction.main([*flags, "--vae", str(vae), "--out", str(out)]) == 0
     pool = json.loads(out.read_text())["holdouts"]["pool"]
     assert len(pool["quality"]["psnr_band"]) == 4 and pool["quality"]["images"] == N
     assert set(pool["quality"]["infrared"]["red_correlation"]) == {"images", "rebuilt"}
-    assert pool["rgb"]["distance"]["value"] != pool["infrared"]["distance"]["value"]
+    loaded, extractor = load_vae(str(vae), "cpu"), load_extractor("descriptor")
+    rebuilt = loaded.decode(loaded.encode(to_unit(images))[0] * loaded.scale)
+    for name, bands in (("rgb", [0, 1, 2]), ("infrared", [3, 0, 1])):
+        sides = [np.ascontiguousarray(side[..., bands]) for side in (rebuilt, images)]
+        expected = frechet_distance(*(fit(extractor(side)) for side in sides))
+        assert pool[name]["distance"]["value"] == pytest.approx(expected, rel=1e-4)
     assert Image.open(out.with_suffix(".png")).size == (N * 2 * SIDE, 2 * SIDE)
     rgb = save_tiny_vae(tmp_path / "rgb")
     with pytest.raises(UserError, match=r"takes 3 bands.*have 4"):

@@ -125,7 +125,7 @@ def source_edges(header: Header, box: Box) -> tuple[Box, NDArray[np.float64], ND
 
 def area_means(
     values: NDArray[Any], columns: NDArray[np.float64], rows: NDArray[np.float64],
-    void: NDArray[np.bool_],
+    void: NDArray[np.bool_], fill: float = 0.0,
 ) -> tuple[NDArray[np.float64], float]:
     """Means over the pixels that edges make, by area, of what has data.
 
@@ -133,17 +133,18 @@ def area_means(
         values: bands x H x W, finite where there is data.
         columns, rows: edges, ascending, in [0, W] and [0, H].
         void: H x W, True where there is no data.
+        fill: the value of what has no data at all.
 
     Returns:
-        (bands x (rows - 1) x (columns - 1), 0 where there is no data at all; the fraction of the
-        area that has none).
+        (bands x (rows - 1) x (columns - 1); the fraction of the area that has no data).
     """  # fmt: skip
     known = ~void
-    sums = _integrate(np.where(known, values.astype(np.float64), 0.0), columns, rows)
-    areas = _integrate(known.astype(np.float64)[None], columns, rows)[0]
+    # Band by band: in 64 bits a window takes eight times its bytes, and its sums as much again.
+    sums = np.stack([_integrate(np.where(known, band, 0.0), columns, rows) for band in values])
+    areas = _integrate(known.astype(np.float64), columns, rows)
     full = np.outer(np.diff(rows), np.diff(columns))
     empty = areas <= _EPS * full
-    means = np.where(empty, 0.0, sums / np.where(empty, 1.0, areas))
+    means = np.where(empty, fill, sums / np.where(empty, 1.0, areas))
     return means, max(0.0, 1 - float(areas.sum() / full.sum())) if void.any() else 0.0
 
 

@@ -55,6 +55,7 @@ REASONS: dict[str, str] = {
 MAX_JPEG = 400_000_000  # pixels: 1.2 GB, held for one file at a time
 _JPEG_HEAD = 256 << 10  # bytes that hold nearly every JPEG's header
 MAX_SIDE = 200_000  # pixels; a quarter quad at 0.3 m has 25,000
+_FAR = 1e6  # ranges of a scale: values further off count as this far
 _DAY = re.compile(r"m_\d{7}_(?:ne|nw|se|sw)_\d{1,2}_\w{1,4}_(\d{8})(?:_\d{8})?", re.IGNORECASE)
 
 
@@ -233,7 +234,11 @@ def read_window(
         elif how.scale is not None:  # what is not a number is 0 in the end, as ever
             low, high = how.scale
             values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-        means, fraction = area_means(values, columns, rows, lacking)
+            # One -3e38 would take all digits from the sums of its row; so far out, it still wins.
+            reach = _FAR * (high - low)
+            values = np.clip(values, low - reach, high + reach)
+        fill = how.scale[0] if how.scale else 0.0  # black in the end
+        means, fraction = area_means(values, columns, rows, lacking, fill)
         # What cumulated sums leave of rounding must not decide a half.
         values = means if how.scale else np.floor(np.round(means, 6) + 0.5).astype(np.uint8)
     if fraction > allowed:
