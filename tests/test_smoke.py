@@ -12,11 +12,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = """
-folder="$RUNS/mini/git10m_85"
+folder="$RUNS/mini/$(basename "$0" .sh)"
 mkdir -p "$folder/pictures" "$RUNS/mini/scores" "$RUNS/mini/dit"
 target='{"id": "%s", "stage": "%s", "target": "'"$RUNS"'/mini/%s/manifest.json"}'
 printf '{"jobs": ['"$target, $target"']}' a prune.score scores b dit.train dit >"$folder/plan.json"
-for made in table.{md,tex,csv} costs.md dashboard.html pictures/samples.png; do
+for made in table.{md,tex,csv} costs.md dashboard.html pictures/samples{,-infrared}.png; do
     echo x >"$folder/$made"
 done
 if [ -e "$RUNS/mini/dit/manifest.json" ] && [ -z "${AGAIN:-}" ]; then
@@ -36,7 +36,8 @@ def smoke(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / "experiments").mkdir()
-    (folder / "experiments" / "git10m_85.sh").write_text(JOB)
+    for name in ("git10m_85", "usa1m_70"):
+        (folder / "experiments" / f"{name}.sh").write_text(JOB)
     environment = {**os.environ, "RSPRUNE_PYTHON": sys.executable, **variables}
     return subprocess.run(
         ["bash", "scripts/smoke.sh"], cwd=folder, env=environment, capture_output=True, text=True
@@ -47,6 +48,7 @@ def test_a_job_in_order(tmp_path: Path) -> None:
     done = smoke(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 stages of 2 kinds" in done.stdout and "nothing redone" in done.stdout
+    assert done.stdout.count("2 stages of 2 kinds") == 2  # of the four-band experiment, too
 
 
 @pytest.mark.parametrize(
